@@ -1,0 +1,103 @@
+/*
+ * cache.h - byte ranges of inodes on the host's local disk.
+ *
+ * One sparse file per inode under DIRECTORY/objects/xx/yy/, named by its handle in hex; byte n of
+ * the inode is byte n of the file. What is valid in it is a record in an xattr of that file:
+ * handle, change, size, ranges, checksum. The record is written after the data that it vouches for
+ * is durable (a background thread, every few seconds and at close), and vouches for at most
+ * CACHE_RECORD_RANGES_MAX ranges (the largest). There is no index: deleting any file of the cache
+ * is always safe, and a restart finds its files by handle.
+ *
+ * Whether what is cached may be served is not decided here: bytes belong to one (handle, change),
+ * and the caller knows by its lease which change is current. Changes never recur, so bytes of a
+ * new change may overwrite those of an old one under an old record: nobody can ever confirm the
+ * old change again (PROTOCOL.md section 7). Bytes of the *same* change are only given up after
+ * the record no longer vouches for them.
+ *
+ * The cap counts allocated bytes, whole file-system blocks plus CACHE_FILE_OVERHEAD_BYTES each
+ * file, and is held at admission: room is made (whole files, least useful first, never one that is
+ * referenced) before bytes are written; what does not fit is not cached. A cache that fails (full,
+ * read-only, corrupt) costs speed, never an answer: functions report, the caller goes on without.
+ *
+ * Thread-safe. Calls do disk I/O and may block on it (never on the network).
+ */
+#ifndef FS_CACHE_CACHE_H
+#define FS_CACHE_CACHE_H
+
+#include <sys/types.h>
+
+#include "lease/base/types.h"
+
+struct cache;
+struct cache_file;
+
+#define CACHE_RECORD_RANGES_MAX 200
+#define CACHE_FILE_RANGES_MAX 4096 /* in memory; beyond it the smallest are given up */
+#define CACHE_FILE_OVERHEAD_BYTES 4096
+
+/*
+ * Opens or makes the cache in `directory` (made with its parents, 0700). Locks it: -EBUSY when
+ * another process uses it. Scans what is there for accounting, removes what is not ours to keep
+ * (unknown version, names that are no handle), evicts down to the cap. 0, or -errno with one line
+ * for the user (needs xattrs; -EOPNOTSUPP where the file system has none).
+ */
+int cache_open(const char *directory, uint64_t bytes_max, struct cache **ret_cache, char *ret_text,
+	       size_t text_size) MUST_CHECK;
+/* Writes all records (data synced first). No file may be referenced. */
+void cache_close(struct cache *c);
+
+/* A lasting identity of this cache's host, 16 bytes, made with the cache. */
+void cache_host_id(const struct cache *c, uint8_t ret_id[16]);
+
+/* The file of `handle`, referenced; its record is loaded on first use; nothing on disk is made
+   yet. NULL: no memory. Drop with cache_file_put(). */
+struct cache_file *cache_file_get(struct cache *c, const struct handle *handle);
+void cache_file_put(struct cache_file *f);
+
+/* The change that the cached bytes belong to; {0,0}: nothing is cached. */
+struct change cache_file_change(struct cache_file *f);
+
+/*
+ * Copies cached bytes at `offset` into `buffer`: how many from `offset` on, without a gap (0: not
+ * cached, or `change` is not what is cached). Never beyond what was written. A read error of the
+ * disk drops the file, is counted, and returns 0.
+ */
+size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offset, void *buffer,
+		       size_t length);
+/* True when [offset, offset+length) is cached at `change`. */
+bool cache_file_covers(struct cache_file *f, struct change change, uint64_t offset, uint64_t length);
+/* The first gap at or after `offset` below `end`: true with [*ret_start, *ret_end), false: none. */
+bool cache_file_gap(struct cache_file *f, struct change change, uint64_t offset, uint64_t end,
+		    uint64_t *ret_start, uint64_t *ret_end);
+
+/*
+ * Caches bytes of `change`. When another change was cached, that is dropped first, unless
+ * `change` was dropped or moved on from before (then -ESTALE: a late answer). 0, -ENOSPC: no room
+ * under the cap, -ESTALE, or -errno of the disk (counted).
+ */
+int cache_file_write(struct cache_file *f, struct change change, uint64_t offset, const void *data,
+		     size_t length) MUST_CHECK;
+/*
+ * This host's own modification moved the inode from `before` to `after`, and touched
+ * [offset, offset+length) (length UINT64_MAX: to the end): bytes cached at `before` outside that
+ * are now of `after`. When what is cached is not at `before`, everything is dropped.
+ */
+void cache_file_move(struct cache_file *f, struct change before, struct change after,
+		     uint64_t offset, uint64_t length);
+/* Forgets everything cached of it, also on disk. */
+void cache_file_drop(struct cache_file *f);
+
+/* Bytes cached at `change`, and the ranges as text "0-4096,8192-12288" (end excluded), cut at a
+   range when `size` is too small (then "..." ends it). Returns bytes cached. */
+uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *text, size_t size);
+
+struct cache_counters {
+	uint64_t bytes, bytes_max, files;          /* now */
+	uint64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes, not_admitted,
+		dropped_corrupt, dropped_errors, records_written, records_loaded;
+};
+void cache_counters(struct cache *c, struct cache_counters *ret_counters);
+/* Writes the records of everything that changed so far; for tests and clean stops. */
+void cache_flush(struct cache *c);
+
+#endif

@@ -1,0 +1,263 @@
+/*
+ * authority.h - the origin's side of the lease protocol as a pure state machine.
+ *
+ * The authority knows sessions, leases, registered opens, and the operations that are under way on
+ * leased inodes. It does no I/O, reads no clock, takes no lock: each function takes the time,
+ * changes the state, and appends to `out` what the caller (fs/origin, the simulator, a test) must
+ * then do, in order. One caller at a time. The caller owns the struct; memory comes from the
+ * allocator, and each function that needs some can return -ENOMEM having changed nothing.
+ *
+ * An operation (struct authority_op) is a modification, or a strict read (PROTOCOL.md 5.4). Its
+ * life:
+ *
+ *     begin --> QUEUED --> DRAINING --> RUNNING --> finish
+ *                 |           |            |
+ *                 +-- cancel -+            +-- finish(retry): resolve the names again, begin again
+ *
+ *   QUEUED    waits its turn behind earlier operations on one of its inodes. Every operation takes
+ *             its place in the queues of all its inodes in one step, so the order is total and no
+ *             two can wait for each other (I2, I6).
+ *   DRAINING  is first in all its queues. Grants on its inodes have stopped; recalls are out; it
+ *             waits until each is acknowledged or its session has provably ended.
+ *   RUNNING   AUTHORITY_RUN was issued: the caller applies it to the store, stamps the new change
+ *             numbers, makes its grants with authority_grant(), then calls authority_finish().
+ *
+ * Plain (weak) reads are not operations: the caller reads the store under its own inode lock, and
+ * then asks authority_grant() whether a lease may ride on the answer.
+ *
+ * Bounds (I7): see struct authority_config; what happens at each is said there.
+ */
+#ifndef LEASE_AUTHORITY_H
+#define LEASE_AUTHORITY_H
+
+#include "lease/base/allocator.h"
+#include "lease/base/types.h"
+#include "lease/message.h"
+
+struct authority_config {
+	struct duration term;        /* of a session; 30 s in production */
+	uint32_t drift_ppm;          /* how far two clocks may drift apart; 1000 in production */
+	struct duration margin;      /* added after term and drift before a session is ended */
+	uint32_t session_count_max;  /* at it, session_open is refused with PUSHBACK */
+	uint32_t slot_count_max;     /* per session */
+	uint32_t lease_count_max;    /* per session; at it, the least recently granted is recalled */
+	uint64_t lease_total_max;    /* of all sessions; at it, no grants */
+	uint32_t operation_count_max; /* under way; at it, begin refuses with PUSHBACK */
+	uint32_t open_count_max;     /* registered opens per session; at it, PUSHBACK */
+	uint32_t ended_count_max;    /* ended sessions whose slots are remembered (3.4) */
+	struct duration backoff_min; /* of grants under write contention (5.5): 10 ms */
+	struct duration backoff_max; /* 1 s */
+	uint64_t epoch;              /* of this origin; grows with every start */
+	uint64_t seed;               /* for session ids */
+};
+
+/* One session that the durable record of the previous run names (6.1). */
+struct authority_previous {
+	struct session_id session;
+	uint8_t host[16];
+};
+
+enum authority_op_kind {
+	AUTHORITY_MODIFY,
+	AUTHORITY_READ_STRICT, /* one target; leads to a grant on it */
+};
+
+#define AUTHORITY_TARGETS_MAX 4 /* rename: two directories, what moves, what is replaced */
+#define AUTHORITY_NAMES_MAX 2
+
+struct authority_target {
+	struct handle handle;
+	enum recall_scope scope;
+	uint32_t name_count; /* with RECALL_NAMES */
+	struct slice names[AUTHORITY_NAMES_MAX]; /* borrowed during the call */
+};
+
+struct authority_op {
+	uint64_t id;               /* the caller's; unique among operations under way; not 0 */
+	enum authority_op_kind kind;
+	struct session_id session; /* whose request; 0: the origin itself noticed a change */
+	uint32_t slot;             /* with sequence: at most once (3.3); MODIFY by a session only */
+	uint64_t sequence;         /* 0: not in a slot */
+	struct instant deadline;   /* after it a QUEUED or DRAINING operation is refused: DEADLINE */
+	uint32_t target_count;     /* each inode at most once */
+	struct authority_target targets[AUTHORITY_TARGETS_MAX];
+};
+
+enum authority_action_kind {
+	/* Send `recall` to `session` on its stream, if it has one; it is repeated on reattach. */
+	AUTHORITY_SEND_RECALL,
+	/* Operation `op` may be applied now. */
+	AUTHORITY_RUN,
+	/* Operation `op` is over and was not applied: answer with `status`. */
+	AUTHORITY_REFUSE,
+	/* Operation `op` is a repetition of one that is done: answer with the reply that the
+	   caller kept for (session, slot). `op` itself is over. */
+	AUTHORITY_REPLAY,
+	/* Operation `op` is a repetition of one under way, `other`: answer both when that is
+	   done. `op` itself is over. */
+	AUTHORITY_JOIN,
+	/* `session` ended (expired, closed, superseded): close its stream, and remove it from the
+	   durable record. Kept replies stay until AUTHORITY_SESSION_FORGOTTEN. */
+	AUTHORITY_SESSION_ENDED,
+	/* Nothing will refer to the slots of `session` any more: free its kept replies. */
+	AUTHORITY_SESSION_FORGOTTEN,
+	/* No session has `handle` open any more: an orphan of it can go. */
+	AUTHORITY_UNUSED,
+	/* Grace is over. */
+	AUTHORITY_GRACE_ENDED,
+};
+
+struct authority_action {
+	enum authority_action_kind kind;
+	struct session_id session;
+	uint64_t op;
+	uint64_t other;
+	uint32_t slot;
+	uint16_t status;
+	struct handle handle;
+	/* AUTHORITY_SEND_RECALL: */
+	uint64_t recall_sequence;
+	enum recall_scope scope;
+	uint32_t name_count;
+	uint8_t name_length[AUTHORITY_NAMES_MAX];
+	uint8_t names[AUTHORITY_NAMES_MAX][NAME_BYTES_MAX];
+};
+
+/* A growing array; the caller empties it (count = 0) after it did what it says. */
+struct authority_actions {
+	const struct allocator *allocator;
+	struct authority_action *items;
+	size_t count;
+	size_t capacity;
+};
+
+void authority_actions_init(struct authority_actions *actions, const struct allocator *allocator);
+void authority_actions_finish(struct authority_actions *actions);
+
+struct authority;
+
+/*
+ * Makes an authority. With `previous_count` > 0 (or `previous_unknown`: the record was unreadable)
+ * it starts in grace, which lasts until every one of them has reclaimed and said so, or
+ * `previous_term` (the longest promise ever made, margins included) has passed since `now`.
+ * In grace no MODIFY runs and nothing is granted except by authority_reclaim(). 0 or -ENOMEM.
+ */
+int authority_create(const struct authority_config *config, const struct allocator *allocator,
+		     struct instant now, const struct authority_previous *previous,
+		     size_t previous_count, bool previous_unknown, struct duration previous_term,
+		     struct authority **ret_authority) MUST_CHECK;
+void authority_destroy(struct authority *a);
+
+/* ---- sessions ---- */
+
+/*
+ * Opens a session for `host`. Its session `previous` (0: none) is ended first, and so is every
+ * other one of the same host id and instance. The caller records the session durably before it answers.
+ * Returns a status (STATUS_OK, STATUS_PUSHBACK, STATUS_NOMEM), -ENOMEM never.
+ * `*ret_reclaim`: the host may reclaim what it held under `previous`; it must then send a reclaim
+ * with `last` set, or grace waits for it in vain.
+ */
+uint16_t authority_session_open(struct authority *a, struct instant now, const uint8_t host[16],
+				uint64_t instance, struct session_id previous, uint32_t slot_count,
+				struct authority_actions *out, struct session_id *ret_session,
+				uint32_t *ret_slot_count, bool *ret_reclaim);
+/* STATUS_OK, or STATUS_NOSESSION. The term counts anew from `now`. */
+uint16_t authority_keepalive(struct authority *a, struct instant now, struct session_id session,
+			     struct authority_actions *out, uint64_t *ret_recall_sequence);
+/* The recall stream of `session` is connected (again): unacknowledged recalls are sent (again). */
+uint16_t authority_stream_attached(struct authority *a, struct instant now,
+				   struct session_id session, struct authority_actions *out);
+uint16_t authority_session_close(struct authority *a, struct instant now,
+				 struct session_id session, struct authority_actions *out);
+/* True while the session may act. */
+bool authority_session_alive(const struct authority *a, struct instant now,
+			     struct session_id session);
+/* Left of grace; 0: none. */
+struct duration authority_grace(const struct authority *a, struct instant now);
+
+/* ---- leases ---- */
+
+/*
+ * May a lease on `handle` ride on the answer to a request of `session`, whose content was just
+ * read from the store under the caller's lock of that inode? `op` is the operation RUNNING under
+ * which that was read or written, 0 for a weak read. Not while another operation drains or runs
+ * on the inode, not in grace, not in back-off (unless `op`), not at a limit.
+ * `*ret_recall_sequence` is always set (0 when there is no such session); read it together with
+ * every answer, granted or not. Never fails: what cannot be recorded is not granted.
+ */
+enum lease_kind authority_grant(struct authority *a, struct instant now, struct session_id session,
+				const struct handle *handle, uint64_t op,
+				struct authority_actions *out, uint64_t *ret_recall_sequence);
+/*
+ * The same for a reclaim whose change the caller has proved to be current: also allowed in grace.
+ * `open`: register the inode as open.
+ */
+bool authority_reclaim(struct authority *a, struct instant now, struct session_id session,
+		       const struct handle *handle, bool open, struct authority_actions *out);
+/* `session` has reclaimed all that it will. */
+void authority_reclaim_done(struct authority *a, struct instant now, struct session_id session,
+			    struct authority_actions *out);
+/* The host wants to give up its lease: answered by a recall to it (5.6). No-op without one. */
+void authority_release(struct authority *a, struct instant now, struct session_id session,
+		       const struct handle *handle, struct authority_actions *out);
+/*
+ * The host has dropped what recall `sequence` named. `open`: it has the inode open, register it.
+ * `kept`: with RECALL_NAMES, it keeps the lease. Unknown sequences are ignored (a repetition).
+ */
+uint16_t authority_acknowledge(struct authority *a, struct instant now, struct session_id session,
+			       uint64_t sequence, bool open, bool kept,
+			       struct authority_actions *out);
+
+/* ---- registered opens ---- */
+
+uint16_t authority_open(struct authority *a, struct session_id session, const struct handle *handle);
+void authority_close(struct authority *a, struct instant now, struct session_id session,
+		     const struct handle *handle, struct authority_actions *out);
+bool authority_is_open(const struct authority *a, const struct handle *handle);
+
+/* ---- operations ---- */
+
+/*
+ * Starts `op` (copied). What becomes of it is told by actions, now or later: exactly one of
+ * AUTHORITY_RUN, REFUSE, REPLAY, JOIN names it. 0 or -ENOMEM (then nothing was done).
+ * A strict read by a session that still holds a lease on the inode, unacknowledged, runs at once:
+ * what it fills is covered by that lease and dropped before its acknowledgement (5.4).
+ */
+int authority_begin(struct authority *a, struct instant now, const struct authority_op *op,
+		    struct authority_actions *out) MUST_CHECK;
+/*
+ * Right before RUNNING `op` touches the store: false when its session has ended meanwhile; the
+ * caller then finishes it with `retry` and answers NOSESSION (3.3).
+ */
+bool authority_may_apply(const struct authority *a, struct instant now, uint64_t op);
+/*
+ * RUNNING `op` was applied (or failed with an error of the store, which is an outcome, too), or,
+ * with `retry`, was not applied and leaves no trace in its slot. The next in its queues start.
+ */
+void authority_finish(struct authority *a, struct instant now, uint64_t op, bool retry,
+		      struct authority_actions *out);
+/* The requester went away: a QUEUED or DRAINING strict read is forgotten. Modifications go on. */
+void authority_cancel(struct authority *a, struct instant now, uint64_t op,
+		      struct authority_actions *out);
+
+/* ---- time ---- */
+
+/* Ends sessions, refuses late operations, ends grace. Call it when authority_timer() has come. */
+void authority_tick(struct authority *a, struct instant now, struct authority_actions *out);
+/* When the next tick is due; {UINT64_MAX}: never. */
+struct instant authority_timer(const struct authority *a);
+
+/* ---- looking ---- */
+
+struct authority_counters {
+	uint64_t sessions, leases, opens, operations; /* now */
+	uint64_t grants, grants_refused, recalls, recalls_expired, sessions_expired, operations_run,
+		operations_refused, replays, pushbacks;
+};
+void authority_counters(const struct authority *a, struct authority_counters *ret_counters);
+bool authority_holds(const struct authority *a, struct session_id session,
+		     const struct handle *handle);
+/* Aborts when a rule that must always hold does not; the simulator calls it after every step. */
+void authority_check_invariants(const struct authority *a);
+
+#endif
