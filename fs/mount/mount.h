@@ -1,0 +1,54 @@
+/*
+ * mount.h - runs a mount: one export of one origin at one mount point, one cache.
+ *
+ * The options are one table: the struct, `leasehold mount --help`, leasehold-mount(1) and the
+ * parser of -o come from its rows, and a test compares them.
+ */
+#ifndef FS_MOUNT_MOUNT_H
+#define FS_MOUNT_MOUNT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lease/base/types.h"
+
+/*
+ * O(KIND, field, "name", "METAVAR", default as text, "one line"). Every row is --NAME VALUE and
+ * -o NAME=VALUE alike (flags without a value). BYTES on the command line are "10G", "512M".
+ */
+#define MOUNT_OPTIONS(O)                                                                        \
+	O(TEXT, cache, "cache", "DIR", "/var/cache/leasehold", "directory on the local disk")   \
+	O(BYTES, cache_size, "cache-size", "SIZE", "10G", "most bytes that the cache takes")    \
+	O(TEXT, join, "join", "TOKEN", "", "join token, the first time")                        \
+	O(TEXT, keys, "keys", "DIR", "/etc/leasehold", "where this host's certificates are kept") \
+	O(TEXT, host_name, "host-name", "NAME", "", "this host's name at the origin")           \
+	O(MILLISECONDS, timeout, "timeout", "TIME", "300s",                                     \
+	  "how long a call waits for the origin before it fails with ETIMEDOUT")                \
+	O(TEXT, disconnected, "disconnected", "wait|fail", "wait",                              \
+	  "what a call does while the origin is away")                                          \
+	O(BYTES, read_ahead, "read-ahead", "SIZE", "128K", "most read-ahead after a miss")      \
+	O(COUNT, threads, "threads", "N", "4", "threads that serve the kernel")                 \
+	O(FLAG, read_only, "ro", "", "", "refuse every change")                                 \
+	O(FLAG, foreground, "foreground", "", "", "stay in front (-f)")                         \
+	O(TEXT, log, "log", "FILE", "", "log here instead of standard error")
+
+struct mount_options {
+#define TEXT_FIELD(field) const char *field;
+#define COUNT_FIELD(field) uint32_t field;
+#define BYTES_FIELD(field) uint64_t field;
+#define MILLISECONDS_FIELD(field) uint64_t field;
+#define FLAG_FIELD(field) bool field;
+#define OPTION_FIELD(KIND, field, flag, metavar, fallback, text) KIND##_FIELD(field)
+	MOUNT_OPTIONS(OPTION_FIELD)
+	const char *url;        /* https://HOST:PORT/EXPORT; http:// only for loopback */
+	const char *mountpoint;
+};
+
+/*
+ * Mounts, daemonises once the mount answers (unless `foreground`), and returns when the file
+ * system is unmounted, or SIGTERM or SIGINT unmounted it: 0 in the parent and at the end. -errno
+ * after one line to standard error that says what and what next; then nothing is mounted.
+ */
+int mount_run(const struct mount_options *options) MUST_CHECK;
+
+#endif
