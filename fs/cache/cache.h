@@ -72,8 +72,9 @@ bool cache_file_gap(struct cache_file *f, struct change change, uint64_t offset,
 
 /*
  * Caches bytes of `change`. When another change was cached, that is dropped first, unless
- * `change` was dropped or moved on from before (then -ESTALE: a late answer). 0, -ENOSPC: no room
- * under the cap, -ESTALE, or -errno of the disk (counted).
+ * `change` was replaced by or moved on to another one before (then -ESTALE: a late answer; after
+ * cache_file_drop() the same change may be cached again). 0, -ENOSPC: no room under the cap or on
+ * the disk, -ESTALE, or -errno of the disk (counted).
  */
 int cache_file_write(struct cache_file *f, struct change change, uint64_t offset, const void *data,
 		     size_t length) MUST_CHECK;
@@ -94,7 +95,7 @@ uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *tex
 struct cache_counters {
 	uint64_t bytes, bytes_max, files;          /* now */
 	uint64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes, not_admitted,
-		dropped_corrupt, dropped_errors, records_written, records_loaded;
+		dropped_corrupt, dropped_errors, records_written, record_errors, records_loaded;
 };
 void cache_counters(struct cache *c, struct cache_counters *ret_counters);
 /* Writes the records of everything that changed so far; for tests and clean stops. */
