@@ -1,0 +1,542 @@
+#include "fs/cache/internal.h"
+
+#include "lease/base/bytes.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include <dirent.h>
+#include <xxhash.h>
+
+/* identity: u32 magic, u16 version of the directory's layout, 16 bytes host id, u64 XXH3. */
+#define IDENTITY_NAME "leasehold-cache"
+#define IDENTITY_MAGIC UINT32_C(0x4943484c) /* "LHCI" */
+#define IDENTITY_VERSION 1
+#define IDENTITY_BYTES (4 + 2 + 16 + 8)
+
+/* Files that one reservation may evict: a bound on the wait, far above what a request needs. */
+#define EVICTIONS_MAX 65536
+/* Files that one choice of a victim may spare for having been used again. */
+#define SPARED_MAX 256
+
+uint64_t cache_hash(const struct handle *handle)
+{
+	return XXH3_64bits(handle->bytes, handle->length);
+}
+
+/* The list of unreferenced files on disk, in the order of use. c->lock is held. */
+static void list_add(struct cache *c, struct cache_file *f)
+{
+	assert(!f->listed);
+	f->listed = true;
+	f->newer = NULL;
+	f->older = c->newest;
+	if (c->newest)
+		c->newest->newer = f;
+	else
+		c->oldest = f;
+	c->newest = f;
+}
+
+static void list_remove(struct cache *c, struct cache_file *f)
+{
+	if (!f->listed)
+		return;
+	f->listed = false;
+	if (f->newer)
+		f->newer->older = f->older;
+	else
+		c->newest = f->older;
+	if (f->older)
+		f->older->newer = f->newer;
+	else
+		c->oldest = f->newer;
+}
+
+void cache_reference_locked(struct cache *c, struct cache_file *f)
+{
+	if (f->references++ == 0)
+		list_remove(c, f);
+}
+
+void cache_list_newest(struct cache *c, struct cache_file *f)
+{
+	pthread_mutex_lock(&c->lock);
+	list_add(c, f);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void table_add(struct cache *c, struct cache_file *f)
+{
+	struct cache_file **bucket = &c->buckets[f->hash & (c->bucket_count - 1)];
+
+	f->hash_next = *bucket;
+	*bucket = f;
+	c->files++;
+}
+
+static void table_remove(struct cache *c, struct cache_file *f)
+{
+	struct cache_file **at = &c->buckets[f->hash & (c->bucket_count - 1)];
+
+	while (*at != f)
+		at = &(*at)->hash_next;
+	*at = f->hash_next;
+	c->files--;
+}
+
+/* The entry of a handle, referenced; NULL: none. c->lock is held. */
+static struct cache_file *table_find(struct cache *c, const struct handle *handle, uint64_t hash)
+{
+	struct cache_file *f = c->buckets[hash & (c->bucket_count - 1)];
+
+	while (f && (f->hash != hash || !handle_equal(&f->handle, handle)))
+		f = f->hash_next;
+	if (!f)
+		return NULL;
+	f->reused = f->reused || (f->references == 0 && f->on_disk);
+	cache_reference_locked(c, f);
+	return f;
+}
+
+struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *handle,
+					uint64_t charged)
+{
+	struct cache_file *f = cache_file_new(c, handle, true);
+
+	if (!f)
+		return NULL;
+	f->charged = charged;
+	pthread_mutex_lock(&c->lock);
+	table_add(c, f);
+	c->bytes += charged;
+	pthread_mutex_unlock(&c->lock);
+	return f;
+}
+
+/* Takes the least useful file: referenced and off the list. NULL: there is none. */
+static struct cache_file *take_victim(struct cache *c)
+{
+	for (int spared = 0; c->oldest; spared++) {
+		struct cache_file *f = c->oldest;
+
+		list_remove(c, f);
+		if (f->reused && spared < SPARED_MAX) {
+			f->reused = false;
+			list_add(c, f);
+			continue;
+		}
+		assert(f->references == 0);
+		f->references = 1;
+		return f;
+	}
+	return NULL;
+}
+
+/*
+ * Evicts a file that take_victim() handed out, unless somebody began to use it meanwhile. False:
+ * the disk refuses, and would refuse the next as well.
+ */
+static bool evict(struct cache *c, struct cache_file *f)
+{
+	bool alone, refused = false;
+	uint64_t bytes;
+
+	pthread_rwlock_wrlock(&f->lock);
+	pthread_mutex_lock(&c->lock);
+	alone = f->references == 1;
+	bytes = f->charged;
+	pthread_mutex_unlock(&c->lock);
+	if (alone) {
+		cache_file_drop_locked(f);
+		refused = f->on_disk;
+		if (!refused) {
+			atomic_fetch_add(&c->statistics.evicted_files, 1);
+			atomic_fetch_add(&c->statistics.evicted_bytes, bytes);
+		}
+	}
+	pthread_rwlock_unlock(&f->lock);
+	cache_file_put(f);
+	return !refused;
+}
+
+/* Evicts until `bytes` more fit, and takes them. */
+static int make_room(struct cache *c, uint64_t bytes)
+{
+	for (int evictions = 0; evictions < EVICTIONS_MAX; evictions++) {
+		struct cache_file *victim = NULL;
+
+		pthread_mutex_lock(&c->lock);
+		if (c->bytes <= c->bytes_max && bytes <= c->bytes_max - c->bytes) {
+			c->bytes += bytes;
+			pthread_mutex_unlock(&c->lock);
+			return 0;
+		}
+		if (bytes <= c->bytes_max)
+			victim = take_victim(c);
+		pthread_mutex_unlock(&c->lock);
+		if (!victim || !evict(c, victim))
+			return -ENOSPC;
+	}
+	return -ENOSPC;
+}
+
+int cache_reserve(struct cache *c, uint64_t bytes)
+{
+	return make_room(c, bytes);
+}
+
+void cache_trim(struct cache *c)
+{
+	(void)make_room(c, 0); /* what is referenced stays; its next write is not admitted */
+}
+
+void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool dirty)
+{
+	struct cache *c = f->cache;
+
+	pthread_mutex_lock(&c->lock);
+	if (charge == 0 && f->flushing) {
+		/* The flusher's descriptor keeps the blocks until it is closed. */
+		f->orphaned += f->charged;
+		f->charged = 0;
+	}
+	assert(c->bytes >= f->charged + reserved);
+	c->bytes -= f->charged + reserved;
+	c->bytes += charge;
+	f->charged = charge;
+	if (dirty && !f->dirty) {
+		f->dirty = true;
+		f->dirty_next = c->dirty;
+		c->dirty = f;
+		c->dirty_count++;
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
+{
+	uint64_t hash = cache_hash(handle);
+	struct cache_file *f, *made, *victim = NULL;
+
+	pthread_mutex_lock(&c->lock);
+	f = table_find(c, handle, hash);
+	if (!f && c->files >= CACHE_FILES_MAX)
+		victim = take_victim(c);
+	pthread_mutex_unlock(&c->lock);
+	if (f)
+		return f;
+	if (victim)
+		(void)evict(c, victim); /* refused: there is no entry to give, see below */
+	made = cache_file_new(c, handle, false);
+	if (!made)
+		return NULL;
+	pthread_mutex_lock(&c->lock);
+	f = table_find(c, handle, hash);
+	if (!f && c->files < CACHE_FILES_MAX) {
+		f = made;
+		f->references = 1;
+		table_add(c, f);
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (f != made)
+		cache_file_free(made);
+	return f;
+}
+
+void cache_file_put(struct cache_file *f)
+{
+	struct cache *c = f->cache;
+	struct range_set ranges = { 0 };
+	bool unused;
+	int fd = -1;
+
+	pthread_mutex_lock(&c->lock);
+	assert(f->references > 0);
+	if (--f->references > 0) {
+		pthread_mutex_unlock(&c->lock);
+		return;
+	}
+	unused = !f->on_disk && !f->dirty;
+	if (!f->dirty) {
+		/* The record on disk says it all: only the entry stays in memory. */
+		fd = f->fd;
+		f->fd = -1;
+		f->loaded = false;
+		f->change = (struct change){ 0, 0 };
+		ranges = f->ranges;
+		range_set_init(&f->ranges, ranges.allocator, CACHE_FILE_RANGES_MAX);
+	}
+	if (f->on_disk)
+		list_add(c, f);
+	if (unused)
+		table_remove(c, f);
+	pthread_mutex_unlock(&c->lock);
+	if (fd >= 0) {
+		close(fd);
+		atomic_fetch_sub(&c->descriptors, 1);
+	}
+	if (ranges.ranges)
+		range_set_finish(&ranges);
+	if (unused)
+		cache_file_free(f);
+}
+
+/* An identity that we can read: the host's id. -EINVAL: something else. */
+static int identity_read(int fd, uint8_t ret_id[16])
+{
+	uint8_t buffer[IDENTITY_BYTES];
+	struct reader r = reader_of(buffer, sizeof(buffer));
+	struct slice id;
+	uint64_t sum;
+
+	if (pread(fd, buffer, sizeof(buffer), 0) != (ssize_t)sizeof(buffer))
+		return -EINVAL;
+	if (reader_u32(&r) != IDENTITY_MAGIC || reader_u16(&r) != IDENTITY_VERSION)
+		return -EINVAL;
+	id = reader_bytes(&r, 16);
+	sum = XXH3_64bits(buffer, r.at);
+	if (reader_u64(&r) != sum)
+		return -EINVAL;
+	memcpy(ret_id, id.data, 16);
+	return 0;
+}
+
+static int identity_write(int fd, uint8_t ret_id[16])
+{
+	uint8_t buffer[IDENTITY_BYTES];
+	struct writer w = writer_of(buffer, sizeof(buffer));
+
+	if (getrandom(ret_id, 16, 0) != 16)
+		return -EIO;
+	writer_u32(&w, IDENTITY_MAGIC);
+	writer_u16(&w, IDENTITY_VERSION);
+	writer_bytes(&w, ret_id, 16);
+	writer_u64(&w, XXH3_64bits(buffer, w.at));
+	if (ftruncate(fd, 0) < 0 || pwrite(fd, buffer, w.at, 0) < 0 || fsync(fd) < 0)
+		return -errno;
+	return 0;
+}
+
+/* True when there is nothing in the directory but what a new file system brings. */
+static bool directory_is_empty(int directory_fd)
+{
+	int fd = openat(directory_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+	bool empty = true;
+
+	if (!d) {
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	while (empty && (e = readdir(d)))
+		empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+			strcmp(e->d_name, "lost+found") == 0;
+	closedir(d);
+	return empty;
+}
+
+static int make_directories(const char *path)
+{
+	char part[PATH_MAX];
+
+	if ((size_t)snprintf(part, sizeof(part), "%s", path) >= sizeof(part))
+		return -ENAMETOOLONG;
+	for (char *p = part + 1; *p; p++) {
+		if (*p != '/')
+			continue;
+		*p = 0;
+		if (mkdir(part, 0700) < 0 && errno != EEXIST)
+			return -errno;
+		*p = '/';
+	}
+	return mkdir(part, 0700) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+struct complaint {
+	const char *directory;
+	char *text;
+	size_t size;
+};
+
+static int complain(const struct complaint *to, int rc, const char *what)
+{
+	if (to->size > 0)
+		snprintf(to->text, to->size, "cache directory %s: %s (%s)", to->directory, what,
+			 strerror(-rc));
+	return rc;
+}
+
+/* Opens, locks and identifies the directory. */
+static int open_directory(struct cache *c, const struct complaint *to)
+{
+	struct statvfs vfs;
+	int rc = make_directories(to->directory);
+
+	if (rc < 0)
+		return complain(to, rc, "cannot be made; give a directory on a local disk");
+	c->directory_fd = open(to->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (c->directory_fd < 0)
+		return complain(to, -errno, "cannot be opened; give a directory on a local disk");
+	if (faccessat(c->directory_fd, IDENTITY_NAME, F_OK, 0) < 0 &&
+	    !directory_is_empty(c->directory_fd))
+		return complain(to, -ENOTEMPTY, "is no cache; give an empty directory or a new one");
+	c->identity_fd = openat(c->directory_fd, IDENTITY_NAME,
+				O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (c->identity_fd < 0)
+		return complain(to, -errno, "cannot be written; check its owner and mount");
+	if (flock(c->identity_fd, LOCK_EX | LOCK_NB) < 0)
+		return complain(to, errno == EWOULDBLOCK ? -EBUSY : -errno,
+				"is in use by another mount; give each mount a cache of its own");
+	if (fsetxattr(c->identity_fd, "user.leasehold.probe", "1", 1, 0) < 0)
+		return complain(to, errno == ENOTSUP ? -EOPNOTSUPP : -errno,
+				"takes no user xattrs; use ext4, XFS or btrfs");
+	if (mkdirat(c->directory_fd, "objects", 0700) < 0 && errno != EEXIST)
+		return complain(to, -errno, "cannot be written; check its owner and mount");
+	c->objects_fd = openat(c->directory_fd, "objects",
+			       O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (c->objects_fd < 0 || fstatvfs(c->objects_fd, &vfs) < 0)
+		return complain(to, -errno, "has no usable directory \"objects\"; remove that");
+	c->block_bytes = vfs.f_bsize > 512 ? vfs.f_bsize : 512;
+	return 0;
+}
+
+static int allocate(struct cache *c)
+{
+	pthread_condattr_t attributes;
+
+	/* A chain of a few entries when the files are small; 8 MiB of buckets at most. */
+	c->bucket_count = 1024;
+	while (c->bucket_count < CACHE_FILES_MAX && c->bucket_count * 65536 < c->bytes_max)
+		c->bucket_count *= 2;
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_mutex_init(&c->flush_lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->flusher_wake, &attributes);
+	pthread_condattr_destroy(&attributes);
+	c->directory_fd = -1;
+	c->objects_fd = -1;
+	c->identity_fd = -1;
+	c->buckets = calloc(c->bucket_count, sizeof(*c->buckets));
+	c->jobs = calloc(CACHE_FLUSH_BATCH, sizeof(*c->jobs));
+	c->largest = calloc(CACHE_FILE_RANGES_MAX, sizeof(*c->largest));
+	return c->buckets && c->jobs && c->largest ? 0 : -ENOMEM;
+}
+
+static void destroy(struct cache *c)
+{
+	for (uint64_t i = 0; c->buckets && i < c->bucket_count; i++) {
+		struct cache_file *f = c->buckets[i], *next;
+
+		for (; f; f = next) {
+			next = f->hash_next;
+			assert(f->references == 0);
+			if (f->fd >= 0)
+				close(f->fd);
+			cache_file_free(f);
+		}
+	}
+	if (c->objects_fd >= 0)
+		close(c->objects_fd);
+	if (c->identity_fd >= 0)
+		close(c->identity_fd);
+	if (c->directory_fd >= 0)
+		close(c->directory_fd);
+	free(c->buckets);
+	free(c->jobs);
+	free(c->largest);
+	pthread_cond_destroy(&c->flusher_wake);
+	pthread_mutex_destroy(&c->flush_lock);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+int cache_open(const char *directory, uint64_t bytes_max, struct cache **ret_cache, char *ret_text,
+	       size_t text_size)
+{
+	const struct complaint to = { directory, ret_text, text_size };
+	struct cache *c = calloc(1, sizeof(*c));
+	int rc;
+
+	if (!c)
+		return complain(&to, -ENOMEM, "cannot be opened");
+	c->bytes_max = bytes_max;
+	rc = allocate(c);
+	if (rc < 0)
+		complain(&to, rc, "cannot be opened");
+	else
+		rc = open_directory(c, &to);
+	if (rc == 0) {
+		/* Without an identity that we can read, what is there is of no known layout. */
+		bool known = identity_read(c->identity_fd, c->host_id) == 0;
+
+		rc = cache_scan(c, known);
+		if (rc == 0 && !known)
+			rc = identity_write(c->identity_fd, c->host_id);
+		if (rc < 0)
+			complain(&to, rc, "cannot be read or written; check the disk");
+	}
+	if (rc == 0) {
+		cache_trim(c);
+		rc = cache_flusher_start(c);
+		if (rc < 0)
+			complain(&to, rc, "no thread to write its records");
+	}
+	if (rc < 0) {
+		destroy(c);
+		return rc;
+	}
+	*ret_cache = c;
+	return 0;
+}
+
+void cache_close(struct cache *c)
+{
+	if (!c)
+		return;
+	cache_flusher_stop(c);
+	cache_flush(c);
+	destroy(c);
+}
+
+void cache_host_id(const struct cache *c, uint8_t ret_id[16])
+{
+	memcpy(ret_id, c->host_id, 16);
+}
+
+void cache_counters(struct cache *c, struct cache_counters *ret_counters)
+{
+	struct cache_statistics *s = &c->statistics;
+	struct cache_counters counters = {
+		.bytes_max = c->bytes_max,
+		.hits = atomic_load(&s->hits),
+		.hit_bytes = atomic_load(&s->hit_bytes),
+		.writes = atomic_load(&s->writes),
+		.write_bytes = atomic_load(&s->write_bytes),
+		.evicted_files = atomic_load(&s->evicted_files),
+		.evicted_bytes = atomic_load(&s->evicted_bytes),
+		.not_admitted = atomic_load(&s->not_admitted),
+		.dropped_corrupt = atomic_load(&s->dropped_corrupt),
+		.dropped_errors = atomic_load(&s->dropped_errors),
+		.records_written = atomic_load(&s->records_written),
+		.record_errors = atomic_load(&s->record_errors),
+		.records_loaded = atomic_load(&s->records_loaded),
+	};
+
+	pthread_mutex_lock(&c->lock);
+	counters.bytes = c->bytes;
+	counters.files = c->files;
+	pthread_mutex_unlock(&c->lock);
+	*ret_counters = counters;
+}

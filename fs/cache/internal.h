@@ -1,0 +1,140 @@
+/*
+ * internal.h - what the sources of this room share; nobody else includes it.
+ *
+ * Two locks. `cache_file.lock` (one a file) is held over that file's disk I/O: shared to read,
+ * exclusive to write, drop or load. `cache.lock` covers the table, the accounting and the lists,
+ * and is never held over a system call. The file's lock is taken first; nobody holds two files'.
+ */
+#ifndef FS_CACHE_INTERNAL_H
+#define FS_CACHE_INTERNAL_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "fs/cache/cache.h"
+#include "fs/cache/record.h"
+#include "lease/base/range_set.h"
+
+/* Entries in memory, about 350 bytes each; at the bound an unreferenced file is evicted. */
+#define CACHE_FILES_MAX (1u << 20)
+/* Descriptors that stay open with their files; beyond it every call opens and closes its own. */
+#define CACHE_DESCRIPTORS_MAX 1024
+/* Files whose records are written together; bounds the flusher's descriptors and memory. */
+#define CACHE_FLUSH_BATCH 64
+/* From how many files on one syncfs is cheaper than a sync of each. */
+#define CACHE_SYNCFS_FILES 16
+#define CACHE_FLUSH_INTERVAL_MS 2000
+/* Superseded changes remembered for each file, to know a late answer. */
+#define CACHE_GONE_MAX 4
+/* "xx/yy/" and the handle in hex. */
+#define CACHE_NAME_BYTES (6 + 2 * HANDLE_BYTES_MAX + 1)
+
+struct cache_file {
+	struct cache *cache;
+	struct handle handle;
+	uint64_t hash;
+
+	/* Under cache.lock. */
+	struct cache_file *hash_next;
+	struct cache_file *newer, *older; /* in the order of use, while unreferenced and on disk */
+	struct cache_file *dirty_next;
+	uint32_t references; /* the flusher and eviction hold one as well while they work */
+	bool listed;         /* newer and older are in use */
+	bool dirty;          /* on the dirty list: the record is older than the bytes */
+	bool reused;         /* used again after it was put: gets a second round before eviction */
+	bool flushing;       /* the flusher has a descriptor: an unlink frees nothing yet */
+	uint64_t charged;    /* bytes of the cap that this file takes */
+	uint64_t orphaned;   /* unlinked while flushing; given back when the flusher is done */
+
+	/* Under `lock`, or cache.lock while there are no references. */
+	pthread_rwlock_t lock;
+	bool loaded;   /* what follows was looked up on the disk */
+	bool on_disk;  /* there is a file; known from the scan, without loading */
+	bool recorded; /* it carries a record: the xattr's block is already in st_blocks */
+	int fd;        /* or -1 */
+	uint32_t generation; /* moves with every drop: another inode on disk */
+	uint64_t length;     /* of the sparse file */
+	struct change change;
+	struct change gone[CACHE_GONE_MAX];
+	unsigned gone_next;
+	struct range_set ranges;
+};
+
+struct cache_statistics {
+	atomic_uint_fast64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes,
+		not_admitted, dropped_corrupt, dropped_errors, records_written, record_errors,
+		records_loaded;
+};
+
+struct flush_job {
+	struct cache_file *file;
+	int fd; /* or -1: nothing to write */
+	uint32_t generation;
+	struct record record;
+};
+
+struct cache {
+	int directory_fd, objects_fd, identity_fd;
+	uint8_t host_id[16];
+	uint64_t bytes_max;
+	uint64_t block_bytes; /* the file system's unit of allocation */
+	struct cache_statistics statistics;
+	atomic_int descriptors;
+
+	pthread_mutex_t lock;
+	struct cache_file **buckets;
+	uint64_t bucket_count; /* a power of two */
+	uint64_t files;        /* entries in the table */
+	uint64_t bytes;        /* charged, reserved and orphaned together */
+	struct cache_file *newest, *oldest;
+	struct cache_file *dirty;
+	uint64_t dirty_count;
+
+	pthread_mutex_t flush_lock; /* one flush at a time; held over disk I/O, taken before others */
+	struct flush_job *jobs;
+	struct range *largest; /* CACHE_FILE_RANGES_MAX of them */
+	pthread_t flusher;
+	pthread_cond_t flusher_wake;
+	bool flusher_runs, flusher_stop;
+};
+
+/* cache.c */
+uint64_t cache_hash(const struct handle *handle);
+/* Adds an entry without references for a file found on disk; NULL: no memory. */
+struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *handle,
+					uint64_t charged);
+/* Puts a scanned file at the newest end of the order of use. */
+void cache_list_newest(struct cache *c, struct cache_file *f);
+/* One more reference; takes an unreferenced file off the list. c->lock is held. */
+void cache_reference_locked(struct cache *c, struct cache_file *f);
+/* Takes `bytes` of the cap, evicting what is in the way. 0 or -ENOSPC. */
+int cache_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;
+/* Evicts until the cap is held, or nothing can be evicted. */
+void cache_trim(struct cache *c);
+/* The file takes `charge` from now on; `reserved` is given back; its record needs writing. */
+void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool dirty);
+
+/* cache_file.c */
+/* "xx/yy/hex" below the objects directory. */
+void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES]);
+/* Forgets bytes and disk file. The caller holds f->lock exclusively. */
+void cache_file_drop_locked(struct cache_file *f);
+/* An allocated struct without references; on_disk as said. NULL: no memory. */
+struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, bool on_disk);
+void cache_file_free(struct cache_file *f);
+/* What a file with these allocated bytes takes of the cap, with room for what its record adds. */
+uint64_t cache_file_charge(const struct cache_file *f, uint64_t allocated);
+
+/* scan.c */
+/*
+ * Enters every cache file of the directory, the oldest first, and removes what is none; all of it
+ * unless `keep`. 0 or -errno.
+ */
+int cache_scan(struct cache *c, bool keep) MUST_CHECK;
+
+/* flusher.c */
+int cache_flusher_start(struct cache *c) MUST_CHECK;
+void cache_flusher_stop(struct cache *c);
+
+#endif
