@@ -1,0 +1,74 @@
+/*
+ * inodes.h - the inodes of one export that are in use, with their descriptors: an LRU cache.
+ *
+ * An inode is found by its file handle; its O_PATH descriptor is opened by handle when it is first
+ * needed, descriptors for its data when they are. Inodes are counted references; those that nobody
+ * holds stay until room is needed. A descriptor through which something was written stays open
+ * until a sync, so that a late error of the store is reported to it; when room must be made
+ * nevertheless, inodes_sync() falls back to syncing the whole file system, whose descriptor has been
+ * open since the start and hears of every error.
+ *
+ * The object is thread-safe. Its mutex is held across no system call; another one lets one sync of the
+ * whole file system run at a time.
+ */
+#ifndef FS_ORIGIN_INODES_H
+#define FS_ORIGIN_INODES_H
+
+#include <pthread.h>
+#include <sys/stat.h>
+
+#include "fs/origin/changes.h"
+#include "fs/origin/handle.h"
+
+/* Who an inode is, computed from its file handle. */
+struct identity {
+	struct file_id id;
+	struct handle handle;
+	struct changes_key key;
+};
+
+struct inode {
+	struct identity identity;
+	int fd;      /* O_PATH */
+	mode_t type; /* S_IFMT bits; an inode never changes them */
+	/* private to inodes.c: */
+	_Atomic int read_fd, write_fd; /* -1: not opened yet */
+	_Atomic bool dirty;            /* written since the last sync */
+	uint32_t references;
+	bool hashed;
+	struct inode *chain;
+	struct inode *newer, *older; /* in the list of those without references */
+};
+
+struct inodes;
+
+/* `mount_fd`: the export's root directory, open for reading; borrowed. */
+int inodes_create(const struct handle_space *space, int mount_fd, uint32_t count_max,
+		  struct inodes **ret_inodes) MUST_CHECK;
+void inodes_destroy(struct inodes *inodes);
+
+void identity_of(const struct handle_space *space, const struct file_id *id,
+		 struct identity *ret_identity);
+
+/* The inode, referenced. -ESTALE when it is gone, -errno. */
+int inodes_get(struct inodes *inodes, const struct file_id *id, struct inode **ret_inode) MUST_CHECK;
+struct inode *inode_ref(struct inodes *inodes, struct inode *inode);
+/* NULL is fine. */
+void inode_put(struct inodes *inodes, struct inode *inode);
+/* It was removed from the store: descriptors are closed with the last reference, so that its space
+   is given back. */
+void inodes_forget(struct inodes *inodes, struct inode *inode);
+/* A descriptor for the data of a regular file, borrowed while the reference is held; or -errno. */
+int inode_data_fd(struct inodes *inodes, struct inode *inode, bool write) MUST_CHECK;
+/* Takes over `fd`, open for reading and writing. */
+void inode_give_data_fd(struct inode *inode, int fd);
+void inode_mark_dirty(struct inode *inode);
+/* Makes what was written durable: fsync or fdatasync. 0 or -errno. */
+int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only) MUST_CHECK;
+
+struct inodes_counters {
+	uint64_t count, hits, misses, evicted, evicted_dirty;
+};
+void inodes_counters(struct inodes *inodes, struct inodes_counters *ret_counters);
+
+#endif

@@ -1,0 +1,195 @@
+/*
+ * store.h - one export: a directory tree of this machine, and the operations on its inodes.
+ *
+ * Inodes are named by handles, resolution never leaves the export: names are single components,
+ * symlinks are never followed, and what another file system is mounted on is listed but not
+ * entered (-EXDEV). `.leasehold` in the export's root is private: it keeps inodes that were
+ * unlinked while a host had them open (orphans); hosts neither see nor can make that name.
+ *
+ * Who calls keeps I4 and the order of changes: it holds an inode's lock shared while it reads it
+ * and takes its change (store_look), and holds all inodes of a modification exclusively from
+ * store_touch_begin() to store_touch_end(). The locks are striped read-write locks; exclusive ones
+ * are taken in stripe order, and who holds a shared one only ever tries for another. No other lock is
+ * held while waiting for them.
+ *
+ * Operations run on the calling thread as `caller` (credentials.h), already squashed by
+ * store_caller(). They return 0 or -errno; -ESTALE: the inode is gone; -EBADMSG: not a handle of
+ * this export; -EROFS on a read-only export. All functions are thread-safe.
+ *
+ * Implemented in store.c (export, locks, attributes, changes), store_names.c (names) and
+ * store_data.c (bytes, attributes, xattrs).
+ */
+#ifndef FS_ORIGIN_STORE_H
+#define FS_ORIGIN_STORE_H
+
+#include "fs/origin/inodes.h"
+#include "lease/message.h"
+
+#define STORE_PRIVATE_NAME ".leasehold"
+#define STORE_TOUCH_MAX 4
+#define STORE_TEXT_BYTES 512
+
+struct store;
+
+struct store_config {
+	const char *name;
+	const char *directory;
+	bool read_only;
+	bool root_squash;
+	struct handle_key key;
+	struct changes *changes; /* borrowed; shared by all exports */
+	uint32_t inode_count_max; /* kept with their descriptors, up to three each */
+};
+
+/* 0, or -errno with one line for the user in `ret_text`. */
+int store_open(const struct store_config *config, struct store **ret_store,
+	       char ret_text[STORE_TEXT_BYTES]) MUST_CHECK;
+/* Nothing is in use any more. */
+void store_close(struct store *s);
+/* Makes everything durable. */
+int store_sync_all(struct store *s) MUST_CHECK;
+
+const char *store_name(const struct store *s);
+uint32_t store_export_id(const struct store *s);
+bool store_read_only(const struct store *s);
+struct inodes *store_inodes(struct store *s);
+
+/* Whom `credential` acts as in this export. */
+void store_caller(const struct store *s, const struct credential *credential,
+		  struct credential *ret_caller);
+
+/* The inode of a handle, to be given to store_put(). */
+int store_get(struct store *s, const struct handle *handle, struct inode **ret_inode) MUST_CHECK;
+int store_get_root(struct store *s, struct inode **ret_inode) MUST_CHECK;
+void store_put(struct store *s, struct inode *inode);
+
+/* ---- locks ---- */
+
+struct store_locks {
+	uint32_t count;
+	uint32_t stripes[STORE_TOUCH_MAX];
+};
+
+void store_lock_shared(struct store *s, const struct inode *inode);
+void store_unlock_shared(struct store *s, const struct inode *inode);
+/* NULL entries are skipped. */
+void store_lock_exclusive(struct store *s, struct inode *const *inodes, uint32_t count,
+			  struct store_locks *ret_locks);
+void store_unlock_exclusive(struct store *s, const struct store_locks *locks);
+
+/* ---- attributes and changes ---- */
+
+/*
+ * Fills a node (role TARGET, no lease): handle, change twice, attributes. Under the inode's lock.
+ * `*ret_outside`: it was modified behind the origin's back; hosts must be told (an operation of
+ * session 0). NULL is fine.
+ */
+int store_look(struct store *s, struct inode *inode, struct item_node *ret_node,
+	       bool *ret_outside) MUST_CHECK;
+
+struct store_touch {
+	struct inode *inode;
+	struct changes_token token;
+	int64_t ctime_ns;
+	uint64_t size;
+};
+
+/* Records that `inode` is about to be modified. 0, -ESTALE, -EBUSY. */
+int store_touch_begin(struct store *s, struct inode *inode, struct store_touch *ret_touch) MUST_CHECK;
+/*
+ * The modification is over. `untouched`: the call failed and, being one system call, modified
+ * nothing; the change then stays if ctime and size did. Fills a node with before and change.
+ */
+void store_touch_end(struct store *s, struct store_touch *touch, bool untouched,
+		     struct item_node *ret_node);
+
+/* ---- names (store_names.c); the directory's lock is held ---- */
+
+/* True when `name` can be an entry: one component, not "." or "..". 0, -EINVAL, -ENAMETOOLONG. */
+int store_check_name(struct slice name) MUST_CHECK;
+/*
+ * What `name` leads to, referenced. ".." and "." are answered for directories, never beyond the
+ * root. Needs no lock by itself: without one the answer is a guess to be confirmed under it.
+ */
+int store_lookup(struct store *s, const struct credential *caller, struct inode *directory,
+		 struct slice name, struct inode **ret_inode) MUST_CHECK;
+/* Makes a regular file; -EEXIST when the name is there. */
+int store_create(struct store *s, const struct credential *caller, struct inode *directory,
+		 struct slice name, uint32_t mode, struct inode **ret_inode) MUST_CHECK;
+int store_mknod(struct store *s, const struct credential *caller, struct inode *directory,
+		struct slice name, uint32_t mode, uint64_t rdev, struct inode **ret_inode) MUST_CHECK;
+int store_symlink(struct store *s, const struct credential *caller, struct inode *directory,
+		  struct slice name, struct slice target, struct inode **ret_inode) MUST_CHECK;
+int store_link(struct store *s, const struct credential *caller, struct inode *inode,
+	       struct inode *directory, struct slice name) MUST_CHECK;
+/* `victim` is what the name leads to; `keep`: it becomes an orphan if this was its last link. */
+int store_unlink(struct store *s, const struct credential *caller, struct inode *directory,
+		 struct slice name, struct inode *victim, bool is_directory, bool keep) MUST_CHECK;
+/* `replaced`: what new_name leads to, or NULL; `keep` as above. `flags`: enum rename_flag. */
+int store_rename(struct store *s, const struct credential *caller, struct inode *directory,
+		 struct slice name, struct inode *new_directory, struct slice new_name,
+		 struct inode *replaced, uint32_t flags, bool keep) MUST_CHECK;
+
+/* May a lease on the entry ride on a listing? Called with the entry's lock held. `outside`: as in
+   store_look(). */
+typedef enum lease_kind store_grant(void *context, const struct handle *handle, bool outside);
+
+struct store_listing {
+	uint32_t count;
+	uint64_t cookie; /* to go on from */
+	bool eof;
+};
+/*
+ * Appends dirent items from `cookie` (0: from the start) until `w` is full. With `grant` each
+ * entry carries its node where that can be had at once. "." and ".." are in it, without nodes.
+ * -EINVAL when not even one entry fits.
+ */
+int store_readdir(struct store *s, const struct credential *caller, struct inode *directory,
+		  uint64_t cookie, struct writer *w, store_grant *grant, void *context,
+		  struct store_listing *ret_listing) MUST_CHECK;
+
+/* ---- orphans ---- */
+
+/* Removes the orphan, if `inode` is one. */
+void store_remove_orphan(struct store *s, struct inode *inode);
+/*
+ * Calls `used` for each orphan and removes those for which it returns false. At start, after
+ * grace: `used` asks who still has it open.
+ */
+void store_sweep_orphans(struct store *s, bool (*used)(void *context, const struct handle *handle),
+			 void *context);
+/* The last link may be gone: lets go of descriptors and record when it is. */
+void store_settle_removed(struct store *s, struct inode *inode);
+
+/* ---- bytes and attributes (store_data.c); the inode's lock is held ---- */
+
+/* May `caller` read or write it? As at open, and the owner always may (mode may have changed). */
+int store_access(struct store *s, const struct credential *caller, struct inode *inode,
+		 unsigned access, bool owner_override) MUST_CHECK;
+int store_read(struct store *s, const struct credential *caller, struct inode *inode,
+	       uint64_t offset, void *buffer, uint32_t count, uint32_t *ret_count) MUST_CHECK;
+/* `*ret_count` can be less than was asked for when the store is full. */
+int store_write(struct store *s, const struct credential *caller, struct inode *inode,
+		uint64_t offset, bool append, bool kill_suid, struct slice data,
+		uint64_t *ret_offset, uint32_t *ret_count) MUST_CHECK;
+int store_truncate(struct store *s, const struct credential *caller, struct inode *inode,
+		   uint64_t size) MUST_CHECK;
+int store_setattr(struct store *s, const struct credential *caller, struct inode *inode,
+		  const struct message_setattr *m) MUST_CHECK;
+int store_readlink(struct store *s, struct inode *inode, char *buffer, size_t size,
+		   size_t *ret_length) MUST_CHECK;
+int store_statfs(struct store *s, struct inode *inode, struct item_statfs *ret_statfs) MUST_CHECK;
+int store_fsync(struct store *s, struct inode *inode, bool data_only) MUST_CHECK;
+/* With `size` 0: the length that is needed. */
+int store_getxattr(struct store *s, const struct credential *caller, struct inode *inode,
+		   struct slice name, void *buffer, size_t size, size_t *ret_length) MUST_CHECK;
+int store_setxattr(struct store *s, const struct credential *caller, struct inode *inode,
+		   struct slice name, struct slice value, bool create, bool replace) MUST_CHECK;
+int store_listxattr(struct store *s, const struct credential *caller, struct inode *inode,
+		    void *buffer, size_t size, size_t *ret_length) MUST_CHECK;
+int store_removexattr(struct store *s, const struct credential *caller, struct inode *inode,
+		      struct slice name) MUST_CHECK;
+/* A descriptor for reading `path` below the root as `caller`; no symlinks, no other mounts. */
+int store_open_path(struct store *s, const struct credential *caller, const char *path) MUST_CHECK;
+
+#endif

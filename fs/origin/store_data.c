@@ -1,0 +1,416 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "fs/origin/credentials.h"
+#include "fs/origin/store_private.h"
+
+#define RESERVED_XATTR "user.leasehold."
+
+/* ---- access ---- */
+
+int store_access(struct store *s, const struct credential *caller, struct inode *inode,
+		 unsigned access, bool owner_override)
+{
+	struct stat st;
+	int mode = (access & OPEN_ACCESS_READ ? R_OK : 0) | (access & OPEN_ACCESS_WRITE ? W_OK : 0);
+	int error;
+
+	if ((access & OPEN_ACCESS_WRITE) && s->read_only)
+		return -EROFS;
+	if (caller->uid == 0)
+		return 0;
+	if (owner_override) {
+		if (fstat(inode->fd, &st) < 0)
+			return -errno;
+		if (st.st_uid == caller->uid)
+			return 0;
+	}
+	error = credentials_assume(caller);
+	if (error)
+		return error;
+	/* The kernel decides, access control lists included. */
+	if (syscall(SYS_faccessat2, inode->fd, "", mode, AT_EMPTY_PATH | AT_EACCESS) == 0)
+		return 0;
+	if (errno != EACCES || access != OPEN_ACCESS_READ || !owner_override)
+		return -errno;
+	/* Who may execute it reads it page by page: the host cannot tell the two apart. */
+	return syscall(SYS_faccessat2, inode->fd, "", X_OK, AT_EMPTY_PATH | AT_EACCESS) == 0 ?
+		       0 : -EACCES;
+}
+
+/* ---- bytes ---- */
+
+int store_read(struct store *s, const struct credential *caller, struct inode *inode,
+	       uint64_t offset, void *buffer, uint32_t count, uint32_t *ret_count)
+{
+	uint32_t done = 0;
+	int fd, error;
+
+	error = store_access(s, caller, inode, OPEN_ACCESS_READ, true);
+	if (error)
+		return error;
+	if (offset > INT64_MAX - (uint64_t)count)
+		return -EINVAL;
+	fd = inode_data_fd(s->inodes, inode, false);
+	if (fd < 0)
+		return fd;
+	while (done < count) {
+		ssize_t got = pread(fd, (char *)buffer + done, count - done,
+				    (off_t)(offset + done));
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			break;
+		done += (uint32_t)got;
+	}
+	*ret_count = done;
+	return 0;
+}
+
+/* Clears what a write by someone without privileges clears. */
+static int kill_suid_bits(int fd)
+{
+	struct stat st;
+	mode_t drop = 0;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (st.st_mode & S_ISUID)
+		drop |= S_ISUID;
+	if ((st.st_mode & S_ISGID) && (st.st_mode & S_IXGRP))
+		drop |= S_ISGID;
+	if (drop && fchmod(fd, st.st_mode & 07777 & ~drop) < 0)
+		return -errno;
+	/* Capabilities of the file go, too; mostly there are none. */
+	(void)fremovexattr(fd, "security.capability");
+	return 0;
+}
+
+int store_write(struct store *s, const struct credential *caller, struct inode *inode,
+		uint64_t offset, bool append, bool kill_suid, struct slice data,
+		uint64_t *ret_offset, uint32_t *ret_count)
+{
+	struct stat st;
+	size_t done = 0;
+	int fd, error;
+
+	error = store_access(s, caller, inode, OPEN_ACCESS_WRITE, true);
+	if (error)
+		return error;
+	fd = inode_data_fd(s->inodes, inode, true);
+	if (fd < 0)
+		return fd;
+	credentials_reset();
+	if (append) {
+		if (fstat(fd, &st) < 0)
+			return -errno;
+		offset = (uint64_t)st.st_size;
+	}
+	if (offset > INT64_MAX - (uint64_t)data.length)
+		return -EFBIG;
+	if (kill_suid) {
+		error = kill_suid_bits(fd);
+		if (error)
+			return error;
+	}
+	inode_mark_dirty(inode);
+	while (done < data.length) {
+		ssize_t put = pwrite(fd, data.data + done, data.length - done,
+				     (off_t)(offset + done));
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put < 0 && done > 0)
+			break;
+		if (put < 0)
+			return -errno;
+		if (put == 0)
+			break;
+		done += (size_t)put;
+	}
+	*ret_offset = offset;
+	*ret_count = (uint32_t)done;
+	return 0;
+}
+
+int store_truncate(struct store *s, const struct credential *caller, struct inode *inode,
+		   uint64_t size)
+{
+	int fd, error;
+
+	error = store_access(s, caller, inode, OPEN_ACCESS_WRITE, true);
+	if (error)
+		return error;
+	if (size > INT64_MAX)
+		return -EFBIG;
+	fd = inode_data_fd(s->inodes, inode, true);
+	if (fd < 0)
+		return fd;
+	inode_mark_dirty(inode);
+	return ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+}
+
+/* ---- attributes ---- */
+
+static struct timespec time_of(uint32_t valid, uint32_t set, uint32_t now, uint64_t s, uint32_t ns)
+{
+	if (valid & now)
+		return (struct timespec){ 0, UTIME_NOW };
+	if (valid & set)
+		return (struct timespec){ (time_t)s, (long)ns };
+	return (struct timespec){ 0, UTIME_OMIT };
+}
+
+static int set_mode(struct inode *inode, const struct message_setattr *m)
+{
+	char path[PROC_PATH_BYTES];
+	struct stat st;
+	mode_t mode;
+
+	if (!(m->valid & (SETATTR_MODE | SETATTR_KILL_SUID)))
+		return 0;
+	if (fstat(inode->fd, &st) < 0)
+		return -errno;
+	mode = m->valid & SETATTR_MODE ? m->mode & 07777 : st.st_mode & 07777;
+	if (m->valid & SETATTR_KILL_SUID) {
+		mode &= ~(mode_t)S_ISUID;
+		if (mode & S_IXGRP)
+			mode &= ~(mode_t)S_ISGID;
+	}
+	if (!(m->valid & SETATTR_MODE) && mode == (st.st_mode & 07777))
+		return 0;
+	if (S_ISLNK(inode->type))
+		return -EOPNOTSUPP;
+	store_proc_path(inode->fd, path);
+	return chmod(path, mode) < 0 ? -errno : 0;
+}
+
+int store_setattr(struct store *s, const struct credential *caller, struct inode *inode,
+		  const struct message_setattr *m)
+{
+	const uint32_t times_valid = SETATTR_ATIME | SETATTR_MTIME | SETATTR_ATIME_NOW |
+				     SETATTR_MTIME_NOW;
+	int error;
+
+	if (s->read_only)
+		return -EROFS;
+	if (((m->valid & SETATTR_ATIME) && m->atime_ns >= NS_PER_S) ||
+	    ((m->valid & SETATTR_MTIME) && m->mtime_ns >= NS_PER_S))
+		return -EINVAL;
+	if (m->valid & SETATTR_SIZE) {
+		error = store_truncate(s, caller, inode, m->size);
+		if (error)
+			return error;
+	}
+	error = credentials_assume(caller);
+	if (error)
+		return error;
+	if (m->valid & (SETATTR_UID | SETATTR_GID)) {
+		uid_t uid = m->valid & SETATTR_UID ? m->uid : (uid_t)-1;
+		gid_t gid = m->valid & SETATTR_GID ? m->gid : (gid_t)-1;
+
+		if (fchownat(inode->fd, "", uid, gid, AT_EMPTY_PATH) < 0)
+			return -errno;
+	}
+	error = set_mode(inode, m);
+	if (error)
+		return error;
+	if (m->valid & times_valid) {
+		struct timespec times[2] = {
+			time_of(m->valid, SETATTR_ATIME, SETATTR_ATIME_NOW, m->atime_s, m->atime_ns),
+			time_of(m->valid, SETATTR_MTIME, SETATTR_MTIME_NOW, m->mtime_s, m->mtime_ns),
+		};
+
+		if (utimensat(inode->fd, "", times, AT_EMPTY_PATH) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+int store_readlink(struct store *s, struct inode *inode, char *buffer, size_t size,
+		   size_t *ret_length)
+{
+	ssize_t length;
+
+	if (!S_ISLNK(inode->type))
+		return -EINVAL;
+	length = readlinkat(inode->fd, "", buffer, size);
+	if (length < 0)
+		return -errno;
+	*ret_length = (size_t)length;
+	return 0;
+}
+
+int store_statfs(struct store *s, struct inode *inode, struct item_statfs *ret_statfs)
+{
+	struct statvfs st;
+
+	if (fstatvfs(inode->fd, &st) < 0)
+		return -errno;
+	*ret_statfs = (struct item_statfs){
+		.blocks = st.f_blocks,
+		.blocks_free = st.f_bfree,
+		.blocks_available = st.f_bavail,
+		.files = st.f_files,
+		.files_free = st.f_ffree,
+		.block_bytes = (uint32_t)(st.f_frsize ? st.f_frsize : st.f_bsize),
+		.name_bytes_max = (uint32_t)st.f_namemax,
+	};
+	return 0;
+}
+
+int store_fsync(struct store *s, struct inode *inode, bool data_only)
+{
+	int error;
+
+	credentials_reset();
+	error = inodes_sync(s->inodes, inode, data_only);
+	/* What was written may be lost, and the store tells so once: every host must hear of it. */
+	if (error == -EIO || error == -ENOSPC || error == -EDQUOT)
+		changes_renew_incarnation(s->changes);
+	return error;
+}
+
+/* ---- extended attributes ---- */
+
+/* The terminated name, when this caller may use it. */
+static int xattr_name(const struct credential *caller, struct slice name, bool write,
+		      char ret_name[NAME_BYTES_MAX + 1])
+{
+	if (name.length == 0 || name.length > NAME_BYTES_MAX)
+		return name.length ? -ERANGE : -EINVAL;
+	if (memchr(name.data, 0, name.length))
+		return -EINVAL;
+	memcpy(ret_name, name.data, name.length);
+	ret_name[name.length] = 0;
+	/* Answered by hosts, never stored. */
+	if (strncmp(ret_name, RESERVED_XATTR, strlen(RESERVED_XATTR)) == 0)
+		return write ? -EINVAL : -ENODATA;
+	/* CAP_SYS_ADMIN stays with the thread whoever it acts as, so this is ours to refuse. */
+	if (caller->uid != 0 && strncmp(ret_name, "trusted.", 8) == 0)
+		return write ? -EPERM : -ENODATA;
+	if (write && caller->uid != 0 && strncmp(ret_name, "security.", 9) == 0)
+		return -EPERM;
+	return 0;
+}
+
+int store_getxattr(struct store *s, const struct credential *caller, struct inode *inode,
+		   struct slice name, void *buffer, size_t size, size_t *ret_length)
+{
+	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
+	ssize_t length;
+	int error = xattr_name(caller, name, false, text);
+
+	if (!error)
+		error = credentials_assume(caller);
+	if (error)
+		return error;
+	store_proc_path(inode->fd, path);
+	length = getxattr(path, text, buffer, size);
+	if (length < 0)
+		return -errno;
+	*ret_length = (size_t)length;
+	return 0;
+}
+
+int store_setxattr(struct store *s, const struct credential *caller, struct inode *inode,
+		   struct slice name, struct slice value, bool create, bool replace)
+{
+	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
+	int error = s->read_only ? -EROFS : xattr_name(caller, name, true, text);
+
+	if (!error)
+		error = credentials_assume(caller);
+	if (error)
+		return error;
+	if (value.length > XATTR_BYTES_MAX)
+		return -E2BIG;
+	store_proc_path(inode->fd, path);
+	return setxattr(path, text, value.data, value.length,
+			(create ? XATTR_CREATE : 0) | (replace ? XATTR_REPLACE : 0)) < 0 ?
+		       -errno : 0;
+}
+
+static bool xattr_hidden(const struct credential *caller, const char *name)
+{
+	return strncmp(name, RESERVED_XATTR, strlen(RESERVED_XATTR)) == 0 ||
+	       (caller->uid != 0 && strncmp(name, "trusted.", 8) == 0);
+}
+
+int store_listxattr(struct store *s, const struct credential *caller, struct inode *inode,
+		    void *buffer, size_t size, size_t *ret_length)
+{
+	char path[PROC_PATH_BYTES], all[XATTR_BYTES_MAX];
+	size_t used = 0;
+	ssize_t length;
+	int error = credentials_assume(caller);
+
+	if (error)
+		return error;
+	store_proc_path(inode->fd, path);
+	length = listxattr(path, all, sizeof(all));
+	if (length < 0)
+		return -errno;
+	for (char *at = all; at < all + length; at += strlen(at) + 1) {
+		size_t bytes = strlen(at) + 1;
+
+		if (xattr_hidden(caller, at))
+			continue;
+		if (size && bytes > size - used)
+			return -ERANGE;
+		if (size)
+			memcpy((char *)buffer + used, at, bytes);
+		used += bytes;
+	}
+	*ret_length = used;
+	return 0;
+}
+
+int store_removexattr(struct store *s, const struct credential *caller, struct inode *inode,
+		      struct slice name)
+{
+	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
+	int error = s->read_only ? -EROFS : xattr_name(caller, name, true, text);
+
+	if (!error)
+		error = credentials_assume(caller);
+	if (error)
+		return error;
+	store_proc_path(inode->fd, path);
+	return removexattr(path, text) < 0 ? -errno : 0;
+}
+
+/* ---- paths, for GET ---- */
+
+int store_open_path(struct store *s, const struct credential *caller, const char *path)
+{
+	struct open_how how = {
+		.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS |
+			   RESOLVE_NO_XDEV,
+	};
+	size_t private_bytes = strlen(STORE_PRIVATE_NAME);
+	long fd;
+	int error;
+
+	while (*path == '/' || (path[0] == '.' && path[1] == '/'))
+		path++;
+	/* "x/../.leasehold" is cut off with every other "..", which no address needs. */
+	if (strstr(path, "..") || (strncmp(path, STORE_PRIVATE_NAME, private_bytes) == 0 &&
+				   (!path[private_bytes] || path[private_bytes] == '/')))
+		return -ENOENT;
+	error = credentials_assume(caller);
+	if (error)
+		return error;
+	fd = syscall(SYS_openat2, s->root_fd, *path ? path : ".", &how, sizeof(how));
+	return fd < 0 ? -errno : (int)fd;
+}

@@ -1,0 +1,56 @@
+/* store_private.h - what the three files of the store share. */
+#ifndef FS_ORIGIN_STORE_PRIVATE_H
+#define FS_ORIGIN_STORE_PRIVATE_H
+
+#include <pthread.h>
+
+#include "fs/origin/store.h"
+
+#define STORE_STRIPES 1024u
+#define ORPHAN_BUCKETS 256u
+#define PROC_PATH_BYTES 32
+
+struct orphan {
+	struct file_id id;
+	struct orphan *next;
+};
+
+struct store {
+	char *name;
+	bool read_only;
+	bool root_squash;
+	int root_fd;    /* open for reading: syncfs and open_by_handle_at need more than O_PATH */
+	int private_fd; /* .leasehold; -1 on read-only exports */
+	int mount_id;
+	struct handle_space space;
+	struct changes *changes;
+	struct inodes *inodes;
+	pthread_rwlock_t stripes[STORE_STRIPES];
+	pthread_mutex_t orphan_lock; /* a leaf */
+	struct orphan *orphans[ORPHAN_BUCKETS];
+	uint32_t orphan_count;
+};
+
+static inline uint32_t store_stripe(const struct changes_key *key)
+{
+	return (uint32_t)(key->words[0] >> 32) % STORE_STRIPES;
+}
+
+/* A path to what `fd` refers to, symlinks themselves included, for calls that take no descriptor. */
+void store_proc_path(int fd, char ret_path[PROC_PATH_BYTES]);
+/* The node of what `st` and `identity` describe. */
+void store_fill_node(struct store *s, const struct identity *identity, const struct stat *st,
+		     struct change before, struct change change, struct item_node *ret_node);
+struct changes_seen store_seen(const struct stat *st);
+bool store_is_root(const struct store *s, const struct inode *inode);
+/* Copies `name`, terminated, when it can be an entry of `directory`. */
+int store_entry_name(const struct store *s, const struct inode *directory, struct slice name,
+		     char ret_name[NAME_BYTES_MAX + 1]) MUST_CHECK;
+
+/* Orphans known to this run. */
+bool store_orphan_known(struct store *s, const struct file_id *id);
+int store_orphan_add(struct store *s, const struct file_id *id) MUST_CHECK;
+void store_orphan_remove(struct store *s, const struct file_id *id);
+int store_orphans_load(struct store *s) MUST_CHECK;
+
+#endif
