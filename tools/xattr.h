@@ -1,0 +1,30 @@
+/*
+ * xattr.h - what a mount says of itself and of its inodes through extended attributes.
+ *
+ * The attributes are answered by name and not listed. Any thread; everything returned belongs to
+ * the caller.
+ */
+#ifndef TOOLS_XATTR_H
+#define TOOLS_XATTR_H
+
+#include "lease/base/types.h"
+
+#define XATTR_PREFIX "user.leasehold."
+
+/*
+ * The value of user.leasehold.NAME of what `path` leads to, terminated, to be freed. -ENODATA:
+ * that inode has no such attribute (none has outside of a Leasehold mount); -ENOMEM, or what the
+ * system said.
+ */
+int xattr_get(const char *path, const char *name, char **ret_value) MUST_CHECK;
+
+/*
+ * Whether `path` is on a Leasehold mount: 0; -ENODATA when it is not; else what the system said
+ * (no such path, transport endpoint not connected).
+ */
+int xattr_is_leasehold(const char *path) MUST_CHECK;
+
+/* The root of the mount that `path` is on, to be freed. Climbs as long as the device is one. */
+int xattr_mount_root(const char *path, char **ret_root) MUST_CHECK;
+
+#endif
