@@ -77,7 +77,7 @@ struct authority_op {
 	enum authority_op_kind kind;
 	struct session_id session; /* whose request; 0: the origin itself noticed a change */
 	uint32_t slot;             /* with sequence: at most once (3.3); MODIFY by a session only */
-	uint64_t sequence;         /* 0: not in a slot */
+	uint64_t sequence;         /* 0: not in a slot; gaps are allowed, going back is not */
 	struct instant deadline;   /* after it a QUEUED or DRAINING operation is refused: DEADLINE */
 	uint32_t target_count;     /* each inode at most once */
 	struct authority_target targets[AUTHORITY_TARGETS_MAX];
@@ -88,7 +88,8 @@ enum authority_action_kind {
 	AUTHORITY_SEND_RECALL,
 	/* Operation `op` may be applied now. */
 	AUTHORITY_RUN,
-	/* Operation `op` is over and was not applied: answer with `status`. */
+	/* Operation `op` is over and was not applied: answer with `status`. Its slot number is
+	   used up (a repetition is refused alike) unless `status` is PUSHBACK. */
 	AUTHORITY_REFUSE,
 	/* Operation `op` is a repetition of one that is done: answer with the reply that the
 	   caller kept for (session, slot). `op` itself is over. */
@@ -151,8 +152,11 @@ void authority_destroy(struct authority *a);
 /* ---- sessions ---- */
 
 /*
- * Opens a session for `host`. Its session `previous` (0: none) is ended first, and so is every
- * other one of the same host id and instance. The caller records the session durably before it answers.
+ * Opens a session for `host`. Its session `previous` (0: none) is ended first: the host has given
+ * it up. A repetition (same host, instance and previous) is answered with the session that it
+ * opened the first time. Other sessions of the host end by their term and not before: the host may
+ * have taken an earlier answer and be using one. The caller records the session durably before it
+ * answers.
  * Returns a status (STATUS_OK, STATUS_PUSHBACK, STATUS_NOMEM), -ENOMEM never.
  * `*ret_reclaim`: the host may reclaim what it held under `previous`; it must then send a reclaim
  * with `last` set, or grace waits for it in vain.
@@ -161,7 +165,11 @@ uint16_t authority_session_open(struct authority *a, struct instant now, const u
 				uint64_t instance, struct session_id previous, uint32_t slot_count,
 				struct authority_actions *out, struct session_id *ret_session,
 				uint32_t *ret_slot_count, bool *ret_reclaim);
-/* STATUS_OK, or STATUS_NOSESSION. The term counts anew from `now`. */
+/*
+ * STATUS_OK: the term counts anew from `now`. STATUS_NOSESSION. STATUS_BUSY: not renewed, since a
+ * recall has been out for a third of the term (I8); the host attaches its stream again, and asks
+ * again soon.
+ */
 uint16_t authority_keepalive(struct authority *a, struct instant now, struct session_id session,
 			     struct authority_actions *out, uint64_t *ret_recall_sequence);
 /* The recall stream of `session` is connected (again): unacknowledged recalls are sent (again). */
@@ -180,10 +188,12 @@ struct duration authority_grace(const struct authority *a, struct instant now);
 /*
  * May a lease on `handle` ride on the answer to a request of `session`, whose content was just
  * read from the store under the caller's lock of that inode? `op` is the operation RUNNING under
- * which that was read or written, 0 for a weak read. Not while another operation drains or runs
- * on the inode, not in grace, not in back-off (unless `op`), not at a limit.
- * `*ret_recall_sequence` is always set (0 when there is no such session); read it together with
- * every answer, granted or not. Never fails: what cannot be recorded is not granted.
+ * which that was read or written, 0 for a weak read. Not while another modification drains or runs
+ * on the inode, not while a recall of the session's lease is out, and for a lease that the session
+ * does not hold yet also not in grace, not in back-off (unless `op` is a strict read), not at a
+ * limit. `*ret_recall_sequence` is always set (0 when there is no such session); read it together
+ * with every answer, granted or not. An answer with several grants states the LOWEST of their
+ * sequences. Never fails: what cannot be recorded is not granted.
  */
 enum lease_kind authority_grant(struct authority *a, struct instant now, struct session_id session,
 				const struct handle *handle, uint64_t op,
@@ -226,8 +236,9 @@ bool authority_is_open(const struct authority *a, const struct handle *handle);
 int authority_begin(struct authority *a, struct instant now, const struct authority_op *op,
 		    struct authority_actions *out) MUST_CHECK;
 /*
- * Right before RUNNING `op` touches the store: false when its session has ended meanwhile; the
- * caller then finishes it with `retry` and answers NOSESSION (3.3).
+ * Right before RUNNING `op` touches the store: false when its session has ended meanwhile, or a
+ * newer request took its slot; the caller then finishes it with `retry` and answers NOSESSION
+ * (3.3).
  */
 bool authority_may_apply(const struct authority *a, struct instant now, uint64_t op);
 /*
