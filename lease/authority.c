@@ -1,0 +1,495 @@
+#include "lease/authority_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+
+/* ---- memory ---- */
+
+/* Zeroed; NULL when there is none. */
+void *authority_allocate(struct authority *a, size_t size)
+{
+	void *pointer = a->allocator->resize(a->allocator->context, NULL, 0, size);
+
+	if (pointer)
+		memset(pointer, 0, size);
+	return pointer;
+}
+
+void authority_free(struct authority *a, void *pointer, size_t size)
+{
+	if (pointer)
+		a->allocator->resize(a->allocator->context, pointer, size, 0);
+}
+
+/* ---- actions ---- */
+
+void authority_actions_init(struct authority_actions *actions, const struct allocator *allocator)
+{
+	memset(actions, 0, sizeof(*actions));
+	actions->allocator = allocator;
+}
+
+void authority_actions_finish(struct authority_actions *actions)
+{
+	if (actions->items)
+		actions->allocator->resize(actions->allocator->context, actions->items,
+					   actions->capacity * sizeof(*actions->items), 0);
+	actions->items = NULL;
+	actions->count = 0;
+	actions->capacity = 0;
+}
+
+/* The next action, zeroed; NULL when there is no memory for it. */
+static struct authority_action *actions_add(struct authority_actions *out,
+					    enum authority_action_kind kind)
+{
+	struct authority_action *action;
+
+	if (out->count == out->capacity) {
+		size_t capacity = out->capacity ? out->capacity * 2 : 8;
+		struct authority_action *items = out->allocator->resize(
+			out->allocator->context, out->items, out->capacity * sizeof(*items),
+			capacity * sizeof(*items));
+
+		if (!items)
+			return NULL;
+		out->items = items;
+		out->capacity = capacity;
+	}
+	action = &out->items[out->count++];
+	memset(action, 0, sizeof(*action));
+	action->kind = kind;
+	return action;
+}
+
+void authority_pend(struct authority *a, struct pending *pending)
+{
+	if (!list_linked(&pending->link))
+		list_append(&a->pending, &pending->link);
+}
+
+/* False when memory ran out before all of them left. */
+static bool flush_recalls(struct session *session, struct authority_actions *out)
+{
+	while (session->unsent) {
+		struct lease *lease = session->unsent;
+		struct authority_action *action = actions_add(out, AUTHORITY_SEND_RECALL);
+
+		if (!action)
+			return false;
+		action->session = session->id;
+		action->handle = lease->inode->handle;
+		action->recall_sequence = lease->recall_sequence;
+		action->scope = (enum recall_scope)lease->scope;
+		if (lease->names) {
+			action->name_count = lease->names->count;
+			memcpy(action->name_length, lease->names->length,
+			       sizeof(action->name_length));
+			memcpy(action->names, lease->names->bytes, sizeof(action->names));
+		}
+		session->unsent = lease->in_session.next == &session->recalled ?
+			NULL : LIST_ENTRY(lease->in_session.next, struct lease, in_session);
+	}
+	list_remove(&session->recalls.link);
+	return true;
+}
+
+static bool flush_operation(struct authority *a, struct operation *o,
+			    struct authority_actions *out)
+{
+	struct authority_action *action = actions_add(out, o->outcome);
+
+	if (!action)
+		return false;
+	action->op = o->id;
+	action->session = o->session_id;
+	action->slot = o->slot_index;
+	action->status = o->status;
+	action->other = o->other;
+	list_remove(&o->pending.link);
+	if (o->state == OPERATION_OVER)
+		operation_free(a, o);
+	return true;
+}
+
+static bool flush_session(struct authority *a, struct session *session, bool forgotten,
+			  struct authority_actions *out)
+{
+	struct authority_action *action =
+		actions_add(out, forgotten ? AUTHORITY_SESSION_FORGOTTEN : AUTHORITY_SESSION_ENDED);
+
+	if (!action)
+		return false;
+	action->session = session->id;
+	list_remove(forgotten ? &session->forgotten.link : &session->over.link);
+	if (forgotten)
+		session_free(a, session);
+	return true;
+}
+
+static bool flush_unused(struct authority *a, struct inode *inode, struct authority_actions *out)
+{
+	/* Opened again before anybody heard of it. */
+	if (!inode->open_count) {
+		struct authority_action *action = actions_add(out, AUTHORITY_UNUSED);
+
+		if (!action)
+			return false;
+		action->handle = inode->handle;
+	}
+	list_remove(&inode->unused.link);
+	inode_put(a, inode);
+	return true;
+}
+
+static bool flush_previous(struct previous *previous, struct authority_actions *out)
+{
+	struct authority_action *action = actions_add(out, AUTHORITY_SESSION_ENDED);
+
+	if (!action)
+		return false;
+	action->session = previous->session;
+	list_remove(&previous->ended.link);
+	return true;
+}
+
+static bool flush_grace(struct authority *a, struct authority_actions *out)
+{
+	if (!actions_add(out, AUTHORITY_GRACE_ENDED))
+		return false;
+	list_remove(&a->grace_ended.link);
+	return true;
+}
+
+/* Turns what is pending into actions, in order. What finds no memory leaves with a later call. */
+void authority_flush(struct authority *a, struct authority_actions *out)
+{
+	struct list *at;
+	bool left = true;
+
+	while (left && (at = list_first(&a->pending))) {
+		struct pending *pending = LIST_ENTRY(at, struct pending, link);
+
+		switch (pending->what) {
+		case PENDING_RECALLS:
+			left = flush_recalls(LIST_ENTRY(pending, struct session, recalls), out);
+			break;
+		case PENDING_SESSION_ENDED:
+			left = flush_session(a, LIST_ENTRY(pending, struct session, over), false,
+					     out);
+			break;
+		case PENDING_SESSION_FORGOTTEN:
+			left = flush_session(a, LIST_ENTRY(pending, struct session, forgotten),
+					     true, out);
+			break;
+		case PENDING_PREVIOUS_ENDED:
+			left = flush_previous(LIST_ENTRY(pending, struct previous, ended), out);
+			break;
+		case PENDING_OPERATION:
+			left = flush_operation(a, LIST_ENTRY(pending, struct operation, pending),
+					       out);
+			break;
+		case PENDING_UNUSED:
+			left = flush_unused(a, LIST_ENTRY(pending, struct inode, unused), out);
+			break;
+		case PENDING_GRACE_ENDED:
+			left = flush_grace(a, out);
+			break;
+		}
+	}
+}
+
+/* ---- making ---- */
+
+static void authority_set_up(struct authority *a, const struct authority_config *config,
+			     const struct allocator *allocator, struct instant now)
+{
+	a->config = *config;
+	a->allocator = allocator;
+	a->now = now;
+	/* Every start of an origin has an epoch of its own, so its session ids are its own, too. */
+	rng_init(&a->rng, rng_mix(config->seed) ^ config->epoch);
+	map_init(&a->sessions, allocator, MAP_U64, offsetof(struct session, id),
+		 rng_next(&a->rng));
+	map_init(&a->inodes, allocator, MAP_HANDLE, offsetof(struct inode, handle),
+		 rng_next(&a->rng));
+	map_init(&a->operations, allocator, MAP_U64, offsetof(struct operation, id),
+		 rng_next(&a->rng));
+	list_init(&a->live);
+	list_init(&a->ended);
+	list_init(&a->pending);
+	list_init(&a->queued);
+	list_init(&a->backoffs);
+	list_init(&a->grace_ended.link);
+	a->grace_ended.what = PENDING_GRACE_ENDED;
+}
+
+int authority_create(const struct authority_config *config, const struct allocator *allocator,
+		     struct instant now, const struct authority_previous *previous,
+		     size_t previous_count, bool previous_unknown, struct duration previous_term,
+		     struct authority **ret_authority)
+{
+	struct authority *a = allocator->resize(allocator->context, NULL, 0, sizeof(*a));
+
+	if (!a)
+		return -ENOMEM;
+	memset(a, 0, sizeof(*a));
+	authority_set_up(a, config, allocator, now);
+#ifdef LEASE_WRONG_NO_GRACE
+	/* Wrong on purpose: forgets that there was a run before this one. */
+	previous_count = 0;
+	previous_unknown = false;
+#endif
+	if (previous_count) {
+		a->previous = authority_allocate(a, previous_count * sizeof(*a->previous));
+		if (!a->previous) {
+			authority_free(a, a, sizeof(*a));
+			return -ENOMEM;
+		}
+		a->previous_count = previous_count;
+	}
+	for (size_t i = 0; i < previous_count; i++) {
+		a->previous[i].session = previous[i].session;
+		memcpy(a->previous[i].host, previous[i].host, sizeof(a->previous[i].host));
+		a->previous[i].ended.what = PENDING_PREVIOUS_ENDED;
+		list_init(&a->previous[i].ended.link);
+	}
+	/* PROTOCOL.md 6.2 */
+	a->grace = previous_count > 0 || previous_unknown;
+	a->grace_full = previous_unknown;
+	a->grace_end = instant_add(now, previous_term);
+	*ret_authority = a;
+	return 0;
+}
+
+static void free_sessions(struct authority *a)
+{
+	struct session *session;
+	size_t cursor = 0;
+
+	while ((session = map_next(&a->sessions, &cursor))) {
+		while (!list_empty(&session->granted))
+			lease_remove(a, LIST_ENTRY(list_first(&session->granted), struct lease,
+						   in_session));
+		while (!list_empty(&session->recalled))
+			lease_remove(a, LIST_ENTRY(list_first(&session->recalled), struct lease,
+						   in_session));
+		while (!list_empty(&session->open_list))
+			opened_remove(a, session, LIST_ENTRY(list_first(&session->open_list),
+							     struct opened, link));
+	}
+}
+
+/* Objects whose last action has not left are reached by the pending list only. */
+static void free_pending(struct authority *a)
+{
+	LIST_FOR_EACH(at, &a->pending) {
+		struct pending *pending = LIST_ENTRY(at, struct pending, link);
+
+		list_remove(at);
+		if (pending->what == PENDING_OPERATION) {
+			struct operation *o = LIST_ENTRY(pending, struct operation, pending);
+
+			if (o->state == OPERATION_OVER)
+				operation_free(a, o);
+		} else if (pending->what == PENDING_SESSION_FORGOTTEN) {
+			session_free(a, LIST_ENTRY(pending, struct session, forgotten));
+		}
+	}
+}
+
+void authority_destroy(struct authority *a)
+{
+	struct session *session;
+	struct operation *o;
+	struct inode *inode;
+	size_t cursor = 0;
+
+	if (!a)
+		return;
+	free_sessions(a);
+	free_pending(a);
+	while ((o = map_next(&a->operations, &cursor))) {
+		for (uint32_t i = 0; i < o->place_count; i++)
+			names_unref(a, o->places[i].names);
+		operation_free(a, o);
+	}
+	cursor = 0;
+	while ((session = map_next(&a->sessions, &cursor)))
+		session_free(a, session);
+	cursor = 0;
+	while ((inode = map_next(&a->inodes, &cursor)))
+		authority_free(a, inode, sizeof(*inode));
+	map_finish(&a->operations);
+	map_finish(&a->sessions);
+	map_finish(&a->inodes);
+	authority_free(a, a->deadlines, a->deadline_capacity * sizeof(struct operation *));
+	authority_free(a, a->previous, a->previous_count * sizeof(*a->previous));
+	authority_free(a, a, sizeof(*a));
+}
+
+/* ---- time ---- */
+
+/*
+ * Every call comes through here first: what is over by time is over before anything else is
+ * decided. Callers read the clock before they take their lock, so time may seem to go back.
+ */
+void authority_advance(struct authority *a, struct instant now)
+{
+	struct list *first;
+
+	if (instant_before(a->now, now))
+		a->now = now;
+	while ((first = list_first(&a->live))) {
+		struct session *session = LIST_ENTRY(first, struct session, link);
+
+		/* PROTOCOL.md 4.2: at its very end a session is over here; a host's is earlier. */
+		if (instant_before(a->now, session->end))
+			break;
+		a->counters.sessions_expired++;
+		session_end(a, session);
+	}
+	grace_check(a);
+	operations_refuse_late(a);
+}
+
+void authority_tick(struct authority *a, struct instant now, struct authority_actions *out)
+{
+	authority_advance(a, now);
+	authority_flush(a, out);
+}
+
+struct instant authority_timer(const struct authority *a)
+{
+	struct instant timer = { UINT64_MAX };
+	struct list *first = list_first(&a->live);
+
+	if (first)
+		timer = LIST_ENTRY(first, struct session, link)->end;
+	if (a->deadline_count && instant_before(a->deadlines[0]->deadline, timer))
+		timer = a->deadlines[0]->deadline;
+	if (a->grace && instant_before(a->grace_end, timer))
+		timer = a->grace_end;
+	if (!list_empty(&a->pending)) {
+		struct instant soon = instant_add(a->now, duration_ms(STARVED_RETRY_MS));
+
+		if (instant_before(soon, timer))
+			timer = soon;
+	}
+	return timer;
+}
+
+/* ---- looking ---- */
+
+void authority_counters(const struct authority *a, struct authority_counters *ret_counters)
+{
+	*ret_counters = a->counters;
+	ret_counters->sessions = a->live_count;
+}
+
+/* Its queues are in the order of admission, and it is in the state that its place allows (I2). */
+static void check_inode(const struct inode *inode)
+{
+	const struct operation *before = NULL;
+	uint32_t lease_count = 0;
+
+	for (const struct list *at = inode->places.next; at != &inode->places; at = at->next) {
+		const struct operation *o = LIST_ENTRY(at, const struct place, link)->operation;
+
+		assert(o->state != OPERATION_OVER);
+		assert(!before || before->order < o->order);
+		/* Only what is first, or a reader behind readers, has left the queue. */
+		if (before && (before->kind == AUTHORITY_MODIFY || o->kind == AUTHORITY_MODIFY))
+			assert(o->state == OPERATION_QUEUED);
+		before = o;
+	}
+	for (const struct list *at = inode->leases.next; at != &inode->leases; at = at->next) {
+		const struct lease *lease = LIST_ENTRY(at, const struct lease, in_inode);
+
+		assert(lease->inode == inode && lease->inode_id == inode->id);
+		assert(lease->session->live);
+		lease_count++;
+	}
+	assert(lease_count == inode->lease_count);
+	assert(lease_count || inode->open_count || !list_empty(&inode->places) ||
+	       list_linked(&inode->in_backoffs) || list_linked(&inode->unused.link));
+}
+
+/* I2: what runs has drained, and nothing was granted since. */
+static void check_operation(const struct operation *o)
+{
+	uint32_t awaited = 0;
+
+	for (uint32_t i = 0; i < o->place_count; i++) {
+		const struct place *place = &o->places[i];
+		const struct list *leases = &place->inode->leases;
+
+		for (const struct list *at = leases->next; at != leases; at = at->next) {
+			const struct lease *lease = LIST_ENTRY(at, const struct lease, in_inode);
+
+			if (o->state == OPERATION_DRAINING && lease->awaited) {
+				assert(lease->recall_sequence && lease->session != o->session);
+				awaited++;
+			}
+			if (o->state == OPERATION_RUNNING && o->kind == AUTHORITY_MODIFY &&
+			    place->scope == RECALL_ALL)
+				assert(lease->session == o->session);
+		}
+	}
+	if (o->state == OPERATION_DRAINING)
+		assert(o->waiting > 0 && o->waiting == awaited);
+	else
+		assert(o->waiting == 0);
+	assert((o->heap_index != HEAP_NONE) ==
+	       (o->state == OPERATION_QUEUED || o->state == OPERATION_DRAINING));
+}
+
+static size_t check_session(const struct authority *a, const struct session *session)
+{
+	uint64_t sequence = 0;
+	size_t count = 0;
+
+	for (const struct list *at = session->granted.next; at != &session->granted;
+	     at = at->next, count++)
+		assert(LIST_ENTRY(at, const struct lease, in_session)->recall_sequence == 0);
+	for (const struct list *at = session->recalled.next; at != &session->recalled;
+	     at = at->next, count++) {
+		const struct lease *lease = LIST_ENTRY(at, const struct lease, in_session);
+
+		assert(lease->recall_sequence > sequence);
+		sequence = lease->recall_sequence;
+	}
+	assert(sequence <= session->recall_sequence);
+	assert(count == session->leases.count && count <= a->config.lease_count_max);
+	assert(session->opens.count <= a->config.open_count_max);
+	assert(session->live || (count == 0 && session->opens.count == 0));
+	return count;
+}
+
+/* After a call every action has left, or memory failed; everything else must hold always. */
+void authority_check_invariants(const struct authority *a)
+{
+	const struct session *session;
+	const struct inode *inode;
+	const struct operation *o;
+	size_t cursor = 0;
+	size_t leases = 0;
+	uint32_t live = 0;
+
+	while ((session = map_next(&a->sessions, &cursor))) {
+		leases += check_session(a, session);
+		live += session->live;
+	}
+	assert(leases == a->counters.leases && live == a->live_count);
+	assert(live <= a->config.session_count_max);
+	assert(leases <= a->config.lease_total_max);
+	cursor = 0;
+	while ((inode = map_next(&a->inodes, &cursor)))
+		check_inode(inode);
+	cursor = 0;
+	while ((o = map_next(&a->operations, &cursor)))
+		check_operation(o);
+	assert(a->operations.count == a->counters.operations);
+	assert(a->operations.count <= a->config.operation_count_max);
+	assert(a->sessions.count == (size_t)a->live_count + a->ended_count);
+}

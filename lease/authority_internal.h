@@ -1,0 +1,234 @@
+/*
+ * authority_internal.h - the parts of the authority, for its own .c files only.
+ *
+ *   authority.c             making, time, what leaves (the pending list), looking, invariants
+ *   authority_sessions.c    sessions, slots of ended ones, grace
+ *   authority_leases.c      inodes, grants, recalls, acknowledgements, opens, back-off
+ *   authority_operations.c  operations, their queues, at most once
+ *
+ * Nothing here appends to the caller's actions directly. What must leave is linked into one list
+ * (`pending`) through a member of the object it is about, and authority_flush() turns that list
+ * into actions at the end of each call. So no action is ever lost to a failed allocation: it
+ * leaves with a later call, and the timer asks for that call.
+ */
+#ifndef LEASE_AUTHORITY_INTERNAL_H
+#define LEASE_AUTHORITY_INTERNAL_H
+
+#include "lease/authority.h"
+#include "lease/base/list.h"
+#include "lease/base/map.h"
+#include "lease/base/rng.h"
+
+/* Inodes without leases whose back-off is remembered; the oldest is forgotten first. */
+#define BACKOFF_COUNT_MAX 4096
+/* While memory fails, what is pending is tried again after this. */
+#define STARVED_RETRY_MS 10
+
+enum pending_what {
+	PENDING_RECALLS, /* of a session: those from `unsent` on */
+	PENDING_SESSION_ENDED,
+	PENDING_SESSION_FORGOTTEN,
+	PENDING_PREVIOUS_ENDED,
+	PENDING_OPERATION,
+	PENDING_UNUSED,
+	PENDING_GRACE_ENDED,
+};
+
+struct pending {
+	struct list link;
+	enum pending_what what;
+};
+
+/* An inode that has leases, opens, operations, or a back-off to remember. */
+struct inode {
+	struct handle handle;
+	uint64_t id;          /* what leases and opens are keyed by */
+	struct list leases;   /* lease.in_inode */
+	struct list places;   /* place.link, in the order of operations */
+	struct list in_backoffs;
+	struct pending unused;
+	struct instant contended_at; /* of the last recall that a modification caused */
+	struct instant quiet_until;  /* no weak grants before (5.5) */
+	uint64_t backoff_ns;         /* 0: not contended */
+	uint32_t open_count;
+	uint32_t lease_count;
+};
+
+/* Names that a recall carries, shared by the leases of one inode. */
+struct recall_names {
+	uint32_t refs;
+	uint32_t count;
+	uint8_t length[AUTHORITY_NAMES_MAX];
+	uint8_t bytes[AUTHORITY_NAMES_MAX][NAME_BYTES_MAX];
+};
+
+/*
+ * A lease, and the room for its recall: at most one recall of a lease is out at a time, so that
+ * recalling needs no memory (I6).
+ */
+struct lease {
+	uint64_t inode_id; /* key in session.leases */
+	struct inode *inode;
+	struct session *session;
+	struct list in_inode;
+	struct list in_session; /* session.granted, or session.recalled */
+	uint64_t recall_sequence; /* 0: no recall is out */
+	struct instant recalled_at;
+	struct recall_names *names;
+	uint8_t scope;
+	bool awaited;  /* the operation that drains on the inode waits for this */
+	bool released; /* the host gave it up while a RECALL_NAMES was out */
+};
+
+/* A registered open. */
+struct opened {
+	uint64_t inode_id; /* key in session.opens */
+	struct inode *inode;
+	struct list link;
+};
+
+/* A session of the origin's previous run, while grace waits for it (6.2). */
+struct previous {
+	struct session_id session;
+	uint8_t host[16];
+	struct session *claimed_by; /* opened naming it; NULL: not yet */
+	bool told;                  /* its end was announced, or nobody may know it any more */
+	bool resolved;              /* grace does not wait for it */
+	struct pending ended;
+};
+
+/* PROTOCOL.md 3.3. The sequence stays taken whatever became of the request. */
+struct slot {
+	uint64_t sequence; /* the last that took the slot; 0: none */
+	uint64_t operation; /* with `sequence`, under way; 0: over */
+	uint16_t refused;   /* over without being applied: the status it got */
+};
+
+struct session {
+	struct session_id id; /* key in authority.sessions */
+	uint8_t host[16];
+	uint64_t instance;
+	struct session_id previous;
+	bool live;
+	struct instant end;
+	struct list link; /* authority.live by end, or authority.ended, oldest first */
+	struct map leases;
+	struct list granted;  /* least recently granted first */
+	struct list recalled; /* by sequence */
+	struct lease *unsent; /* the first of `recalled` that must be sent; NULL: none */
+	uint64_t recall_sequence;
+	struct map opens;
+	struct list open_list;
+	struct list operations; /* operation.in_session */
+	struct pending recalls;
+	struct pending over;
+	struct pending forgotten;
+	struct previous *claims;
+	uint32_t slot_count;
+	struct slot slots[];
+};
+
+enum operation_state { OPERATION_QUEUED, OPERATION_DRAINING, OPERATION_RUNNING, OPERATION_OVER };
+
+struct place {
+	struct list link; /* inode.places */
+	struct operation *operation;
+	struct inode *inode;
+	enum recall_scope scope;
+	struct recall_names *names;
+};
+
+struct operation {
+	uint64_t id; /* key in authority.operations */
+	uint64_t order; /* of admission: every queue is sorted by it */
+	enum authority_op_kind kind;
+	enum operation_state state;
+	enum authority_action_kind outcome; /* of what is pending */
+	uint16_t status;
+	bool in_slot;
+	bool superseded; /* a newer request took the slot */
+	uint32_t slot_index;
+	uint64_t sequence;
+	uint64_t other;
+	struct slot slot_before; /* restored by finish(retry) */
+	struct session *session; /* NULL: of the origin itself, or unknown */
+	struct session_id session_id;
+	struct list in_session;
+	struct list in_queued; /* authority.queued */
+	struct pending pending;
+	struct instant deadline;
+	size_t heap_index; /* in authority.deadlines */
+	uint32_t waiting;  /* awaited leases */
+	uint32_t place_count; /* 0 for a strict read that runs under its session's own lease */
+	struct place places[AUTHORITY_TARGETS_MAX];
+};
+
+struct authority {
+	struct authority_config config;
+	const struct allocator *allocator;
+	struct instant now; /* the latest that a caller named */
+	struct rng rng;
+	struct map sessions;
+	struct map inodes;
+	struct map operations;
+	struct list live;
+	struct list ended;
+	struct list pending;
+	struct list queued; /* QUEUED operations in order */
+	struct list backoffs;
+	uint32_t backoff_count;
+	uint32_t live_count;
+	uint32_t ended_count;
+	uint64_t inode_id_last;
+	uint64_t order_last;
+	struct operation **deadlines; /* heap of QUEUED and DRAINING operations */
+	size_t deadline_count;
+	size_t deadline_capacity;
+	bool grace;
+	bool grace_full; /* the record was unreadable: nobody can end it early */
+	struct instant grace_end;
+	struct pending grace_ended;
+	struct previous *previous;
+	size_t previous_count;
+	struct authority_counters counters;
+};
+
+#define HEAP_NONE SIZE_MAX
+
+/* authority.c */
+void *authority_allocate(struct authority *a, size_t size);
+void authority_free(struct authority *a, void *pointer, size_t size);
+void authority_advance(struct authority *a, struct instant now);
+void authority_pend(struct authority *a, struct pending *pending);
+void authority_flush(struct authority *a, struct authority_actions *out);
+
+/* authority_sessions.c */
+struct session *session_get(const struct authority *a, struct session_id id);
+struct session *session_get_live(const struct authority *a, struct session_id id);
+void session_end(struct authority *a, struct session *session);
+void session_free(struct authority *a, struct session *session);
+void session_forget_surplus(struct authority *a);
+void grace_check(struct authority *a);
+
+/* authority_leases.c */
+struct inode *inode_get(const struct authority *a, const struct handle *handle);
+struct inode *inode_make(struct authority *a, const struct handle *handle);
+void inode_put(struct authority *a, struct inode *inode);
+void inode_contended(struct authority *a, struct inode *inode);
+struct lease *lease_get(const struct session *session, const struct inode *inode);
+void lease_recall(struct authority *a, struct lease *lease, enum recall_scope scope,
+		  struct recall_names *names);
+void lease_remove(struct authority *a, struct lease *lease);
+void opened_remove(struct authority *a, struct session *session, struct opened *opened);
+void names_unref(struct authority *a, struct recall_names *names);
+
+/* authority_operations.c */
+bool operation_modifies(const struct inode *inode, uint64_t except);
+void operation_drained(struct authority *a, struct lease *lease);
+void operation_refuse(struct authority *a, struct operation *o, uint16_t status);
+void operation_free(struct authority *a, struct operation *o);
+void operations_start(struct authority *a, struct inode *inode);
+void operations_start_all(struct authority *a);
+void operations_refuse_late(struct authority *a);
+
+#endif

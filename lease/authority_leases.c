@@ -1,0 +1,471 @@
+#include "lease/authority_internal.h"
+
+#include "lease/status.h"
+
+#include <assert.h>
+#include <errno.h>
+
+/* ---- inodes ---- */
+
+struct inode *inode_get(const struct authority *a, const struct handle *handle)
+{
+	return map_get(&a->inodes, handle);
+}
+
+struct inode *inode_make(struct authority *a, const struct handle *handle)
+{
+	struct inode *inode = inode_get(a, handle);
+
+	if (inode)
+		return inode;
+	if (map_reserve(&a->inodes, 1))
+		return NULL;
+	inode = authority_allocate(a, sizeof(*inode));
+	if (!inode)
+		return NULL;
+	inode->handle = *handle;
+	inode->id = ++a->inode_id_last;
+	list_init(&inode->leases);
+	list_init(&inode->places);
+	list_init(&inode->in_backoffs);
+	list_init(&inode->unused.link);
+	inode->unused.what = PENDING_UNUSED;
+	map_insert(&a->inodes, inode);
+	return inode;
+}
+
+/* Frees `inode` when nothing is known about it any more. */
+void inode_put(struct authority *a, struct inode *inode)
+{
+	if (!list_empty(&inode->leases) || !list_empty(&inode->places) || inode->open_count ||
+	    list_linked(&inode->unused.link) || list_linked(&inode->in_backoffs))
+		return;
+	map_remove(&a->inodes, &inode->handle);
+	authority_free(a, inode, sizeof(*inode));
+}
+
+/* ---- back-off (PROTOCOL.md 5.5) ---- */
+
+/* Halves the back-off for each backoff_max that passed without a recall. */
+static void backoff_decay(const struct authority *a, struct inode *inode)
+{
+	uint64_t quiet = instant_until(inode->contended_at, a->now).ns;
+	uint64_t period = a->config.backoff_max.ns ? a->config.backoff_max.ns : 1;
+
+	for (uint64_t periods = quiet / period; periods && inode->backoff_ns; periods--)
+		inode->backoff_ns /= 2;
+	if (inode->backoff_ns < a->config.backoff_min.ns)
+		inode->backoff_ns = 0;
+}
+
+static void backoff_forget(struct authority *a, struct list *at)
+{
+	list_remove(at);
+	a->backoff_count--;
+	inode_put(a, LIST_ENTRY(at, struct inode, in_backoffs));
+}
+
+/* The list is in the order of the last contention, so what has calmed down is in front. */
+static void backoffs_trim(struct authority *a)
+{
+	struct list *first;
+
+	while ((first = list_first(&a->backoffs))) {
+		struct inode *inode = LIST_ENTRY(first, struct inode, in_backoffs);
+		uint64_t quiet = instant_until(inode->contended_at, a->now).ns;
+
+		if (a->backoff_count <= BACKOFF_COUNT_MAX &&
+		    quiet / 16 < a->config.backoff_max.ns)
+			return;
+		backoff_forget(a, first);
+	}
+}
+
+/*
+ * A modification recalls leases on `inode`. The second such recall within backoff_max starts the
+ * back-off, each further one doubles it; one now and then costs nobody anything.
+ */
+void inode_contended(struct authority *a, struct inode *inode)
+{
+	bool again = list_linked(&inode->in_backoffs) &&
+		     instant_until(inode->contended_at, a->now).ns < a->config.backoff_max.ns;
+
+	if (list_linked(&inode->in_backoffs)) {
+		backoff_decay(a, inode);
+		list_remove(&inode->in_backoffs);
+	} else {
+		a->backoff_count++;
+		inode->backoff_ns = 0;
+	}
+	if (again)
+		inode->backoff_ns = inode->backoff_ns ? inode->backoff_ns * 2 :
+							a->config.backoff_min.ns;
+	if (inode->backoff_ns > a->config.backoff_max.ns)
+		inode->backoff_ns = a->config.backoff_max.ns;
+	inode->contended_at = a->now;
+	inode->quiet_until = instant_add(a->now, (struct duration){ inode->backoff_ns });
+	list_append(&a->backoffs, &inode->in_backoffs);
+	backoffs_trim(a);
+}
+
+/* ---- leases ---- */
+
+struct lease *lease_get(const struct session *session, const struct inode *inode)
+{
+	return map_get(&session->leases, &inode->id);
+}
+
+void names_unref(struct authority *a, struct recall_names *names)
+{
+	if (names && --names->refs == 0)
+		authority_free(a, names, sizeof(*names));
+}
+
+/* `lease` leaves its place among the recalled: what is sent next is the one behind it. */
+static void lease_unsend(struct lease *lease)
+{
+	struct session *session = lease->session;
+
+	if (session->unsent != lease)
+		return;
+	session->unsent = lease->in_session.next == &session->recalled ?
+		NULL : LIST_ENTRY(lease->in_session.next, struct lease, in_session);
+}
+
+/*
+ * Sends a recall of `lease`. One at a time is out: a RECALL_ALL takes the place of a RECALL_NAMES
+ * that is not acknowledged, whose acknowledgement is then ignored (5.2).
+ */
+void lease_recall(struct authority *a, struct lease *lease, enum recall_scope scope,
+		  struct recall_names *names)
+{
+	struct session *session = lease->session;
+
+	if (lease->recall_sequence && lease->scope == RECALL_ALL)
+		return;
+	lease_unsend(lease);
+	if (lease->recall_sequence)
+		scope = RECALL_ALL;
+	else
+		lease->recalled_at = a->now;
+	names_unref(a, lease->names);
+	lease->names = NULL;
+	lease->scope = (uint8_t)scope;
+	if (scope == RECALL_NAMES) {
+		lease->names = names;
+		names->refs++;
+	}
+	lease->recall_sequence = ++session->recall_sequence;
+	list_remove(&lease->in_session);
+	list_append(&session->recalled, &lease->in_session);
+	if (!session->unsent)
+		session->unsent = lease;
+	authority_pend(a, &session->recalls);
+	a->counters.recalls++;
+}
+
+/* The session holds it no more; an operation that waited for that may run. */
+void lease_remove(struct authority *a, struct lease *lease)
+{
+	struct inode *inode = lease->inode;
+
+	lease_unsend(lease);
+	list_remove(&lease->in_session);
+	list_remove(&lease->in_inode);
+	inode->lease_count--;
+	a->counters.leases--;
+	map_remove(&lease->session->leases, &lease->inode_id);
+	names_unref(a, lease->names);
+	lease->names = NULL;
+	operation_drained(a, lease);
+	authority_free(a, lease, sizeof(*lease));
+	inode_put(a, inode);
+}
+
+/*
+ * PROTOCOL.md 5.1: at its limit a session gives up what was granted longest ago; a little before it,
+ * so that the room is there when it is needed.
+ */
+static bool lease_room(struct authority *a, struct session *session)
+{
+	uint32_t max = a->config.lease_count_max;
+	size_t count = session->leases.count;
+
+	if (count + 1 > max - max / 8 && !list_empty(&session->granted))
+		lease_recall(a, LIST_ENTRY(list_first(&session->granted), struct lease,
+					   in_session), RECALL_ALL, NULL);
+	return count < max && a->counters.leases < a->config.lease_total_max;
+}
+
+/* A new lease; false when there is no room or no memory. */
+static bool lease_make(struct authority *a, struct session *session, const struct handle *handle)
+{
+	struct inode *inode;
+	struct lease *lease;
+
+	if (!lease_room(a, session) || map_reserve(&session->leases, 1))
+		return false;
+	lease = authority_allocate(a, sizeof(*lease));
+	if (!lease)
+		return false;
+	inode = inode_make(a, handle);
+	if (!inode) {
+		authority_free(a, lease, sizeof(*lease));
+		return false;
+	}
+	lease->inode = inode;
+	lease->inode_id = inode->id;
+	lease->session = session;
+	list_init(&lease->in_inode);
+	list_init(&lease->in_session);
+	list_append(&inode->leases, &lease->in_inode);
+	list_append(&session->granted, &lease->in_session);
+	inode->lease_count++;
+	a->counters.leases++;
+	map_insert(&session->leases, lease);
+	return true;
+}
+
+/*
+ * PROTOCOL.md 5.1: the rules of a grant, for grants and reclaims alike. A lease that stands is
+ * confirmed whatever grace, back-off and limits say: nothing new is promised.
+ */
+static bool lease_grant(struct authority *a, struct session *session, const struct handle *handle,
+			uint64_t op, bool in_grace, bool in_backoff)
+{
+	struct inode *inode = inode_get(a, handle);
+	struct lease *lease = inode ? lease_get(session, inode) : NULL;
+
+	/* I2: no grant while someone else's modification drains or runs. */
+	if (inode && operation_modifies(inode, op))
+		return false;
+	if (lease) {
+		/* The acknowledgement of the recall that is out would take it away again. */
+		if (lease->recall_sequence)
+			return false;
+		list_remove(&lease->in_session);
+		list_append(&session->granted, &lease->in_session);
+		return true;
+	}
+	if (a->grace && !in_grace)
+		return false;
+	if (inode && !in_backoff && instant_before(a->now, inode->quiet_until))
+		return false;
+	return lease_make(a, session, handle);
+}
+
+enum lease_kind authority_grant(struct authority *a, struct instant now, struct session_id id,
+				const struct handle *handle, uint64_t op,
+				struct authority_actions *out, uint64_t *ret_recall_sequence)
+{
+	struct session *session;
+	struct operation *o;
+	bool granted = false;
+	bool exempt;
+
+	authority_advance(a, now);
+	session = session_get_live(a, id);
+	/* Before anything that this call itself may recall (I3). */
+	*ret_recall_sequence = session ? session->recall_sequence : 0;
+	o = op ? map_get(&a->operations, &op) : NULL;
+	/* 5.4: a strict read that runs under its session's old lease is weak. */
+	if (o && (o->state != OPERATION_RUNNING || o->place_count == 0))
+		o = NULL;
+	exempt = o && o->kind == AUTHORITY_READ_STRICT;
+	if (session)
+		granted = lease_grant(a, session, handle, o ? op : 0, false, exempt);
+	if (granted)
+		a->counters.grants++;
+	else
+		a->counters.grants_refused++;
+	authority_flush(a, out);
+	return granted ? LEASE_READ : LEASE_NONE;
+}
+
+static int opened_add(struct authority *a, struct session *session, const struct handle *handle)
+{
+	struct inode *inode = inode_get(a, handle);
+	struct opened *opened;
+
+	if (inode && map_get(&session->opens, &inode->id))
+		return 0;
+	if (session->opens.count >= a->config.open_count_max)
+		return -EAGAIN;
+	if (map_reserve(&session->opens, 1))
+		return -ENOMEM;
+	opened = authority_allocate(a, sizeof(*opened));
+	if (!opened)
+		return -ENOMEM;
+	inode = inode_make(a, handle);
+	if (!inode) {
+		authority_free(a, opened, sizeof(*opened));
+		return -ENOMEM;
+	}
+	opened->inode = inode;
+	opened->inode_id = inode->id;
+	list_init(&opened->link);
+	list_append(&session->open_list, &opened->link);
+	inode->open_count++;
+	a->counters.opens++;
+	map_insert(&session->opens, opened);
+	return 0;
+}
+
+bool authority_reclaim(struct authority *a, struct instant now, struct session_id id,
+		       const struct handle *handle, bool open, struct authority_actions *out)
+{
+	struct session *session;
+	bool granted = false;
+
+	authority_advance(a, now);
+	session = session_get_live(a, id);
+	/* An open that cannot be registered must not look registered: the host opens again. */
+	if (session && (!open || opened_add(a, session, handle) == 0))
+		granted = lease_grant(a, session, handle, 0, true, true);
+	if (granted)
+		a->counters.grants++;
+	else
+		a->counters.grants_refused++;
+	authority_flush(a, out);
+	return granted;
+}
+
+void authority_release(struct authority *a, struct instant now, struct session_id id,
+		       const struct handle *handle, struct authority_actions *out)
+{
+	struct session *session;
+	struct inode *inode;
+	struct lease *lease;
+
+	authority_advance(a, now);
+	session = session_get_live(a, id);
+	inode = inode_get(a, handle);
+	lease = session && inode ? lease_get(session, inode) : NULL;
+	/* PROTOCOL.md 5.6: a recall that is out does for the release, too. */
+	if (lease && lease->recall_sequence)
+		lease->released = true;
+	else if (lease)
+		lease_recall(a, lease, RECALL_ALL, NULL);
+	authority_flush(a, out);
+}
+
+static struct lease *lease_by_sequence(const struct session *session, uint64_t sequence)
+{
+	/* Hosts acknowledge about in order, so this is short. */
+	LIST_FOR_EACH(at, &session->recalled) {
+		struct lease *lease = LIST_ENTRY(at, struct lease, in_session);
+
+		if (lease->recall_sequence == sequence)
+			return lease;
+		if (lease->recall_sequence > sequence)
+			break;
+	}
+	return NULL;
+}
+
+/* The host keeps the lease after a RECALL_NAMES. */
+static void lease_keep(struct authority *a, struct lease *lease)
+{
+	lease_unsend(lease);
+	list_remove(&lease->in_session);
+	list_append(&lease->session->granted, &lease->in_session);
+	lease->recall_sequence = 0;
+	names_unref(a, lease->names);
+	lease->names = NULL;
+	/* Before the operation runs: what was released meanwhile is recalled as a whole. */
+	if (lease->released)
+		lease_recall(a, lease, RECALL_ALL, NULL);
+	lease->released = false;
+	operation_drained(a, lease);
+}
+
+uint16_t authority_acknowledge(struct authority *a, struct instant now, struct session_id id,
+			       uint64_t sequence, bool open, bool kept,
+			       struct authority_actions *out)
+{
+	struct session *session;
+	struct lease *lease;
+	uint16_t status = STATUS_OK;
+
+	authority_advance(a, now);
+	session = session_get_live(a, id);
+	lease = session ? lease_by_sequence(session, sequence) : NULL;
+	if (!session) {
+		status = STATUS_NOSESSION;
+	} else if (lease) {
+		int ret = open ? opened_add(a, session, &lease->inode->handle) : 0;
+
+		/* At the bound the open is not registered: I8 comes before an orphan's life. */
+		if (ret == -EAGAIN)
+			a->counters.pushbacks++;
+		if (ret == -ENOMEM)
+			status = STATUS_NOMEM;
+		else if (kept && lease->scope == RECALL_NAMES)
+			lease_keep(a, lease);
+		else
+			lease_remove(a, lease);
+	}
+	authority_flush(a, out);
+	return status;
+}
+
+bool authority_holds(const struct authority *a, struct session_id id, const struct handle *handle)
+{
+	const struct session *session = session_get_live(a, id);
+	const struct inode *inode = inode_get(a, handle);
+
+	return session && inode && lease_get(session, inode);
+}
+
+/* ---- registered opens ---- */
+
+/* The last one of all sessions tells the caller that an orphan can go. */
+void opened_remove(struct authority *a, struct session *session, struct opened *opened)
+{
+	struct inode *inode = opened->inode;
+
+	map_remove(&session->opens, &opened->inode_id);
+	list_remove(&opened->link);
+	authority_free(a, opened, sizeof(*opened));
+	a->counters.opens--;
+	if (--inode->open_count == 0)
+		authority_pend(a, &inode->unused);
+}
+
+uint16_t authority_open(struct authority *a, struct session_id id, const struct handle *handle)
+{
+	struct session *session = session_get_live(a, id);
+	int ret;
+
+	if (!session)
+		return STATUS_NOSESSION;
+	ret = opened_add(a, session, handle);
+	if (ret == -EAGAIN) {
+		a->counters.pushbacks++;
+		return STATUS_PUSHBACK;
+	}
+	return ret ? STATUS_NOMEM : STATUS_OK;
+}
+
+void authority_close(struct authority *a, struct instant now, struct session_id id,
+		     const struct handle *handle, struct authority_actions *out)
+{
+	struct session *session;
+	struct inode *inode;
+	struct opened *opened;
+
+	authority_advance(a, now);
+	session = session_get_live(a, id);
+	inode = inode_get(a, handle);
+	opened = session && inode ? map_get(&session->opens, &inode->id) : NULL;
+	if (opened)
+		opened_remove(a, session, opened);
+	authority_flush(a, out);
+}
+
+bool authority_is_open(const struct authority *a, const struct handle *handle)
+{
+	const struct inode *inode = inode_get(a, handle);
+
+	return inode && inode->open_count > 0;
+}
