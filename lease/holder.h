@@ -51,7 +51,8 @@ enum holder_action_kind {
 	HOLDER_SEND_ACKNOWLEDGE,
 	/* Send lease_release for `handle`. */
 	HOLDER_SEND_RELEASE,
-	/* Ask to reclaim (`handle`, `change`, `open` to be filled by the caller); in bulk. */
+	/* Ask to reclaim (`handle`, `change`, `open` to be filled by the caller); in bulk. They
+	   come in batches, once the stream is attached. */
 	HOLDER_SEND_RECLAIM,
 	/* All reclaims are out: send the last one with `last` set. */
 	HOLDER_SEND_RECLAIM_DONE,
@@ -59,7 +60,8 @@ enum holder_action_kind {
 	   what is in flight on it, then call holder_dropped() with `sequence`. From here on
 	   holder_lease() already says that it is gone. */
 	HOLDER_DROP,
-	/* The session is over: no lease stands. Drop everything from the kernel's caches. */
+	/* The session is over: no lease stands. Drop everything from the kernel's caches, and only
+	   then do what follows in `out`: opening the next session lets others' changes go on. */
 	HOLDER_DROP_ALL,
 	/* The session is ACTIVE, valid until `until`: tell the guardian. */
 	HOLDER_RENEWED,
@@ -146,7 +148,9 @@ void holder_request_end(struct holder *h, uint64_t stamp);
 bool holder_overtaken(const struct holder *h, uint64_t stamp, uint64_t recall_sequence,
 		      const struct handle *handle, const struct slice *name);
 /*
- * An answer granted a lease on `handle` at `change`. Returns the instance to tag with what the
+ * An answer granted a lease on `handle` at `change`. What an answer says may be cached only under
+ * a grant that this very answer carries: holding a lease from before is not enough, since the
+ * origin answers from the old state while a change drains, without granting (5.1). Returns the instance to tag with what the
  * answer said, or 0 when the grant is void (overtaken, session not valid, no memory): then nothing
  * of the answer may be cached. A lease that is held already keeps its instance, and its change is
  * set to `change` (the caller sees by holder_change() before whether it moved).

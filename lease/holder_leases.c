@@ -1,0 +1,315 @@
+#include "lease/holder_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+
+struct node *node_get(const struct holder *h, const struct handle *handle)
+{
+	return map_get(&h->nodes, handle);
+}
+
+static struct node *node_make(struct holder *h, const struct handle *handle)
+{
+	struct node *node = node_get(h, handle);
+
+	if (node)
+		return node;
+	if (map_reserve(&h->nodes, 1))
+		return NULL;
+	node = h->allocator->resize(h->allocator->context, NULL, 0, sizeof(*node));
+	if (!node)
+		return NULL;
+	memset(node, 0, sizeof(*node));
+	node->handle = *handle;
+	list_init(&node->link);
+	map_insert(&h->nodes, node);
+	return node;
+}
+
+/* Frees it when it says nothing any more. */
+void node_put(struct holder *h, struct node *node)
+{
+	if (list_linked(&node->link) || node->modifying)
+		return;
+	map_remove(&h->nodes, &node->handle);
+	h->allocator->resize(h->allocator->context, node, sizeof(*node), 0);
+}
+
+/* Neither a lease nor a candidate any more. */
+static void node_clear(struct holder *h, struct node *node)
+{
+	if (node->instance)
+		h->lease_count--;
+	if (node->candidate)
+		h->candidate_count--;
+	node->instance = 0;
+	node->candidate = false;
+	node->change = (struct change){ 0, 0 };
+	list_remove(&node->link);
+	node_put(h, node);
+}
+
+/* True when there was a lease. */
+bool node_drop_lease(struct holder *h, const struct handle *handle)
+{
+	struct node *node = node_get(h, handle);
+
+	if (!node || !node->instance)
+		return false;
+	node_clear(h, node);
+	return true;
+}
+
+/* ---- grants ---- */
+
+static void release(struct holder *h, struct node *node, struct holder_actions *out)
+{
+	struct holder_action *action = holder_actions_add(out, HOLDER_SEND_RELEASE);
+
+	/* Unsaid, the origin finds out when it recalls it. */
+	if (action) {
+		action->session = h->session;
+		action->handle = node->handle;
+	}
+	h->counters.released++;
+	node_clear(h, node);
+}
+
+/* PROTOCOL.md 5.6: room for one more, by giving up the least useful: claims first. */
+static bool leases_make_room(struct holder *h, struct holder_actions *out)
+{
+	while (h->lease_count + h->candidate_count >= h->lease_count_max) {
+		struct list *first = list_first(&h->candidates);
+
+		if (!first)
+			first = list_first(&h->claimed);
+		if (first) {
+			node_clear(h, LIST_ENTRY(first, struct node, link));
+			continue;
+		}
+		first = list_first(&h->leases);
+		if (!first)
+			return false;
+		release(h, LIST_ENTRY(first, struct node, link), out);
+	}
+	return true;
+}
+
+/* A lease on what has none yet, under a new instance. */
+static void node_lease(struct holder *h, struct node *node)
+{
+	if (node->candidate)
+		h->candidate_count--;
+	node->candidate = false;
+	list_remove(&node->link);
+	list_append(&h->leases, &node->link);
+	node->instance = ++h->instance_last;
+	h->lease_count++;
+}
+
+uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
+		      uint64_t recall_sequence, const struct handle *handle, struct change change,
+		      struct holder_actions *out)
+{
+	struct node *node;
+	uint64_t instance = 0;
+
+	holder_advance(h, now);
+	if (!holder_valid(h, h->now) || window_dropping(h, handle)) {
+		holder_flush(h, out);
+		return 0;
+	}
+	if (holder_overtaken(h, stamp, recall_sequence, handle, NULL)) {
+		h->counters.overtaken++;
+		holder_flush(h, out);
+		return 0;
+	}
+	node = node_make(h, handle);
+	if (node && !node->instance) {
+		/* A claim on it is settled by this; what it makes room for is not itself. */
+		if (node->candidate)
+			h->candidate_count--;
+		node->candidate = false;
+		list_remove(&node->link);
+		if (leases_make_room(h, out)) {
+			node_lease(h, node);
+		} else {
+			node_put(h, node);
+			node = NULL;
+		}
+	}
+	if (node) {
+		list_remove(&node->link);
+		list_append(&h->leases, &node->link);
+		node->change = change;
+		instance = node->instance;
+		h->counters.granted++;
+	}
+	holder_flush(h, out);
+	return instance;
+}
+
+/* ---- looking and using ---- */
+
+uint64_t holder_lease_held(struct holder *h, struct instant now, const struct handle *handle)
+{
+	struct node *node;
+
+	if (!holder_valid(h, now))
+		return 0;
+	node = node_get(h, handle);
+	/* PROTOCOL.md 5.2: while names of it are being dropped, nothing is answered from it. */
+	if (!node || !node->instance || window_dropping(h, handle))
+		return 0;
+	list_remove(&node->link);
+	list_append(&h->leases, &node->link);
+	return node->instance;
+}
+
+uint64_t holder_lease(struct holder *h, struct instant now, const struct handle *handle)
+{
+	/* PROTOCOL.md 7.3: others may see our own modification before we hear that it is done. */
+	return holder_modifying(h, handle) ? 0 : holder_lease_held(h, now, handle);
+}
+
+struct change holder_change(const struct holder *h, const struct handle *handle)
+{
+	const struct node *node = node_get(h, handle);
+
+	return node && node->instance ? node->change : (struct change){ 0, 0 };
+}
+
+void holder_release(struct holder *h, const struct handle *handle, struct holder_actions *out)
+{
+	struct node *node = node_get(h, handle);
+
+	if (node && node->instance)
+		release(h, node, out);
+}
+
+/* ---- own modifications (PROTOCOL.md 7.3) ---- */
+
+int holder_modify_begin(struct holder *h, const struct handle *handle)
+{
+	struct node *node = node_make(h, handle);
+
+	if (!node)
+		return -ENOMEM;
+	node->modifying++;
+	return 0;
+}
+
+bool holder_modifying(const struct holder *h, const struct handle *handle)
+{
+	const struct node *node = node_get(h, handle);
+
+	return node && node->modifying > 0;
+}
+
+bool holder_modify_end(struct holder *h, const struct handle *handle, bool known,
+		       struct change before, struct change after)
+{
+	struct node *node = node_get(h, handle);
+	bool follows = false;
+
+	assert(node && node->modifying > 0);
+	node->modifying--;
+	if (known && node->instance && change_known(before) && change_equal(node->change, before)) {
+		node->change = after;
+		follows = true;
+	} else if (!known || !change_equal(node->change, after)) {
+		/* Also of a candidate: what it held is not what the origin has. */
+		node->change = (struct change){ 0, 0 };
+	}
+	node_put(h, node);
+	return follows;
+}
+
+/* ---- reclaim (PROTOCOL.md 6.3) ---- */
+
+void leases_become_candidates(struct holder *h)
+{
+	/* Claims of the session that ended are claims of the next one again. */
+	while (!list_empty(&h->claimed)) {
+		struct list *at = list_first(&h->claimed);
+
+		list_remove(at);
+		list_append(&h->candidates, at);
+	}
+	while (!list_empty(&h->leases)) {
+		struct node *node = LIST_ENTRY(list_first(&h->leases), struct node, link);
+
+		list_remove(&node->link);
+		list_append(&h->candidates, &node->link);
+		node->instance = 0;
+		node->candidate = true;
+		h->lease_count--;
+		h->candidate_count++;
+	}
+}
+
+void candidates_forget(struct holder *h)
+{
+	while (!list_empty(&h->candidates))
+		node_clear(h, LIST_ENTRY(list_first(&h->candidates), struct node, link));
+	while (!list_empty(&h->claimed))
+		node_clear(h, LIST_ENTRY(list_first(&h->claimed), struct node, link));
+}
+
+/* A batch of claims, and after the last the last word. False when memory ran out. */
+bool candidates_flush(struct holder *h, struct holder_actions *out)
+{
+	struct holder_action *action;
+
+	if (!(h->wants & WANT_RECLAIM))
+		return true;
+	for (uint32_t sent = 0; sent < RECLAIM_BATCH && !list_empty(&h->candidates);) {
+		struct node *node = LIST_ENTRY(list_first(&h->candidates), struct node, link);
+
+		if (!change_known(node->change) || node->modifying) {
+			node_clear(h, node);
+			continue;
+		}
+		action = holder_actions_add(out, HOLDER_SEND_RECLAIM);
+		if (!action)
+			return false;
+		action->session = h->session;
+		action->handle = node->handle;
+		action->change = node->change;
+		list_remove(&node->link);
+		list_append(&h->claimed, &node->link);
+		sent++;
+	}
+	if (!list_empty(&h->candidates))
+		return true;
+	action = holder_actions_add(out, HOLDER_SEND_RECLAIM_DONE);
+	if (!action)
+		return false;
+	action->session = h->session;
+	h->wants &= ~(uint32_t)WANT_RECLAIM;
+	h->reclaim = false;
+	return true;
+}
+
+void holder_reclaimed(struct holder *h, struct instant now, struct session_id session,
+		      uint64_t stamp, uint64_t recall_sequence, const struct handle *handle,
+		      struct change change, bool confirmed, struct holder_actions *out)
+{
+	struct node *node;
+
+	holder_advance(h, now);
+	node = session_is(h, session) ? node_get(h, handle) : NULL;
+	/* Already granted anew, or given up: the answer settles nothing. */
+	if (node && node->candidate) {
+		if (confirmed && holder_valid(h, h->now) && !node->modifying &&
+		    change_equal(node->change, change) && !window_dropping(h, handle) &&
+		    !holder_overtaken(h, stamp, recall_sequence, handle, NULL)) {
+			node_lease(h, node);
+			h->counters.reclaimed++;
+		} else {
+			node_clear(h, node);
+			h->counters.reclaim_refused++;
+		}
+	}
+	holder_flush(h, out);
+}
