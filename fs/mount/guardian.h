@@ -7,14 +7,15 @@
  * nodeids of inodes that may have pages in the kernel. When the deadline passes without renewal,
  * or the daemon dies, it
  *   1. invalidates names (epoch) and the attributes and pages of every listed inode,
- *   2. once the daemon is dead, or an invalidation has not returned within `abort_after`: aborts
- *      the connection, which ends every waiter (ENOTCONN, SIGBUS in mappings), and invalidates
- *      what is left,
- *   3. exits when the mount is gone.
+ *   2. once the daemon is dead, or an invalidation has not returned within `abort_after`, or
+ *      requests have waited that long past the deadline: aborts the connection, which ends every
+ *      waiter (ENOTCONN, SIGBUS in mappings), and invalidates what is left,
+ *   3. exits, since nothing can come into the kernel's caches any more. The mount stays: a job
+ *      must not write into the directory below.
  * A daemon that was only stopped and comes back in time goes on; one that was aborted exits.
  *
  * The guardian allocates nothing after its start, takes no lock that the daemon can hold, and
- * ignores SIGINT, SIGTERM, SIGHUP (it ends with the mount). Each slot of the shared table is an
+ * ignores SIGINT, SIGTERM, SIGHUP. Each slot of the shared table is an
  * atomic nodeid: the daemon fills a slot *before* it lets pages of the inode into the kernel.
  */
 #ifndef FS_MOUNT_GUARDIAN_H
@@ -35,11 +36,17 @@ struct guardian_config {
 int guardian_start(const struct guardian_config *config, struct guardian **ret_guardian) MUST_CHECK;
 /* Hands the /dev/fuse descriptor over (a duplicate is sent); right after it was opened. */
 int guardian_give(struct guardian *g, int fuse_fd) MUST_CHECK;
-/* The mount is up (its device number, for the abort). Also tells which invalidations the kernel has. */
+/*
+ * The mount is up (its device number, for the abort). Also tells which invalidations the kernel
+ * has. Before this nothing is guarded. It and guardian_give() are called by the process that
+ * serves, which may have forked into the background since guardian_start().
+ */
 int guardian_mounted(struct guardian *g, uint64_t device, bool has_epoch) MUST_CHECK;
 
 /* The session is valid until `deadline`. Lock-free, any thread. {0}: no session: nothing in the
-   kernel is under a lease, so there is nothing to fence (the daemon has dropped it all). */
+   kernel is under a lease, so there is nothing to fence (the daemon has dropped it all). A daemon
+   whose session ends must say so: one that merely lets the deadline pass counts as stopped, and
+   its waiters end in an abort. */
 void guardian_renew(struct guardian *g, struct instant deadline);
 /*
  * The inode may have pages in the kernel from now on. Returns its slot, or -ENOSPC: the table is
