@@ -1,0 +1,219 @@
+#include "fs/mount/guardian.h"
+
+#include "fs/mount/guardian_process.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* How long the guardian may take to answer; it does nothing long between two messages. */
+#define ANSWER_MS_MAX 5000
+
+struct guardian {
+	struct guardian_shared *shared;
+	size_t shared_bytes;
+	int socket, poke_fd, pidfd;
+	pid_t pid;
+	/* The daemon's own: which slots are free. The guardian never looks at it. */
+	pthread_mutex_t lock;
+	uint32_t *free_slots;
+	uint32_t free_count;
+};
+
+static void destroy(struct guardian *g)
+{
+	if (!g)
+		return;
+	if (g->shared)
+		munmap(g->shared, g->shared_bytes);
+	if (g->socket >= 0)
+		close(g->socket);
+	if (g->poke_fd >= 0)
+		close(g->poke_fd);
+	if (g->pidfd >= 0)
+		close(g->pidfd);
+	pthread_mutex_destroy(&g->lock);
+	free(g->free_slots);
+	free(g);
+}
+
+static struct guardian *allocate(uint32_t slot_count)
+{
+	struct guardian *g = calloc(1, sizeof(*g));
+
+	if (!g)
+		return NULL;
+	pthread_mutex_init(&g->lock, NULL);
+	g->socket = -1;
+	g->poke_fd = -1;
+	g->pidfd = -1;
+	g->shared_bytes = sizeof(*g->shared) + slot_count * sizeof(g->shared->slots[0]);
+	g->shared = mmap(NULL, g->shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			 -1, 0);
+	if (g->shared == MAP_FAILED)
+		g->shared = NULL;
+	g->free_slots = calloc(slot_count ? slot_count : 1, sizeof(*g->free_slots));
+	if (!g->shared || !g->free_slots) {
+		destroy(g);
+		return NULL;
+	}
+	g->shared->slot_count = slot_count;
+	for (uint32_t i = 0; i < slot_count; i++)
+		g->free_slots[i] = slot_count - 1 - i;
+	g->free_count = slot_count;
+	return g;
+}
+
+int guardian_start(const struct guardian_config *config, struct guardian **ret_guardian)
+{
+	struct guardian *g = allocate(config->inode_count_max);
+	int sockets[2], rc;
+
+	if (!g)
+		return -ENOMEM;
+	g->poke_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (g->poke_fd < 0 ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0) {
+		rc = -errno;
+		destroy(g);
+		return rc;
+	}
+	g->socket = sockets[0];
+	g->pid = fork();
+	if (g->pid == 0)
+		guardian_process_run(config, g->shared, sockets[1], g->poke_fd);
+	rc = g->pid < 0 ? -errno : 0;
+	close(sockets[1]);
+	if (rc == 0) {
+		g->pidfd = (int)syscall(SYS_pidfd_open, g->pid, 0);
+		rc = g->pidfd < 0 ? -errno : 0;
+	}
+	if (rc < 0) {
+		destroy(g); /* its socket hangs up: a guardian without a mount just ends */
+		return rc;
+	}
+	*ret_guardian = g;
+	return 0;
+}
+
+/* Sends a message, with a descriptor if `fd` is not -1, and waits for what became of it. */
+static int ask(struct guardian *g, struct guardian_message message, int fd)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { 0 };
+	struct iovec piece = { &message, sizeof(message) };
+	struct msghdr packet = { .msg_iov = &piece, .msg_iovlen = 1 };
+	struct pollfd wait = { g->socket, POLLIN, 0 };
+	int32_t answer;
+	int rc;
+
+	message.pid = getpid();
+	if (fd >= 0) {
+		struct cmsghdr *header;
+
+		packet.msg_control = control.bytes;
+		packet.msg_controllen = sizeof(control.bytes);
+		header = CMSG_FIRSTHDR(&packet);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(header), &fd, sizeof(int));
+	}
+	if (sendmsg(g->socket, &packet, MSG_NOSIGNAL) < 0)
+		return -errno;
+	do
+		rc = poll(&wait, 1, ANSWER_MS_MAX);
+	while (rc < 0 && errno == EINTR);
+	if (rc <= 0)
+		return rc < 0 ? -errno : -ETIMEDOUT;
+	if (recv(g->socket, &answer, sizeof(answer), 0) != (ssize_t)sizeof(answer))
+		return -EPIPE;
+	return answer;
+}
+
+int guardian_give(struct guardian *g, int fuse_fd)
+{
+	return ask(g, (struct guardian_message){ .kind = GUARDIAN_GIVE }, fuse_fd);
+}
+
+int guardian_mounted(struct guardian *g, uint64_t device, bool has_epoch)
+{
+	return ask(g, (struct guardian_message){ .kind = GUARDIAN_MOUNTED, .device = device,
+						 .has_epoch = has_epoch }, -1);
+}
+
+void guardian_renew(struct guardian *g, struct instant deadline)
+{
+	uint64_t before = atomic_exchange(&g->shared->deadline_ns, deadline.ns);
+	uint64_t one = 1;
+
+	/*
+	 * Later is found when the timer of the earlier one fires. Earlier must be told, and so
+	 * must the end of being late: the guardian would look too seldom at the new deadline.
+	 */
+	if (atomic_load(&g->shared->late) ||
+	    (deadline.ns != 0 && (before == 0 || deadline.ns < before)))
+		(void)!write(g->poke_fd, &one, sizeof(one)); /* full: it was told already */
+}
+
+int guardian_add(struct guardian *g, uint64_t nodeid)
+{
+	int slot = -ENOSPC;
+
+	assert(nodeid != 0);
+	pthread_mutex_lock(&g->lock);
+	if (g->free_count > 0)
+		slot = (int)g->free_slots[--g->free_count];
+	pthread_mutex_unlock(&g->lock);
+	if (slot >= 0)
+		atomic_store(&g->shared->slots[slot], nodeid);
+	return slot;
+}
+
+void guardian_remove(struct guardian *g, int slot)
+{
+	assert(slot >= 0 && (uint32_t)slot < g->shared->slot_count);
+	atomic_store(&g->shared->slots[slot], 0);
+	pthread_mutex_lock(&g->lock);
+	g->free_slots[g->free_count++] = (uint32_t)slot;
+	pthread_mutex_unlock(&g->lock);
+}
+
+uint32_t guardian_fenced(const struct guardian *g)
+{
+	return atomic_load(&g->shared->fenced);
+}
+
+bool guardian_aborted(const struct guardian *g)
+{
+	return atomic_load(&g->shared->aborted);
+}
+
+void guardian_stop(struct guardian *g)
+{
+	struct pollfd wait;
+	int rc;
+
+	if (!g)
+		return;
+	wait = (struct pollfd){ g->pidfd, POLLIN, 0 };
+	(void)ask(g, (struct guardian_message){ .kind = GUARDIAN_STOP }, -1); /* or it is gone */
+	do
+		rc = poll(&wait, 1, ANSWER_MS_MAX);
+	while (rc < 0 && errno == EINTR);
+	if (rc == 0)
+		(void)syscall(SYS_pidfd_send_signal, g->pidfd, SIGKILL, NULL, 0);
+	(void)waitpid(g->pid, NULL, rc > 0 ? 0 : WNOHANG); /* not our child after a daemonise */
+	destroy(g);
+}
