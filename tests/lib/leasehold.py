@@ -23,6 +23,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -403,11 +404,52 @@ class Namespace:
         run("ip", "link", "del", self.link, check=False)
 
 
+class Reader:
+    """A process (reader.py) that holds a file open and mapped. One question at a time."""
+
+    def __init__(self, world, path):
+        self.process = subprocess.Popen(
+            [sys.executable, "-B", os.path.join(os.path.dirname(__file__), "reader.py"), path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        world.readers.append(self)
+        expect(self.answer(), "ready", "reader of " + path)
+
+    def ask(self, question):
+        self.process.stdin.write(question.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def answer(self, timeout=60):
+        """The answer; "SIGBUS" when the look killed the process; None when there is none yet."""
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        if not ready:
+            return None
+        line = self.process.stdout.readline()
+        if line:
+            return line.decode().strip()
+        status = self.process.wait()
+        return signal.Signals(-status).name if status < 0 else "exit status %d" % status
+
+    def look(self, question, timeout=60):
+        self.ask(question)
+        answer = self.answer(timeout)
+        if answer is None:
+            raise Failure("'%s' does not come back within %s s" % (question, timeout))
+        return answer
+
+    def end(self):
+        self.process.kill()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            pass  # it waits in the kernel for a mount, which is ended next
+
+
 class World:
     def __init__(self, name):
         self.path = os.path.realpath(tempfile.mkdtemp(prefix="leasehold-%s-" % name[5:40]))
         self.daemons = []
         self.namespaces = []
+        self.readers = []
         self.allowed = []
         self.failed = False
         self.timed_out = False
@@ -457,6 +499,8 @@ class World:
 
     def finish(self):
         problems = []
+        for reader in self.readers:
+            reader.end()
         for daemon in reversed(self.daemons):
             try:
                 self.end(daemon, problems)

@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""The command line with real daemons: errors that say what next, status, stat, mount(8), fstab."""
+
+import json
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import leasehold
+from leasehold import BINARY, expect, pattern, read_file, run, write_file
+
+
+def fails(what, *command, words=()):
+    """Exit status not zero, one line on standard error, those words in it."""
+    result = run(*command, check=False)
+    expect(result.returncode != 0, True, what + ": exit status not zero")
+    lines = result.stderr.strip().splitlines()
+    expect(len(lines), 1, "%s: lines on standard error: %s" % (what, result.stderr))
+    for word in words:
+        expect(word.lower() in lines[0].lower(), True, "%s: '%s' in: %s" % (what, word, lines[0]))
+    return lines[0]
+
+
+def mount_command(host, url=None, token=None, cache=None, keys=None, mountpoint=None):
+    command = [BINARY, "mount", url or host.url(), mountpoint or host.path, "--cache",
+               cache or host.cache, "--cache-size", "64M", "--keys", keys or host.keys,
+               "--host-name", host.name]
+    return command + (["--join", token] if token else [])
+
+
+def nothing_is_mounted(host):
+    expect(leasehold.is_mounted(host.path), False, "still mounted")
+    expect(os.listdir(host.path), [])
+
+
+def test_a_mount_goes_to_the_background_once_it_answers(w):
+    h = w.host("a", start=False)
+    write_file(h.origin.path_of("f"), b"1")
+    run(*mount_command(h, token=h.origin.token))
+    expect(read_file(h / "f"), b"1", "at once")
+    run("umount", h.path)
+    nothing_is_mounted(h)
+    # Keys are kept: no token the second time.
+    run(*mount_command(h))
+    expect(read_file(h / "f"), b"1")
+    run("umount", h.path)
+
+
+def test_errors_say_what_and_leave_nothing_mounted(w):
+    h = w.host("a", start=False)
+    w.allow_log("")
+    token = h.origin.token
+    wrong = token[:-6] + ("aaaaaa" if not token.endswith("aaaaaa") else "bbbbbb")
+    fails("no token the first time", *mount_command(h), words=["join"])
+    fails("a wrong token", *mount_command(h, token=wrong), words=["token"])
+    fails("an unknown export", *mount_command(h, token=token, url=h.url()[:-7] + "nonesuch"),
+          words=["nonesuch"])
+    port = leasehold.free_port()
+    fails("no origin", *mount_command(h, url="https://127.0.0.1:%d/default" % port), words=["127"])
+    write_file(w.path + "/file", b"")
+    fails("a cache that cannot be", *mount_command(h, token=token, cache=w.path + "/file/x"),
+          words=[w.path + "/file"])
+    fails("no mount point", *mount_command(h, token=token, mountpoint=w.path + "/absent"),
+          words=["absent"])
+    fails("not a URL", *mount_command(h, url="127.0.0.1", token=token), words=["https://"])
+    nothing_is_mounted(h)
+
+
+def test_one_cache_serves_one_mount(w):
+    h = w.host("a")
+    w.allow_log("")
+    other = w.path + "/other"
+    os.mkdir(other)
+    fails("a cache in use", *mount_command(h, mountpoint=other), words=[h.cache])
+    expect(leasehold.is_mounted(other), False)
+
+
+def test_the_origin_says_what_is_wrong(w):
+    o = w.origin()
+    w.allow_log("")
+    fails("no such directory", BINARY, "origin", w.path + "/absent", "--state", w.path + "/s1",
+          "--listen", "127.0.0.1:0", words=["absent"])
+    fails("the port is taken", BINARY, "origin", o.export, "--state", w.path + "/s2",
+          "--listen", "127.0.0.1:%d" % o.port, words=[str(o.port)])
+    fails("the state is in use", BINARY, "origin", o.export, "--state", o.state,
+          "--listen", "127.0.0.1:%d" % leasehold.free_port())
+
+
+def test_exports_have_names_and_rights(w):
+    for name in ("one", "two"):
+        os.mkdir(os.path.join(w.path, name))
+        write_file(os.path.join(w.path, name, "is"), name.encode())
+    o = w.origin("--export", "one=%s/one" % w.path, "--export", "two=%s/two,ro" % w.path)
+    paths = {}
+    for name in ("one", "two"):
+        h = w.host("host-" + name, start=False)
+        h.url = lambda name=name: "https://127.0.0.1:%d/%s" % (o.port, name)
+        paths[name] = h.start().path
+    expect(read_file(paths["one"] + "/is"), b"one")
+    expect(read_file(paths["two"] + "/is"), b"two")
+    write_file(paths["one"] + "/new", b"1")
+    leasehold.expect_errno(30, write_file, paths["two"] + "/new", b"1")  # EROFS
+    leasehold.expect_errno(30, os.unlink, paths["two"] + "/is")
+
+
+def test_status_and_stat(w):
+    h = w.host("a")
+    write_file(h / "f", pattern(10000))
+    read_file(h / "f")
+    os.mkdir(h / "d")
+    status = json.loads(run(BINARY, "status", h.path, "--json").stdout)
+    for name in ("version", "url", "mountpoint", "state", "cache"):
+        expect(name in status, True, name)
+    expect(status["state"], "connected")
+    expect(status["mountpoint"], h.path)
+    expect(json.loads(run(BINARY, "status", h / "d", "--json").stdout)["url"], status["url"])
+    text = run(BINARY, "status", h.path).stdout
+    expect("connected" in text and h.path in text, True, text)
+    facts = json.loads(run(BINARY, "stat", h / "f", "--json").stdout)
+    expect((facts["type"], facts["size"], facts["cached"]), ("file", 10000, 10000))
+    several = json.loads(run(BINARY, "stat", h / "f", h / "d", "--json").stdout)
+    expect([x["type"] for x in several], ["file", "directory"])
+    expect("cached: 10000" in run(BINARY, "stat", h / "f").stdout, True)
+    fails("status elsewhere", BINARY, "status", "/", words=["not on a leasehold mount"])
+    fails("stat elsewhere", BINARY, "stat", "/etc", words=["not on a leasehold mount"])
+    fails("stat of nothing", BINARY, "stat", h / "absent", words=["no such file"])
+
+
+def in_a_world_with_helper(w, script):
+    """
+    Runs a script where mount(8) finds the helper: in a mount namespace of its own, with a layer
+    over /usr/sbin, so that the machine's is not touched.
+    """
+    layer = w.path + "/layer"
+    os.makedirs(layer, exist_ok=True)
+    if not os.path.lexists(layer + "/mount.fuse.leasehold"):
+        os.symlink(os.path.realpath(BINARY), layer + "/mount.fuse.leasehold")
+    probe = run("unshare", "-m", "sh", "-c", "mount -t overlay o -o lowerdir=%s:/usr/sbin /usr/sbin"
+                % layer, check=False)
+    if probe.returncode != 0:
+        raise leasehold.Skip("no overlay over /usr/sbin here: " + probe.stderr.strip())
+    return run("unshare", "-m", "sh", "-ec",
+               "mount -t overlay o -o lowerdir=%s:/usr/sbin /usr/sbin\n%s" % (layer, script))
+
+
+def test_mount_8_and_fstab(w):
+    h = w.host("a")
+    write_file(h / "f", b"through the helper")
+    h.unmount()
+    options = "rw,noatime,nodev,_netdev,x-systemd.automount,cache=%s,cache-size=64M,keys=%s" % (
+        h.cache, h.keys)
+    result = in_a_world_with_helper(w, "mount -t fuse.leasehold -o '%s' %s %s\ncat %s\numount %s" % (
+        options, h.url(), h.path, h / "f", h.path))
+    expect(result.stdout, "through the helper")
+    with open(w.path + "/fstab", "w") as f:
+        f.write("%s %s fuse.leasehold %s 0 0\n" % (h.url(), h.path, options))
+    result = in_a_world_with_helper(w, "mount -T %s/fstab %s\ncat %s\numount %s" % (
+        w.path, h.path, h / "f", h.path))
+    expect(result.stdout, "through the helper")
+
+
+def test_curl_gets_the_status_and_a_file(w):
+    h = w.host("a")
+    data = pattern(100000)
+    write_file(h / "f", data)
+    files = [os.path.join(p, f) for p, _, fs in os.walk(h.keys) for f in fs]
+
+    def pick(*words):
+        return next((f for f in files if any(x in os.path.basename(f) for x in words)), None)
+    key, certificate, authority = pick("key"), pick("cert", "host.pem", "crt"), pick("ca", "auth")
+    if not (key and certificate and authority):
+        raise leasehold.Failure("keys are not recognised: %s" % files)
+    curl = ["curl", "-sSf", "--http2", "--cacert", authority, "--cert", certificate, "--key", key]
+    base = "https://127.0.0.1:%d" % h.origin.port
+    json.loads(run(*curl, base + "/status").stdout)
+    run(*curl, "-o", w.path + "/got", base + "/files/default/f")
+    expect(read_file(w.path + "/got"), data)
+    run(*curl, "-r", "100-199", "-o", w.path + "/got", base + "/files/default/f")
+    expect(read_file(w.path + "/got"), data[100:200], "a range")
+    anonymous = run("curl", "-sS", "--cacert", authority, base + "/status", check=False)
+    expect(anonymous.returncode != 0 or "session" not in anonymous.stdout, True,
+           "without a certificate: " + anonymous.stdout)
+
+
+leasehold.main(globals())

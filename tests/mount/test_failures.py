@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""
+Processes that are killed, stopped and restarted. What is promised: no old byte after a change
+was acknowledged, by read or through a mapping, and no wait without an end.
+"""
+
+import errno
+import os
+import signal
+import sys
+import threading
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import leasehold
+from leasehold import Reader, eventually, expect, expect_errno, pattern, read_file, write_file
+
+OLD = "%08d" % 1
+NEW = "%08d" % 2
+# What a host may say that cannot know: never an old value.
+REFUSALS = ("EIO", "ENOTCONN", "ETIMEDOUT", "ECONNABORTED", "SIGBUS", "ENODEV", "ESTALE")
+
+
+def fresh_or_refused(answer, what):
+    if answer != NEW and answer not in REFUSALS:
+        raise leasehold.Failure("%s: %s after %s was acknowledged" % (what, answer, NEW))
+
+
+def after_the_daemon_is(w, number):
+    """
+    Host b's daemon gets a signal while processes hold a file open and mapped there; host a changes
+    the file, and what b's processes see afterwards is new or an error.
+    """
+    w.allow_log("")
+    w.origin("--lease-term", "2s")
+    a, b = w.host("a"), w.host("b", "-o", "timeout=10s")
+    write_file(a / "f", OLD.encode())
+    questions = ("read", "map", "newmap", "open")
+    readers = {q: Reader(w, b / "f") for q in questions}
+    for question, reader in readers.items():
+        expect(reader.look(question), OLD, question + " before")
+    b.signal(number)
+    write_file(a / "f", NEW.encode(), "r+b")
+    for question, reader in readers.items():
+        reader.ask(question)
+    for question, reader in readers.items():
+        answer = reader.answer()
+        if answer is None:
+            raise leasehold.Failure(question + " does not come back")
+        fresh_or_refused(answer, question)
+    return a, b
+
+
+def test_a_stopped_daemon_serves_nothing_old(w):
+    a, b = after_the_daemon_is(w, signal.SIGSTOP)
+    b.signal(signal.SIGCONT)
+
+    def mended():
+        # Either it goes on, or the guardian ended it and the host mounts again.
+        if not b.running():
+            b.detach()
+            b.start()
+        try:
+            return read_file(b / "f") == NEW.encode()
+        except OSError:
+            return False
+    eventually(mended, "b reads again", 60)
+
+
+def test_a_killed_daemon_serves_nothing_old(w):
+    a, b = after_the_daemon_is(w, signal.SIGKILL)
+    b.wait()
+    b.detach()
+    b.start()
+    expect(read_file(b / "f"), NEW.encode(), "after the restart")
+
+
+def test_a_dead_host_delays_a_writer_by_a_term_only(w):
+    w.allow_log("")
+    w.origin("--lease-term", "2s")
+    a, b = w.hosts("a", "b")
+    write_file(a / "f", b"one")
+    read_file(b / "f")
+    os.listdir(b.path)
+    b.kill()
+    write_file(a / "f", b"two")
+    write_file(a / "g", b"new name")
+    for i in range(50):
+        write_file(a / "f", b"%d" % i)
+    expect(read_file(a / "f"), b"49")
+
+
+def test_a_killed_writer_loses_nothing_acknowledged(w):
+    w.allow_log("")
+    w.origin("--lease-term", "2s")
+    a, b = w.hosts("a", "b")
+    write_file(a / "f", b"%08d" % 0)
+    acknowledged = [0]
+
+    def write():
+        try:
+            fd = os.open(a / "f", os.O_WRONLY)
+            for i in range(1, 1000000):
+                os.pwrite(fd, b"%08d" % i, 0)
+                acknowledged[0] = i
+        except OSError:
+            pass
+    writer = threading.Thread(target=write)
+    writer.start()
+    eventually(lambda: acknowledged[0] > 50, "some writes")
+    a.kill()
+    eventually(lambda: not writer.is_alive(), "the writer's process gets an error", 60)
+    seen = int(read_file(b / "f"))
+    expect(seen in (acknowledged[0], acknowledged[0] + 1), True,
+           "%d is seen, %d was acknowledged" % (seen, acknowledged[0]))
+    write_file(b / "f", b"mine")
+    expect(read_file(b / "f"), b"mine")
+
+
+def test_a_killed_host_comes_back_to_its_cache(w):
+    w.allow_log("")
+    w.origin("--lease-term", "5s")
+    a, b = w.hosts("a", "b")
+    big, small = pattern(8 << 20), pattern(50000, 3)
+    write_file(a / "big", big)
+    write_file(a / "changes", small)
+    write_file(a / "gone", small)
+    for name, data in (("big", big), ("changes", small), ("gone", small)):
+        expect(read_file(b / name), data)
+    eventually(lambda: b.status()["cache"]["records_written"] >= 3, "the records are written")
+    b.crash()
+    write_file(a / "changes", small[::-1])
+    os.unlink(a / "gone")
+    b.start()
+    expect(read_file(b / "big"), big)
+    expect(read_file(b / "changes"), small[::-1], "what changed meanwhile")
+    expect_errno(errno.ENOENT, os.stat, b / "gone")
+    fetched = b.status()["transport"]["bytes_in"]
+    expect(fetched < 4 << 20, True, "fetched again: %d bytes" % fetched)
+
+
+def test_a_clean_restart_keeps_the_cache(w):
+    a, b = w.hosts("a", "b")
+    data = pattern(8 << 20)
+    write_file(a / "f", data)
+    expect(read_file(b / "f"), data)
+    b.unmount()
+    expect(os.listdir(b.path), [], "the bare mount point")
+    b.start()
+    expect(read_file(b / "f"), data)
+    fetched = b.status()["transport"]["bytes_in"]
+    expect(fetched < 1 << 20, True, "fetched again: %d bytes" % fetched)
+    b.unmount()
+    write_file(a / "f", data[::-1])
+    b.start()
+    expect(read_file(b / "f"), data[::-1], "changed while b was away")
+
+
+def test_an_origin_that_is_killed_comes_back(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "2s")
+    a, b = w.hosts("a", "b")
+    data = pattern(2 << 20)
+    write_file(a / "f", data)
+    expect(read_file(b / "f"), data)
+    fd = os.open(b / "f", os.O_RDWR)
+    o.kill()
+    result = []
+    writer = threading.Thread(target=lambda: result.append(os.pwrite(fd, b"while it was away", 5)))
+    writer.start()
+    o.start()
+    writer.join(60)
+    expect(result, [17], "the write that waited")
+    expected = data[:5] + b"while it was away" + data[22:]
+    for host in (a, b):
+        expect(read_file(host / "f"), expected, host.name)
+    write_file(a / "g", b"g")
+    expect(read_file(b / "g"), b"g")
+    expect(read_file(o.path_of("f")), expected, "at the origin")
+    os.close(fd)
+
+
+def test_descriptors_survive_a_restart_of_the_origin(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "2s")
+    a, b = w.hosts("a", "b")
+    write_file(a / "f", pattern(300000))
+    reader, writer = os.open(b / "f", os.O_RDONLY), os.open(a / "f", os.O_RDWR)
+    gone = os.open(b / "f", os.O_RDONLY)
+    directory = os.open(b.path, os.O_RDONLY | os.O_DIRECTORY)
+    os.pread(reader, 100, 0)
+    for round in range(3):
+        o.kill()
+        o.start()
+        os.pwrite(writer, b"round %d" % round, 1000 * round)
+        expect(os.pread(reader, 7, 1000 * round), b"round %d" % round)
+        expect(os.listdir(directory), ["f"])
+    os.unlink(a / "f")
+    expect(os.pread(gone, 7, 1000), b"round 1")
+    for fd in (reader, writer, gone, directory):
+        os.close(fd)
+
+
+def test_changes_made_while_the_origin_was_down_are_found(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "2s")
+    a, b = w.hosts("a", "b")
+    write_file(a / "f", b"before")
+    expect(read_file(b / "f"), b"before")
+    expect(os.listdir(b.path), ["f"])
+    o.kill()
+    write_file(o.path_of("f"), b"behind")
+    write_file(o.path_of("g"), b"new")
+    o.start()
+    for host in (a, b):
+        eventually(lambda: read_file(host / "f") == b"behind", host.name + " sees the new bytes")
+        eventually(lambda: sorted(os.listdir(host.path)) == ["f", "g"], "and the new name")
+
+
+def test_unlinked_files_survive_a_restart_of_the_origin(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "2s")
+    a, b = w.hosts("a", "b")
+    data = pattern(100000)
+    write_file(a / "f", data)
+    fd = os.open(b / "f", os.O_RDONLY)
+    os.unlink(a / "f")
+    o.kill()
+    o.start()
+    expect(os.pread(fd, 200000, 0), data)
+    os.close(fd)
+
+
+def test_without_the_origin_calls_end(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "1s")
+    a = w.host("a", "-o", "timeout=3s")
+    write_file(a / "f", b"1")
+    o.kill()
+    ends = (errno.ETIMEDOUT, errno.EIO, errno.ENOTCONN)
+    expect_errno(ends, write_file, a / "f", b"2")
+    eventually(lambda: a.status()["state"] == "disconnected", "the term is over")
+    expect_errno(ends, read_file, a / "f")
+    expect_errno(ends, os.listdir, a.path)
+    expect_errno(ends, os.mkdir, a / "d")
+
+
+def test_disconnected_fail_does_not_wait(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "1s")
+    a = w.host("a", "-o", "disconnected=fail,timeout=60s")
+    write_file(a / "f", b"1")
+    o.kill()
+    eventually(lambda: a.status()["state"] == "disconnected", "the term is over")
+    expect_errno(errno.EIO, read_file, a / "f")
+    expect_errno(errno.EIO, os.stat, a / "g")
+
+
+def test_umount_returns_when_the_origin_is_gone(w):
+    w.allow_log("")
+    o = w.origin()
+    a = w.host("a")
+    write_file(a / "f", b"1")
+    o.kill()
+    a.unmount(check=False)
+
+
+def test_a_waiting_caller_can_be_killed(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "1s")
+    a = w.host("a")
+    write_file(a / "f", OLD.encode())
+    reader = Reader(w, a / "f")
+    o.kill()
+    eventually(lambda: a.status()["state"] == "disconnected", "the term is over")
+    reader.ask("open")
+    expect(reader.answer(0.5), None, "an answer without an origin")
+    reader.process.kill()
+    expect(reader.process.wait(20), -signal.SIGKILL, "the reader's end")
+
+
+def test_sigterm_ends_a_mount(w):
+    a = w.host("a")
+    write_file(a / "f", b"1")
+    a.signal(signal.SIGTERM)
+    expect(a.wait(), 0, "exit status")
+    expect(leasehold.is_mounted(a.path), False, "still mounted")
+
+
+def test_the_origin_drains_when_told_to_stop(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "2s")
+    a, b = w.hosts("a", "b")
+    write_file(a / "f", b"1")
+    read_file(b / "f")
+    o.stop()
+    o.start()
+    write_file(b / "f", b"2")
+    expect(read_file(a / "f"), b"2")
+
+
+leasehold.main(globals())
