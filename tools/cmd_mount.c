@@ -17,6 +17,7 @@ static struct mount_options options;
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	char error[OPTIONS_ERROR_BYTES_MAX];
+	const struct option_row *row;
 
 	switch (key) {
 	case 'f':
@@ -40,9 +41,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 					  "https://HOST:PORT/EXPORT MOUNTPOINT");
 		return 0;
 	}
-	if (key < OPTIONS_KEY_FIRST || (size_t)(key - OPTIONS_KEY_FIRST) >= mount_option_table.count)
+	row = options_of_key(&mount_option_table, key);
+	if (!row)
 		return ARGP_ERR_UNKNOWN;
-	if (options_set(&mount_option_table.rows[key - OPTIONS_KEY_FIRST], &options, arg, error) < 0)
+	if (options_set(row, &options, arg, error) < 0)
 		argp_error(state, "--%s", error);
 	return 0;
 }

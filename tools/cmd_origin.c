@@ -98,6 +98,7 @@ static void add_directories(struct argp_state *state, char **directories, int co
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	char error[OPTIONS_ERROR_BYTES_MAX];
+	const struct option_row *row;
 
 	switch (key) {
 	case KEY_EXPORT:
@@ -111,11 +112,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "nothing to export: name a directory");
 		return 0;
 	}
-	if (key < OPTIONS_KEY_FIRST ||
-	    (size_t)(key - OPTIONS_KEY_FIRST) >= origin_option_table.count)
+	row = options_of_key(&origin_option_table, key);
+	if (!row)
 		return ARGP_ERR_UNKNOWN;
-	if (options_set(&origin_option_table.rows[key - OPTIONS_KEY_FIRST], &options, arg,
-			error) < 0)
+	if (options_set(row, &options, arg, error) < 0)
 		argp_error(state, "--%s", error);
 	return 0;
 }

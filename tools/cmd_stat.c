@@ -132,16 +132,15 @@ static int print_path(const char *path, json_t *list)
 int cmd_stat(int argc, char **argv)
 {
 	static const struct argp_option rows[] = {
-		{ "json", 'j', NULL, 0, "print JSON: an object, or an array of them for several paths",
-		  0 },
+		{ "json", 'j', NULL, 0, "print a JSON object, or an array of them for several", 0 },
 		{ 0 },
 	};
 	static const struct argp argp = {
 		.options = rows,
 		.parser = parse,
 		.args_doc = "PATH ...",
-		.doc = "Prints what a mount holds of files and directories: cached bytes and ranges, "
-		       "lease, change.\vSee leasehold-stat(1).",
+		.doc = "Prints what a mount holds of files and directories: cached bytes and "
+		       "ranges, lease, change.\vSee leasehold-stat(1).",
 	};
 	json_t *list = NULL;
 	bool json = false;

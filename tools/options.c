@@ -207,6 +207,13 @@ const struct option_row *options_find(const struct option_table *table, const ch
 	return NULL;
 }
 
+const struct option_row *options_of_key(const struct option_table *table, int key)
+{
+	size_t index = (size_t)key - OPTIONS_KEY_FIRST;
+
+	return key >= OPTIONS_KEY_FIRST && index < table->count ? &table->rows[index] : NULL;
+}
+
 int options_set_list(const struct option_table *table, void *target, char *list,
 		     bool ignore_generic, char error[static OPTIONS_ERROR_BYTES_MAX])
 {
@@ -226,7 +233,7 @@ int options_set_list(const struct option_table *table, void *target, char *list,
 		row = options_find(table, option);
 		if (!row) {
 			snprintf(error, OPTIONS_ERROR_BYTES_MAX,
-				 "-o %s is not known here; 'leasehold mount --help' lists the options",
+				 "-o %s is not known; 'leasehold mount --help' lists the options",
 				 option);
 			return -EINVAL;
 		}

@@ -48,8 +48,9 @@ extern const struct option_table mount_option_table;  /* of struct mount_options
 /* Fills `target` with the defaults. They are ours: one that does not parse aborts. */
 void options_set_defaults(const struct option_table *table, void *target);
 
-/* The row of that name, or NULL. */
+/* The row of that name, or of that argp key; NULL when there is none. */
 const struct option_row *options_find(const struct option_table *table, const char *name);
+const struct option_row *options_of_key(const struct option_table *table, int key);
 
 /*
  * Sets one option from text; `value` is NULL for a flag. -EINVAL with a sentence in `error`, that

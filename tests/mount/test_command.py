@@ -136,12 +136,11 @@ def in_a_world_with_helper(w, script):
     os.makedirs(layer, exist_ok=True)
     if not os.path.lexists(layer + "/mount.fuse.leasehold"):
         os.symlink(os.path.realpath(BINARY), layer + "/mount.fuse.leasehold")
-    probe = run("unshare", "-m", "sh", "-c", "mount -t overlay o -o lowerdir=%s:/usr/sbin /usr/sbin"
-                % layer, check=False)
+    overlay = "mount -t overlay o -o lowerdir=%s:/usr/sbin /usr/sbin\n" % layer
+    probe = run("unshare", "-m", "sh", "-c", overlay, check=False)
     if probe.returncode != 0:
         raise leasehold.Skip("no overlay over /usr/sbin here: " + probe.stderr.strip())
-    return run("unshare", "-m", "sh", "-ec",
-               "mount -t overlay o -o lowerdir=%s:/usr/sbin /usr/sbin\n%s" % (layer, script))
+    return run("unshare", "-m", "sh", "-ec", overlay + script)
 
 
 def test_mount_8_and_fstab(w):
@@ -150,13 +149,13 @@ def test_mount_8_and_fstab(w):
     h.unmount()
     options = "rw,noatime,nodev,_netdev,x-systemd.automount,cache=%s,cache-size=64M,keys=%s" % (
         h.cache, h.keys)
-    result = in_a_world_with_helper(w, "mount -t fuse.leasehold -o '%s' %s %s\ncat %s\numount %s" % (
-        options, h.url(), h.path, h / "f", h.path))
+    look = "\ncat %s\numount %s" % (h / "f", h.path)
+    result = in_a_world_with_helper(w, "mount -t fuse.leasehold -o '%s' %s %s%s" % (
+        options, h.url(), h.path, look))
     expect(result.stdout, "through the helper")
     with open(w.path + "/fstab", "w") as f:
         f.write("%s %s fuse.leasehold %s 0 0\n" % (h.url(), h.path, options))
-    result = in_a_world_with_helper(w, "mount -T %s/fstab %s\ncat %s\numount %s" % (
-        w.path, h.path, h / "f", h.path))
+    result = in_a_world_with_helper(w, "mount -T %s/fstab %s%s" % (w.path, h.path, look))
     expect(result.stdout, "through the helper")
 
 

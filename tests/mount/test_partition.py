@@ -33,7 +33,7 @@ def cut_and_mend(w, **how):
     for question, reader in readers.items():
         answer = early[question] or reader.answer()
         if answer not in (NEW, "EIO", "ETIMEDOUT", "SIGBUS"):
-            raise leasehold.Failure("%s sees %s after %s was acknowledged" % (question, answer, NEW))
+            raise leasehold.Failure("%s sees %s, acknowledged was %s" % (question, answer, NEW))
         expect(early[question] in (None, "EIO", "ETIMEDOUT", "SIGBUS"), True,
                "%s while cut off: %s" % (question, early[question]))
     eventually(lambda: read_file(b / "f") == NEW.encode(), "b reads again")
