@@ -1,0 +1,1015 @@
+#include "fs/origin/service_private.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "fs/origin/credentials.h"
+
+#define TIMER_WAIT_MS_MAX 1000u
+
+struct instant service_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (struct instant){ (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec };
+}
+
+void service_log(const char *format, ...)
+{
+	char line[512];
+	va_list list;
+
+	va_start(list, format);
+	(void)vsnprintf(line, sizeof(line), format, list); /* a line that is cut is still one */
+	va_end(list);
+	(void)fprintf(stderr, "leasehold origin: %s\n", line);
+}
+
+/* ---- tasks ---- */
+
+struct task *task_create(struct service *s, enum task_step step)
+{
+	struct task *t = (struct task *)malloc(sizeof(*t));
+
+	if (!t)
+		return NULL;
+	/* Everything but the buffers at the end; they are written before they are read. */
+	memset(t, 0, offsetof(struct task, nodes_buffer));
+	t->service = s;
+	t->step = step;
+	t->recall_sequence = UINT64_MAX;
+	t->nodes = writer_of(t->nodes_buffer, sizeof(t->nodes_buffer));
+	return t;
+}
+
+void task_forget_inodes(struct task *t)
+{
+	for (unsigned i = 0; i < TASK_INODES; i++) {
+		if (t->inodes[i])
+			store_put(t->store, t->inodes[i]);
+		t->inodes[i] = NULL;
+	}
+}
+
+void task_destroy(struct task *t)
+{
+	assert(!t->begun && !t->request);
+	task_forget_inodes(t);
+	if (t->bulk.release)
+		t->bulk.release(t->bulk.context, t->bulk.data);
+	free(t);
+}
+
+static void queue_add(struct task_queue *queue, struct task *t)
+{
+	t->next = NULL;
+	*queue->end = t;
+	queue->end = &t->next;
+	queue->count++;
+}
+
+static struct task *queue_take(struct task_queue *queue)
+{
+	struct task *t = queue->first;
+
+	if (!t)
+		return NULL;
+	queue->first = t->next;
+	if (!queue->first)
+		queue->end = &queue->first;
+	queue->count--;
+	return t;
+}
+
+bool task_enqueue(struct task *t, bool urgent)
+{
+	struct service *s = t->service;
+	bool room;
+
+	pthread_mutex_lock(&s->queue_lock);
+	/* What is urgent was admitted by the authority, or is one of a few of our own. */
+	room = urgent || (s->fresh.count < QUEUE_COUNT_MAX && !s->queue_stopped);
+	if (room) {
+		queue_add(urgent ? &s->urgent : &s->fresh, t);
+		pthread_cond_signal(&s->queue_filled);
+	}
+	pthread_mutex_unlock(&s->queue_lock);
+	return room;
+}
+
+/* ---- answers ---- */
+
+uint16_t service_status(int error)
+{
+	/* A forged handle and a stale one are different things to say, and one errno to a host. */
+	if (error == -EBADMSG)
+		return STATUS_BADHANDLE;
+	return error < 0 ? status_of_errno(-error) : STATUS_OK;
+}
+
+void task_add_node(struct task *t, enum node_role role, const struct item_node *node)
+{
+	struct item_node item = *node;
+
+	item.role = (uint8_t)role;
+	item_node_write(&t->nodes, &item);
+}
+
+static void respond(struct task *t, const struct message_reply *reply, struct server_bulk bulk)
+{
+	struct message message = { .type = MESSAGE_reply, .reply = *reply };
+	struct server_request *request = t->request;
+
+	t->request = NULL;
+	server_respond(request, &message, bulk);
+}
+
+void task_reply(struct task *t, uint16_t status)
+{
+	struct server_bulk bulk = t->bulk;
+
+	assert(!t->nodes.failed); /* four nodes fit, and nobody adds more */
+	t->reply.status = status;
+	t->reply.recall_sequence = t->recall_sequence == UINT64_MAX ? 0 : t->recall_sequence;
+	t->reply.nodes = (struct slice){ t->nodes_buffer, t->nodes.at };
+	if (!t->reply.incarnation)
+		t->reply.incarnation = changes_incarnation(t->service->changes);
+	t->bulk = (struct server_bulk){ .data = NULL };
+	respond(t, &t->reply, bulk);
+	task_destroy(t);
+}
+
+void service_answer_status(struct server_request *request, uint16_t status)
+{
+	struct message message = { .type = MESSAGE_reply, .reply = { .status = status } };
+
+	server_respond(request, &message, (struct server_bulk){ .data = NULL });
+}
+
+/* ---- buffers ---- */
+
+static void pool_release(void *context, void *data)
+{
+	struct service *s = (struct service *)context;
+
+	pthread_mutex_lock(&s->pool_lock);
+	if (s->pool_count < POOL_COUNT_MAX) {
+		s->pool[s->pool_count++] = data;
+		data = NULL;
+	}
+	pthread_mutex_unlock(&s->pool_lock);
+	free(data);
+}
+
+static void plain_release(void *context, void *data)
+{
+	free(data);
+}
+
+int service_buffer(struct service *s, size_t size, struct server_bulk *ret_bulk)
+{
+	struct server_bulk bulk = { .release = plain_release };
+
+	if (size < POOL_THRESHOLD_BYTES) {
+		bulk.data = malloc(size ? size : 1);
+	} else {
+		assert(size <= POOL_BUFFER_BYTES);
+		bulk.release = pool_release;
+		bulk.context = s;
+		pthread_mutex_lock(&s->pool_lock);
+		if (s->pool_count > 0)
+			bulk.data = s->pool[--s->pool_count];
+		pthread_mutex_unlock(&s->pool_lock);
+		/* From the pool its pages are there already; fresh ones cost a fault each. */
+		if (!bulk.data)
+			bulk.data = malloc(POOL_BUFFER_BYTES);
+	}
+	if (!bulk.data)
+		return -ENOMEM;
+	*ret_bulk = bulk;
+	return 0;
+}
+
+/* ---- the authority ---- */
+
+struct session *session_find(struct service *s, struct session_id id)
+{
+	struct session *session = s->sessions[id.value % SESSION_BUCKETS];
+
+	while (session && session->id.value != id.value)
+		session = session->next;
+	return session;
+}
+
+static struct task *task_of(uint64_t op)
+{
+	return (struct task *)(uintptr_t)op;
+}
+
+static void send_recall(struct service *s, const struct authority_action *action)
+{
+	uint8_t names[AUTHORITY_NAMES_MAX * (1 + NAME_BYTES_MAX)];
+	struct writer w = writer_of(names, sizeof(names));
+	struct session *session = session_find(s, action->session);
+	struct message message = { .type = MESSAGE_recall };
+
+	if (!session || !session->stream)
+		return; /* sent when its stream is attached */
+	for (uint32_t i = 0; i < action->name_count; i++) {
+		struct item_name name = { { action->names[i], action->name_length[i] } };
+
+		item_name_write(&w, &name);
+	}
+	message.recall = (struct message_recall){
+		.sequence = action->recall_sequence,
+		.scope = (uint8_t)action->scope,
+		.handle = action->handle,
+		.names = { names, w.at },
+	};
+	if (server_stream_send(session->stream, &message) < 0)
+		return; /* it has ended, and `ended` will say so: sent again when there is another */
+}
+
+static void end_session(struct service *s, struct session_id id)
+{
+	struct session *session = session_find(s, id);
+	struct task *t;
+
+	if (session) {
+		session->alive = false;
+		if (session->stream)
+			server_stream_end(session->stream);
+	}
+	/* The record may name it a little longer: grace would only last longer. */
+	if (s->record_queued || s->stopping)
+		return;
+	t = task_create(s, TASK_RECORD);
+	if (t)
+		s->record_queued = task_enqueue(t, true);
+}
+
+static void forget_session(struct service *s, struct session_id id)
+{
+	struct session **at = &s->sessions[id.value % SESSION_BUCKETS];
+	struct session *session;
+
+	while (*at && (*at)->id.value != id.value)
+		at = &(*at)->next;
+	session = *at;
+	if (!session)
+		return;
+	*at = session->next;
+	s->session_count--;
+	session_destroy(session);
+}
+
+/* The operation of `t` is no longer the authority's. */
+void service_task_over(struct task *t)
+{
+	struct service *s = t->service;
+
+	if (!t->begun)
+		return;
+	if (t->newer)
+		t->newer->older = t->older;
+	else
+		s->tasks = t->older;
+	if (t->older)
+		t->older->newer = t->newer;
+	t->newer = t->older = NULL;
+	t->begun = false;
+}
+
+static void task_begun(struct task *t)
+{
+	struct service *s = t->service;
+
+	t->begun = true;
+	t->newer = NULL;
+	t->older = s->tasks;
+	if (s->tasks)
+		s->tasks->newer = t;
+	s->tasks = t;
+}
+
+static void own_work(struct service *s, enum task_step step, const struct handle *handle)
+{
+	struct task *t = task_create(s, step);
+
+	if (!t)
+		return; /* an orphan stays until the sweep of the next start */
+	if (handle)
+		t->handle = *handle;
+	(void)task_enqueue(t, true); /* urgent work is always taken */
+}
+
+static void join(struct task *t, struct task *other)
+{
+	struct task **end = &t->joined;
+
+	/* With those that wait for `t`, which can be here for the second time. */
+	service_task_over(t);
+	while (*end)
+		end = &(*end)->next;
+	*end = other->joined;
+	t->next = t->joined;
+	t->joined = NULL;
+	other->joined = t;
+}
+
+/* True when the operation of `own` may run now. */
+static bool perform(struct service *s, const struct authority_action *action,
+		    const struct task *own)
+{
+	struct task *t;
+
+	switch (action->kind) {
+	case AUTHORITY_SEND_RECALL:
+		send_recall(s, action);
+		break;
+	case AUTHORITY_RUN:
+		t = task_of(action->op);
+		t->step = TASK_RUN;
+		if (t == own)
+			return true;
+		(void)task_enqueue(t, true);
+		break;
+	case AUTHORITY_REFUSE:
+		t = task_of(action->op);
+		service_task_over(t);
+		t->step = TASK_REFUSE;
+		t->status = action->status;
+		(void)task_enqueue(t, true);
+		break;
+	case AUTHORITY_REPLAY:
+		t = task_of(action->op);
+		service_task_over(t);
+		t->step = TASK_REPLAY;
+		(void)task_enqueue(t, true);
+		break;
+	case AUTHORITY_JOIN:
+		join(task_of(action->op), task_of(action->other));
+		break;
+	case AUTHORITY_SESSION_ENDED:
+		end_session(s, action->session);
+		break;
+	case AUTHORITY_SESSION_FORGOTTEN:
+		forget_session(s, action->session);
+		break;
+	case AUTHORITY_UNUSED:
+		own_work(s, TASK_ORPHAN, &action->handle);
+		break;
+	case AUTHORITY_GRACE_ENDED:
+		service_log("event=grace_ended");
+		own_work(s, TASK_SWEEP, NULL);
+		break;
+	}
+	return false;
+}
+
+void service_lock(struct service *s)
+{
+	pthread_mutex_lock(&s->lock);
+}
+
+bool service_unlock(struct service *s, const struct task *own)
+{
+	struct instant timer;
+	bool run = false;
+
+	for (size_t i = 0; i < s->actions.count; i++)
+		run |= perform(s, &s->actions.items[i], own);
+	s->actions.count = 0;
+	timer = authority_timer(s->authority);
+	if (instant_before(timer, s->timer_armed))
+		pthread_cond_signal(&s->timer_changed);
+	pthread_mutex_unlock(&s->lock);
+	return run;
+}
+
+enum lease_kind task_grant_locked(struct task *t, const struct handle *handle, uint64_t op)
+{
+	struct service *s = t->service;
+	uint64_t sequence;
+	enum lease_kind kind = authority_grant(
+		s->authority, service_now(), (struct session_id){ t->message.common.session },
+		handle, op, &s->actions, &sequence);
+
+	if (sequence < t->recall_sequence)
+		t->recall_sequence = sequence;
+	return kind;
+}
+
+enum lease_kind task_grant(struct task *t, const struct handle *handle, uint64_t op)
+{
+	enum lease_kind kind;
+
+	service_lock(t->service);
+	kind = task_grant_locked(t, handle, op);
+	(void)service_unlock(t->service, NULL);
+	return kind;
+}
+
+void service_outside(struct service *s, struct store *store, const struct handle *handle)
+{
+	struct task *t = task_create(s, TASK_OUTSIDE);
+
+	if (!t)
+		return;
+	t->store = store;
+	t->handle = *handle;
+	t->op = (struct authority_op){
+		.id = (uint64_t)(uintptr_t)t,
+		.kind = AUTHORITY_MODIFY,
+		.deadline = instant_add(service_now(), duration_ms(DEADLINE_MS_MAX)),
+		.target_count = 1,
+		.targets = { { .handle = *handle, .scope = RECALL_ALL } },
+	};
+	service_lock(s);
+	if (s->outside_count >= OUTSIDE_COUNT_MAX || s->stopping) {
+		atomic_fetch_add(&s->outside_dropped, 1);
+	} else {
+		s->outside_count++;
+		task_begun(t);
+		if (authority_begin(s->authority, service_now(), &t->op, &s->actions) == 0) {
+			t = NULL; /* its outcome comes through the queue */
+		} else {
+			service_task_over(t);
+			s->outside_count--;
+		}
+	}
+	(void)service_unlock(s, NULL);
+	if (t)
+		task_destroy(t);
+}
+
+static void refuse(struct task *t)
+{
+	struct task *joined = t->joined;
+
+	t->joined = NULL;
+	while (joined) {
+		struct task *next = joined->next;
+
+		task_reply(joined, t->status);
+		joined = next;
+	}
+	task_reply(t, t->status);
+}
+
+bool service_begin(struct task *t)
+{
+	struct service *s = t->service;
+	bool run;
+	int error;
+
+	t->op.id = (uint64_t)(uintptr_t)t;
+	service_lock(s);
+	if (s->stopping) {
+		pthread_mutex_unlock(&s->lock);
+		t->status = STATUS_DRAINING;
+		refuse(t);
+		return false;
+	}
+	task_begun(t);
+	error = authority_begin(s->authority, service_now(), &t->op, &s->actions);
+	if (error)
+		service_task_over(t);
+	run = service_unlock(s, t);
+	/* Unless it runs here, `t` is another thread's from now on. */
+	if (error) {
+		t->status = STATUS_NOMEM;
+		refuse(t);
+	}
+	return run;
+}
+
+/* ---- workers ---- */
+
+static void outside_over(struct task *t)
+{
+	struct service *s = t->service;
+
+	service_lock(s);
+	if (t->begun) {
+		authority_finish(s->authority, service_now(), t->op.id, false, &s->actions);
+		service_task_over(t);
+	}
+	s->outside_count--;
+	(void)service_unlock(s, NULL);
+	task_destroy(t);
+}
+
+static bool still_used(void *context, const struct handle *handle)
+{
+	struct service *s = (struct service *)context;
+	bool used;
+
+	pthread_mutex_lock(&s->lock);
+	used = authority_is_open(s->authority, handle);
+	pthread_mutex_unlock(&s->lock);
+	return used;
+}
+
+static void remove_orphan(struct task *t)
+{
+	struct service *s = t->service;
+	struct store_locks locks;
+	struct inode *inode;
+
+	credentials_reset();
+	for (uint32_t i = 0; i < s->export_count; i++) {
+		struct store *store = s->exports[i].store;
+
+		if (store_get(store, &t->handle, &inode) < 0)
+			continue;
+		store_lock_exclusive(store, &inode, 1, &locks);
+		if (!still_used(s, &t->handle))
+			store_remove_orphan(store, inode);
+		store_unlock_exclusive(store, &locks);
+		store_put(store, inode);
+	}
+	task_destroy(t);
+}
+
+static void sweep(struct task *t)
+{
+	struct service *s = t->service;
+
+	for (uint32_t i = 0; i < s->export_count; i++)
+		if (!store_read_only(s->exports[i].store))
+			store_sweep_orphans(s->exports[i].store, still_used, s);
+	task_destroy(t);
+}
+
+static void write_record(struct task *t)
+{
+	struct service *s = t->service;
+	int error;
+
+	pthread_mutex_lock(&s->lock);
+	s->record_queued = false;
+	pthread_mutex_unlock(&s->lock);
+	error = service_write_record(s);
+	if (error)
+		service_log("event=record_failed error=\"%s\" (the record names sessions that "
+			    "have ended; a restart waits for them)", strerror(-error));
+	task_destroy(t);
+}
+
+static void replay(struct task *t)
+{
+	struct task *joined = t->joined;
+
+	struct service *s = t->service;
+	const struct request_common *common = &t->message.common;
+	struct session *session;
+	struct kept_reply *kept = NULL;
+
+	pthread_mutex_lock(&s->lock);
+	session = session_find(s, (struct session_id){ common->session });
+	if (session && common->slot < session->slot_count)
+		kept = session->kept[common->slot];
+	if (kept && kept->sequence == common->sequence &&
+	    kept->reply.nodes.length <= sizeof(t->nodes_buffer)) {
+		t->reply = kept->reply;
+		writer_bytes(&t->nodes, kept->nodes, kept->reply.nodes.length);
+		t->recall_sequence = kept->reply.recall_sequence;
+	} else {
+		kept = NULL;
+	}
+	pthread_mutex_unlock(&s->lock);
+	atomic_fetch_add(&s->replays, 1);
+	t->joined = NULL;
+	task_reply(t, kept ? t->reply.status : STATUS_UNKNOWNOUTCOME);
+	while (joined) {
+		t = joined;
+		joined = t->next;
+		t->step = TASK_REPLAY;
+		(void)task_enqueue(t, true);
+	}
+}
+
+/* The session's export, and whether this peer may speak for it. */
+static uint16_t resolve_session(struct task *t)
+{
+	struct service *s = t->service;
+	struct session *session;
+	uint16_t status = STATUS_OK;
+	struct session_id id = { t->message.common.session };
+
+	pthread_mutex_lock(&s->lock);
+	session = session_find(s, id);
+	if (!session)
+		status = t->message.common.sequence ? STATUS_UNKNOWNOUTCOME : STATUS_NOSESSION;
+	else if (!t->view.peer || strcmp(session->peer, t->view.peer) != 0)
+		status = STATUS_FORBIDDEN;
+	else if (!t->message.common.sequence &&
+		 !authority_session_alive(s->authority, service_now(), id))
+		status = STATUS_NOSESSION; /* of a modification the authority says it (3.4) */
+	else
+		t->store = session->store;
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+static void request(struct task *t)
+{
+	uint16_t status;
+
+	/* An answer that nobody waits for: a read is not worth doing. */
+	if (server_request_cancelled(t->request) && !t->message.common.sequence &&
+	    message_is_request(t->message.type)) {
+		task_reply(t, STATUS_DEADLINE);
+		return;
+	}
+	if (t->message.type == MESSAGE_session_open) {
+		service_session_open(t);
+		return;
+	}
+	if (t->message.type == MESSAGE_reclaim) {
+		service_reclaim(t);
+		return;
+	}
+	if (!message_is_request(t->message.type)) {
+		task_reply(t, STATUS_BADMESSAGE);
+		return;
+	}
+	status = resolve_session(t);
+	if (status != STATUS_OK) {
+		task_reply(t, status);
+		return;
+	}
+	store_caller(t->store, &t->message.common.credential, &t->caller);
+	t->reply.incarnation = changes_incarnation(t->service->changes);
+	if (!service_read_request(t))
+		service_modify_request(t);
+}
+
+static void work(struct task *t)
+{
+	switch (t->step) {
+	case TASK_REQUEST:
+		request(t);
+		break;
+	case TASK_PLAIN:
+		service_plain(t);
+		break;
+	case TASK_RUN:
+		if (!t->request)
+			outside_over(t);
+		else if (t->op.kind == AUTHORITY_READ_STRICT)
+			service_read_run(t);
+		else
+			service_modify_run(t);
+		break;
+	case TASK_REFUSE:
+		if (!t->request)
+			outside_over(t);
+		else
+			refuse(t);
+		break;
+	case TASK_REPLAY:
+		replay(t);
+		break;
+	case TASK_OUTSIDE:
+		outside_over(t);
+		break;
+	case TASK_ORPHAN:
+		remove_orphan(t);
+		break;
+	case TASK_SWEEP:
+		sweep(t);
+		break;
+	case TASK_RECORD:
+		write_record(t);
+		break;
+	}
+}
+
+static void *worker(void *argument)
+{
+	struct service *s = (struct service *)argument;
+	struct task *t;
+
+	credentials_reset();
+	for (;;) {
+		pthread_mutex_lock(&s->queue_lock);
+		while (!(t = queue_take(&s->urgent)) && !(t = queue_take(&s->fresh)) &&
+		       !s->queue_stopped)
+			pthread_cond_wait(&s->queue_filled, &s->queue_lock);
+		pthread_mutex_unlock(&s->queue_lock);
+		if (!t)
+			return NULL;
+		work(t);
+	}
+}
+
+static void *timer(void *argument)
+{
+	struct service *s = (struct service *)argument;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->stopping) {
+		struct instant now = service_now(), due = authority_timer(s->authority);
+		struct instant latest = instant_add(now, duration_ms(TIMER_WAIT_MS_MAX));
+		struct timespec until;
+		uint64_t ns;
+
+		if (!instant_before(now, due)) {
+			authority_tick(s->authority, now, &s->actions);
+			(void)service_unlock(s, NULL);
+			pthread_mutex_lock(&s->lock);
+			continue;
+		}
+		/* A condition cannot wait by CLOCK_BOOTTIME: look again after a second. */
+		s->timer_armed = instant_before(due, latest) ? due : latest;
+		ns = instant_until(now, s->timer_armed).ns;
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		ns += (uint64_t)until.tv_nsec;
+		until.tv_sec += (time_t)(ns / NS_PER_S);
+		until.tv_nsec = (long)(ns % NS_PER_S);
+		pthread_cond_timedwait(&s->timer_changed, &s->lock, &until);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}
+
+/* ---- the handler ---- */
+
+void service_handle(void *context, struct server_request *request)
+{
+	struct service *s = (struct service *)context;
+	struct server_request_view view;
+	struct message message;
+	struct task *t;
+	bool is_message;
+
+	server_request_view(request, &view);
+	atomic_fetch_add(&s->requests, 1);
+	is_message = strcmp(view.method, "POST") == 0 &&
+		     (strcmp(view.path, "/v1/rpc") == 0 || strcmp(view.path, "/v1/recalls") == 0);
+	if (is_message) {
+		int error = message_decode(view.message, &message);
+
+		if (error || !view.peer) {
+			service_answer_status(request, error == -EOPNOTSUPP ? STATUS_NOTSUP :
+						       error ? STATUS_BADMESSAGE :
+							       STATUS_FORBIDDEN);
+			return;
+		}
+		if (service_control(s, request, &view, &message))
+			return;
+	}
+	t = task_create(s, is_message ? TASK_REQUEST : TASK_PLAIN);
+	if (t) {
+		t->request = request;
+		t->view = view;
+		if (is_message)
+			t->message = message;
+		if (task_enqueue(t, false))
+			return;
+		t->request = NULL;
+		task_destroy(t);
+	}
+	atomic_fetch_add(&s->pushbacks, 1);
+	if (is_message)
+		service_answer_status(request, STATUS_PUSHBACK);
+	else
+		server_respond_plain(request, 503, "text/plain", NULL,
+				     (struct server_bulk){ .data = NULL });
+}
+
+/* ---- life ---- */
+
+static void *resize(void *context, void *pointer, size_t old_size, size_t size)
+{
+	if (size == 0) {
+		free(pointer);
+		return NULL;
+	}
+	return realloc(pointer, size);
+}
+
+static const struct allocator heap = { resize, NULL };
+
+static int fail(char *text, size_t size, int error, const char *what)
+{
+	(void)snprintf(text, size, "%s: %s", what, strerror(-error));
+	return error;
+}
+
+/* The authority continues where the record of the previous run ends. */
+static int start_authority(struct service *s, char *text, size_t size)
+{
+	struct session_record record;
+	struct duration previous;
+	struct timespec now;
+	uint64_t drift_ns = s->config.term.ns / 1000000 * s->config.drift_ppm;
+	int error = session_record_load(s->state_fd, "sessions", &record);
+	bool unknown = error == -EUCLEAN;
+
+	if (unknown)
+		record = (struct session_record){ .count = 0 };
+	else if (error)
+		return fail(text, size, error, "cannot read the record of sessions");
+	s->promise = (struct duration){ s->config.term.ns + drift_ns + s->config.margin.ns };
+	s->record_promise_ms = s->promise.ns / NS_PER_MS + 1;
+	if (record.promise_ms > s->record_promise_ms)
+		s->record_promise_ms = record.promise_ms;
+	/* An unreadable record may have promised more than this run would. */
+	previous = duration_ms(unknown && s->record_promise_ms < 3600000 ? 3600000 :
+									   s->record_promise_ms);
+	clock_gettime(CLOCK_REALTIME, &now);
+	s->config.epoch = record.epoch + 1;
+	if (s->config.epoch < (uint64_t)now.tv_sec)
+		s->config.epoch = (uint64_t)now.tv_sec; /* also grows when the record is lost */
+	if (getrandom(&s->config.seed, sizeof(s->config.seed), 0) != sizeof(s->config.seed))
+		error = -EIO;
+	else
+		error = authority_create(&s->config, &heap, service_now(), record.entries,
+					 record.count, unknown, previous, &s->authority);
+	if (error) {
+		session_record_finish(&record);
+		return fail(text, size, error, "cannot start the lease authority");
+	}
+	if (unknown || record.count)
+		service_log("event=grace sessions=%u longest_ms=%llu%s", record.count,
+			    (unsigned long long)(previous.ns / NS_PER_MS),
+			    unknown ? " (the record of sessions is damaged)" : "");
+	/* The epoch, durable before anyone hears it; the sessions of before stay in it. */
+	record.epoch = s->config.epoch;
+	record.promise_ms = s->record_promise_ms;
+	if (!unknown)
+		error = session_record_store(s->state_fd, "sessions", &record);
+	session_record_finish(&record);
+	return error ? fail(text, size, error, "cannot write the record of sessions") : 0;
+}
+
+static int start_threads(struct service *s, unsigned count)
+{
+	int error;
+
+	s->workers = (pthread_t *)calloc(count, sizeof(*s->workers));
+	if (!s->workers)
+		return -ENOMEM;
+	for (unsigned i = 0; i < count; i++) {
+		error = pthread_create(&s->workers[i], NULL, worker, s);
+		if (error)
+			return -error;
+		s->worker_count++;
+	}
+	error = pthread_create(&s->timer, NULL, timer, s);
+	s->timer_started = error == 0;
+	return -error;
+}
+
+int service_create(const struct service_config *config, struct service **ret_service,
+		   char *ret_text, size_t text_size)
+{
+	struct service *s = (struct service *)calloc(1, sizeof(*s));
+	pthread_condattr_t monotonic;
+	int error;
+
+	if (!s)
+		return fail(ret_text, text_size, -ENOMEM, "no memory");
+	s->config = config->authority;
+	s->changes = config->changes;
+	s->state_fd = config->state_fd;
+	s->started = service_now();
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutex_init(&s->record_lock, NULL);
+	pthread_mutex_init(&s->queue_lock, NULL);
+	pthread_mutex_init(&s->pool_lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->timer_changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	pthread_cond_init(&s->queue_filled, NULL);
+	s->urgent.end = &s->urgent.first;
+	s->fresh.end = &s->fresh.first;
+	authority_actions_init(&s->actions, &heap);
+	s->exports = (struct service_export *)calloc(config->export_count, sizeof(*s->exports));
+	s->tls_directory = config->tls_directory ? strdup(config->tls_directory) : NULL;
+	if (!s->exports || (config->tls_directory && !s->tls_directory)) {
+		service_destroy(s);
+		return fail(ret_text, text_size, -ENOMEM, "no memory");
+	}
+	memcpy(s->exports, config->exports, config->export_count * sizeof(*s->exports));
+	s->export_count = config->export_count;
+	error = start_authority(s, ret_text, text_size);
+	if (!error) {
+		error = start_threads(s, config->worker_count);
+		if (error)
+			(void)fail(ret_text, text_size, error, "cannot start threads");
+	}
+	if (error) {
+		service_stop(s);
+		service_destroy(s);
+		return error;
+	}
+	/* Without grace nobody will claim an orphan. */
+	if (authority_grace(s->authority, service_now()).ns == 0)
+		own_work(s, TASK_SWEEP, NULL);
+	*ret_service = s;
+	return 0;
+}
+
+void service_set_server(struct service *s, struct server *server)
+{
+	pthread_mutex_lock(&s->lock);
+	s->server = server;
+	pthread_mutex_unlock(&s->lock);
+}
+
+struct duration service_grace(struct service *s)
+{
+	struct duration grace;
+
+	pthread_mutex_lock(&s->lock);
+	grace = authority_grace(s->authority, service_now());
+	pthread_mutex_unlock(&s->lock);
+	return grace;
+}
+
+static void drop(struct task *t, uint16_t status)
+{
+	t->begun = false;
+	if (t->request) {
+		while (t->joined) {
+			struct task *joined = t->joined;
+
+			t->joined = joined->next;
+			task_reply(joined, status);
+		}
+		task_reply(t, status);
+	} else {
+		task_destroy(t);
+	}
+}
+
+void service_stop(struct service *s)
+{
+	struct task *t, *older;
+
+	pthread_mutex_lock(&s->lock);
+	s->stopping = true;
+	pthread_cond_broadcast(&s->timer_changed);
+	pthread_mutex_unlock(&s->lock);
+	if (s->timer_started)
+		pthread_join(s->timer, NULL);
+	s->timer_started = false;
+	pthread_mutex_lock(&s->queue_lock);
+	s->queue_stopped = true;
+	pthread_cond_broadcast(&s->queue_filled);
+	pthread_mutex_unlock(&s->queue_lock);
+	for (unsigned i = 0; i < s->worker_count; i++)
+		pthread_join(s->workers[i], NULL);
+	s->worker_count = 0;
+	/* Nobody works any more. What still waits for recalls was not applied and never will be
+	   by this run. */
+	for (t = s->tasks; t; t = older) {
+		older = t->older;
+		drop(t, STATUS_DRAINING);
+	}
+	s->tasks = NULL;
+	for (unsigned i = 0; i < SESSION_BUCKETS; i++)
+		for (struct session *session = s->sessions[i]; session; session = session->next)
+			if (session->stream)
+				server_stream_end(session->stream);
+}
+
+void service_destroy(struct service *s)
+{
+	if (!s)
+		return;
+	for (unsigned i = 0; i < SESSION_BUCKETS; i++) {
+		struct session *next;
+
+		for (struct session *session = s->sessions[i]; session; session = next) {
+			next = session->next;
+			session_destroy(session);
+		}
+	}
+	authority_destroy(s->authority);
+	authority_actions_finish(&s->actions);
+	while (s->pool_count > 0)
+		free(s->pool[--s->pool_count]);
+	pthread_mutex_destroy(&s->lock);
+	pthread_mutex_destroy(&s->record_lock);
+	pthread_mutex_destroy(&s->queue_lock);
+	pthread_mutex_destroy(&s->pool_lock);
+	pthread_cond_destroy(&s->timer_changed);
+	pthread_cond_destroy(&s->queue_filled);
+	free(s->workers);
+	free(s->exports);
+	free(s->tls_directory);
+	free(s);
+}

@@ -1,0 +1,52 @@
+/*
+ * service.h - answers the requests of hosts: the server above, stores and the authority below.
+ *
+ * service_handle() is the server's handler: session messages, which must never wait, are worked in
+ * on the server's thread; all else goes to a pool of workers through a bounded queue (full:
+ * PUSHBACK). A modification that waits for recalls is a struct in the authority's hands and occupies
+ * no worker; when its turn comes it is queued again, ahead of new requests.
+ *
+ * Lock order: inode locks of a store, then the authority's mutex, then leaves (queue, inodes,
+ * changes, the server's own). The authority's mutex is held across no system call that can wait.
+ */
+#ifndef FS_ORIGIN_SERVICE_H
+#define FS_ORIGIN_SERVICE_H
+
+#include "fs/origin/session_record.h"
+#include "fs/origin/store.h"
+#include "transport/server.h"
+
+struct service;
+
+struct service_export {
+	struct store *store; /* borrowed */
+	const char *hosts;   /* names separated by ':', or NULL: every host that joined */
+};
+
+struct service_config {
+	struct authority_config authority; /* epoch and seed are filled in by the service */
+	struct changes *changes;
+	const struct service_export *exports; /* copied */
+	uint32_t export_count;
+	unsigned worker_count;
+	int state_fd;              /* for the record of sessions; borrowed */
+	const char *tls_directory; /* to sign joining hosts with; NULL: none join */
+};
+
+/* 0 or -errno with one line for the user. */
+int service_create(const struct service_config *config, struct service **ret_service,
+		   char *ret_text, size_t text_size) MUST_CHECK;
+/* The server's handler; `context` is the service. */
+void service_handle(void *context, struct server_request *request);
+/* For GET /status; the server may be NULL. */
+void service_set_server(struct service *s, struct server *server);
+/* Left of the grace that this run started with. */
+struct duration service_grace(struct service *s);
+/*
+ * Answers what is still waiting with DRAINING and stops the threads. No request comes in any more
+ * (server_drain() was called), but the server still exists.
+ */
+void service_stop(struct service *s);
+void service_destroy(struct service *s);
+
+#endif

@@ -1,0 +1,628 @@
+#include <assert.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "fs/origin/service_private.h"
+
+/*
+ * A modification first finds out which inodes it is about (plan), takes its place in their queues
+ * (begin), and when every conflicting lease is gone it looks under the inodes' locks whether the
+ * names still lead to them (verify). If not, it starts again. Else it is applied, and its answer is
+ * kept for repetitions.
+ */
+
+/* ---- plan ---- */
+
+/* Where the inodes of a request come from. */
+struct shape {
+	const struct handle *target;
+	const struct handle *directory;
+	const struct handle *new_directory;
+	/* What directory/name leads to goes here; TASK_INODES: it does not matter. */
+	enum task_inode named;
+	struct slice name;
+	struct slice new_name; /* leads to TASK_REPLACED */
+};
+
+static bool shape_of(const struct message *m, struct shape *ret_shape)
+{
+	struct shape shape = { .named = TASK_INODES };
+
+	switch (m->type) {
+	case MESSAGE_setattr:
+		shape.target = &m->setattr.handle;
+		break;
+	case MESSAGE_write:
+		shape.target = &m->write.handle;
+		break;
+	case MESSAGE_open:
+		shape.target = &m->open.handle;
+		break;
+	case MESSAGE_setxattr:
+		shape.target = &m->setxattr.handle;
+		break;
+	case MESSAGE_removexattr:
+		shape.target = &m->removexattr.handle;
+		break;
+	case MESSAGE_create:
+		shape.directory = &m->create.directory;
+		shape.name = m->create.name;
+		shape.named = TASK_TARGET;
+		break;
+	case MESSAGE_mknod:
+		shape.directory = &m->mknod.directory;
+		shape.name = m->mknod.name;
+		break;
+	case MESSAGE_symlink:
+		shape.directory = &m->symlink.directory;
+		shape.name = m->symlink.name;
+		break;
+	case MESSAGE_link:
+		shape.target = &m->link.handle;
+		shape.directory = &m->link.directory;
+		shape.name = m->link.name;
+		break;
+	case MESSAGE_unlink:
+		shape.directory = &m->unlink.directory;
+		shape.name = m->unlink.name;
+		shape.named = TASK_REPLACED;
+		break;
+	case MESSAGE_rename:
+		shape.directory = &m->rename.directory;
+		shape.new_directory = &m->rename.new_directory;
+		shape.name = m->rename.name;
+		shape.new_name = m->rename.new_name;
+		shape.named = TASK_TARGET;
+		break;
+	default:
+		return false;
+	}
+	*ret_shape = shape;
+	return true;
+}
+
+/* What the name leads to, or NULL when it leads nowhere. */
+static int resolve(struct task *t, struct inode *directory, struct slice name,
+		   struct inode **ret_inode)
+{
+	int error = store_lookup(t->store, &t->caller, directory, name, ret_inode);
+
+	if (error == -ENOENT) {
+		*ret_inode = NULL;
+		return 0;
+	}
+	return error;
+}
+
+static int get(struct task *t, const struct handle *handle, enum task_inode place)
+{
+	return handle ? store_get(t->store, handle, &t->inodes[place]) : 0;
+}
+
+static int find_inodes(struct task *t, const struct shape *shape)
+{
+	int error = get(t, shape->target, TASK_TARGET);
+
+	if (!error)
+		error = get(t, shape->directory, TASK_DIRECTORY);
+	if (!error)
+		error = get(t, shape->new_directory, TASK_NEW_DIRECTORY);
+	if (!error && shape->directory)
+		error = store_check_name(shape->name);
+	if (!error && shape->new_directory)
+		error = store_check_name(shape->new_name);
+	if (!error && shape->named != TASK_INODES)
+		error = resolve(t, t->inodes[TASK_DIRECTORY], shape->name,
+				&t->inodes[shape->named]);
+	if (!error && shape->new_directory)
+		error = resolve(t, t->inodes[TASK_NEW_DIRECTORY], shape->new_name,
+				&t->inodes[TASK_REPLACED]);
+	return error;
+}
+
+/* Whether the inode at `place` is modified, or only looked at. */
+static bool is_modified(const struct task *t, enum task_inode place)
+{
+	return t->message.type != MESSAGE_create || place != TASK_TARGET ||
+	       t->message.create.truncate;
+}
+
+static struct authority_target *add_target(struct task *t, const struct inode *inode,
+					   enum recall_scope scope)
+{
+	struct authority_target *target = t->op.targets;
+	struct authority_target *end = target + t->op.target_count;
+
+	while (target < end && !handle_equal(&target->handle, &inode->identity.handle))
+		target++;
+	if (target == end) {
+		*target = (struct authority_target){ .handle = inode->identity.handle,
+						     .scope = scope };
+		t->op.target_count++;
+	} else if (scope == RECALL_ALL) {
+		target->scope = RECALL_ALL;
+		target->name_count = 0;
+	}
+	return target;
+}
+
+static void add_name(struct task *t, const struct inode *directory, struct slice name)
+{
+	struct authority_target *target = add_target(t, directory, RECALL_NAMES);
+
+	if (target->scope == RECALL_NAMES)
+		target->names[target->name_count++] = name;
+}
+
+/*
+ * The outcome is clear already, but it takes its slot all the same: a repetition must not find
+ * another one. Its target is nothing that a real handle can name, being too short.
+ */
+static void add_nothing(struct task *t)
+{
+	struct handle *handle = &t->op.targets[0].handle;
+	struct writer w = writer_of(handle->bytes, HANDLE_OVERHEAD_BYTES);
+
+	writer_u64(&w, t->message.common.session);
+	writer_u32(&w, t->message.common.slot);
+	handle->length = (uint8_t)w.at;
+	t->op.target_count = 1;
+}
+
+static void plan(struct task *t)
+{
+	const struct request_common *common = &t->message.common;
+	uint32_t ms = common->deadline_ms;
+	struct shape shape;
+
+	if (ms == 0 || ms > DEADLINE_MS_MAX)
+		ms = ms ? DEADLINE_MS_MAX : DEADLINE_MS_DEFAULT;
+	t->op = (struct authority_op){
+		.kind = AUTHORITY_MODIFY,
+		.session = { common->session },
+		.slot = common->slot,
+		.sequence = common->sequence,
+		.deadline = instant_add(t->view.arrived, duration_ms(ms)),
+	};
+	t->preset_error = shape_of(&t->message, &shape) ? 0 : -EPROTO;
+	if (!t->preset_error && store_read_only(t->store))
+		t->preset_error = -EROFS;
+	if (!t->preset_error)
+		t->preset_error = find_inodes(t, &shape);
+	if (t->preset_error) {
+		task_forget_inodes(t);
+		add_nothing(t);
+		return;
+	}
+	for (unsigned i = TASK_TARGET; i < TASK_INODES; i++)
+		if (t->inodes[i] && is_modified(t, (enum task_inode)i))
+			(void)add_target(t, t->inodes[i], RECALL_ALL);
+	if (t->inodes[TASK_DIRECTORY])
+		add_name(t, t->inodes[TASK_DIRECTORY], shape.name);
+	if (t->inodes[TASK_NEW_DIRECTORY])
+		add_name(t, t->inodes[TASK_NEW_DIRECTORY], shape.new_name);
+}
+
+/* ---- under the locks ---- */
+
+static int same_entry(struct task *t, enum task_inode directory, struct slice name,
+		      enum task_inode place, bool *ret_same)
+{
+	struct inode *now;
+	int error = resolve(t, t->inodes[directory], name, &now);
+
+	if (error)
+		return error;
+	*ret_same = now == t->inodes[place];
+	if (now)
+		store_put(t->store, now);
+	return 0;
+}
+
+/* Do the names still lead where they led? `*ret_same` false: start again. */
+static int verify(struct task *t, bool *ret_same)
+{
+	struct shape shape;
+	bool same = true;
+	int error = t->preset_error;
+
+	*ret_same = true;
+	if (error || !shape_of(&t->message, &shape))
+		return error;
+	if (shape.named != TASK_INODES)
+		error = same_entry(t, TASK_DIRECTORY, shape.name, shape.named, &same);
+	if (!error && same && shape.new_directory)
+		error = same_entry(t, TASK_NEW_DIRECTORY, shape.new_name, TASK_REPLACED, &same);
+	if (!error)
+		*ret_same = same;
+	return error;
+}
+
+static bool is_touched(const struct task *t, const struct inode *inode)
+{
+	for (uint32_t i = 0; i < t->touch_count; i++)
+		if (t->touches[i].inode == inode)
+			return true;
+	return false;
+}
+
+static int touch_all(struct task *t)
+{
+	static const struct {
+		enum task_inode place;
+		enum node_role role;
+	} order[] = { { TASK_TARGET, NODE_TARGET },
+		      { TASK_DIRECTORY, NODE_DIRECTORY },
+		      { TASK_NEW_DIRECTORY, NODE_NEW_DIRECTORY },
+		      { TASK_REPLACED, NODE_REPLACED } };
+
+	t->touch_count = 0;
+	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+		struct inode *inode = t->inodes[order[i].place];
+		int error;
+
+		if (!inode || !is_modified(t, order[i].place) || is_touched(t, inode))
+			continue;
+		error = store_touch_begin(t->store, inode, &t->touches[t->touch_count]);
+		if (error)
+			return error;
+		t->touched_roles[t->touch_count++] = (uint8_t)order[i].role;
+	}
+	return 0;
+}
+
+static uint16_t register_open(struct task *t, const struct handle *handle)
+{
+	struct service *s = t->service;
+	uint16_t status;
+
+	pthread_mutex_lock(&s->lock);
+	status = authority_open(s->authority, (struct session_id){ t->message.common.session },
+				handle);
+	pthread_mutex_unlock(&s->lock);
+	return status;
+}
+
+/*
+ * What the host says it has open under a name that is about to go is registered; then everyone who
+ * has it open is known. `*ret_keep`: somebody does.
+ */
+static int ask_who_has_it_open(struct task *t, const struct inode *victim,
+			       const struct handle *victim_open, bool *ret_keep)
+{
+	struct service *s = t->service;
+
+	*ret_keep = false;
+	if (!victim)
+		return 0;
+	if (handle_equal(victim_open, &victim->identity.handle) &&
+	    register_open(t, victim_open) != STATUS_OK)
+		return -EAGAIN;
+	pthread_mutex_lock(&s->lock);
+	*ret_keep = authority_is_open(s->authority, &victim->identity.handle);
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+static int apply_create(struct task *t)
+{
+	const struct message_create *m = &t->message.create;
+	struct inode *existing = t->inodes[TASK_TARGET];
+
+	if (!existing)
+		return store_create(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name, m->mode,
+				    &t->inodes[TASK_TARGET]);
+	if (m->exclusive)
+		return -EEXIST;
+	if (S_ISDIR(existing->type))
+		return -EISDIR;
+	return m->truncate ? store_truncate(t->store, &t->caller, existing, 0) : 0;
+}
+
+static int apply_open(struct task *t)
+{
+	const struct message_open *m = &t->message.open;
+	int error = store_access(t->store, &t->caller, t->inodes[TASK_TARGET],
+				 m->access | OPEN_ACCESS_WRITE, false);
+
+	return error ? error : store_truncate(t->store, &t->caller, t->inodes[TASK_TARGET], 0);
+}
+
+static int apply_unlink(struct task *t)
+{
+	const struct message_unlink *m = &t->message.unlink;
+	struct inode *victim = t->inodes[TASK_REPLACED];
+	bool keep;
+	int error;
+
+	if (!victim)
+		return -ENOENT;
+	error = ask_who_has_it_open(t, victim, &m->victim_open, &keep);
+	return error ? error : store_unlink(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
+					    victim, m->is_directory, keep);
+}
+
+static int apply_rename(struct task *t)
+{
+	const struct message_rename *m = &t->message.rename;
+	struct inode *replaced = t->inodes[TASK_REPLACED];
+	bool keep;
+	int error;
+
+	if (!t->inodes[TASK_TARGET])
+		return -ENOENT;
+	if (replaced == t->inodes[TASK_TARGET] && !m->flags)
+		return 0; /* two names of one inode: POSIX says that nothing happens */
+	error = ask_who_has_it_open(t, replaced, &m->victim_open, &keep);
+	return error ? error : store_rename(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
+					    t->inodes[TASK_NEW_DIRECTORY], m->new_name, replaced,
+					    m->flags, keep);
+}
+
+static int apply_write(struct task *t)
+{
+	const struct message_write *m = &t->message.write;
+
+	if (t->view.bulk.length > BULK_BYTES_MAX)
+		return -EINVAL;
+	return store_write(t->store, &t->caller, t->inodes[TASK_TARGET], m->offset, m->append,
+			   m->kill_suid, t->view.bulk, &t->reply.offset, &t->reply.count);
+}
+
+static int apply(struct task *t)
+{
+	const struct message *m = &t->message;
+	struct inode *directory = t->inodes[TASK_DIRECTORY], *target = t->inodes[TASK_TARGET];
+	struct store *store = t->store;
+
+	switch (m->type) {
+	case MESSAGE_setattr:
+		return store_setattr(store, &t->caller, target, &m->setattr);
+	case MESSAGE_write:
+		return apply_write(t);
+	case MESSAGE_open:
+		return apply_open(t);
+	case MESSAGE_setxattr:
+		return store_setxattr(store, &t->caller, target, m->setxattr.name, t->view.bulk,
+				      m->setxattr.create, m->setxattr.replace);
+	case MESSAGE_removexattr:
+		return store_removexattr(store, &t->caller, target, m->removexattr.name);
+	case MESSAGE_create:
+		return apply_create(t);
+	case MESSAGE_mknod:
+		return store_mknod(store, &t->caller, directory, m->mknod.name, m->mknod.mode,
+				   m->mknod.rdev, &t->inodes[TASK_TARGET]);
+	case MESSAGE_symlink:
+		return store_symlink(store, &t->caller, directory, m->symlink.name,
+				     m->symlink.target, &t->inodes[TASK_TARGET]);
+	case MESSAGE_link:
+		return store_link(store, &t->caller, target, directory, m->link.name);
+	case MESSAGE_unlink:
+		return apply_unlink(t);
+	default:
+		return apply_rename(t);
+	}
+}
+
+/* Each of these is one system call, which does all of it or nothing. */
+static bool is_atomic(const struct message *m)
+{
+	return m->type != MESSAGE_write && m->type != MESSAGE_setattr;
+}
+
+/* ---- the answer ---- */
+
+struct outcome {
+	uint16_t status;
+	uint32_t count;
+	struct item_node nodes[STORE_TOUCH_MAX + 1];
+	bool made[STORE_TOUCH_MAX + 1]; /* not one of the operation's targets */
+};
+
+static void outcome_add(struct outcome *o, const struct item_node *node, uint8_t role, bool made)
+{
+	o->nodes[o->count] = *node;
+	o->nodes[o->count].role = role;
+	o->made[o->count++] = made;
+}
+
+/* What was made, or what was there and is opened. */
+static void describe_target(struct task *t, struct outcome *o)
+{
+	struct inode *target = t->inodes[TASK_TARGET];
+	struct item_node node;
+
+	if (!target || is_touched(t, target) || store_look(t->store, target, &node, NULL) < 0)
+		return;
+	outcome_add(o, &node, NODE_TARGET, true);
+}
+
+static void describe(struct task *t, int error, struct outcome *o)
+{
+	const struct handle *victim_open = NULL;
+	bool opens = t->message.type == MESSAGE_create || t->message.type == MESSAGE_open;
+
+	if (t->message.type == MESSAGE_unlink)
+		victim_open = &t->message.unlink.victim_open;
+	if (t->message.type == MESSAGE_rename)
+		victim_open = &t->message.rename.victim_open;
+	for (uint32_t i = 0; i < t->touch_count; i++) {
+		struct item_node node;
+
+		store_touch_end(t->store, &t->touches[i], error && is_atomic(&t->message), &node);
+		outcome_add(o, &node, t->touched_roles[i], false);
+	}
+	if (!error)
+		describe_target(t, o);
+	for (uint32_t i = 0; i < o->count && !error; i++) {
+		struct item_node *node = &o->nodes[i];
+
+		if (opens && node->role == NODE_TARGET)
+			node->open = register_open(t, &node->handle) == STATUS_OK;
+		if (victim_open && node->role == NODE_REPLACED)
+			node->open = handle_equal(victim_open, &node->handle);
+	}
+}
+
+/* Keeps the answer for repetitions, without grants: a repetition is sent after recalls of what was
+   granted then may have been forgotten (I3). */
+static void keep_reply(struct task *t, const struct outcome *o)
+{
+	struct service *s = t->service;
+	const struct request_common *common = &t->message.common;
+	struct session *session = session_find(s, (struct session_id){ common->session });
+	struct kept_reply *kept;
+
+	if (!session || !common->sequence || common->slot >= session->slot_count)
+		return;
+	kept = (struct kept_reply *)malloc(sizeof(*kept) + t->nodes.at);
+	if (kept) {
+		kept->sequence = common->sequence;
+		kept->reply = t->reply;
+		kept->reply.status = o->status;
+		kept->reply.nodes = (struct slice){ kept->nodes, t->nodes.at };
+		memcpy(kept->nodes, t->nodes_buffer, t->nodes.at);
+	}
+	/* Without memory a repetition is told that its outcome is not known. */
+	free(session->kept[common->slot]);
+	session->kept[common->slot] = kept;
+}
+
+/* Grants, keeps the answer, and ends the operation, in one step of the authority. */
+static void conclude(struct task *t, struct outcome *o)
+{
+	struct service *s = t->service;
+	struct task *joined;
+
+	t->nodes.at = 0;
+	for (uint32_t i = 0; i < o->count; i++)
+		task_add_node(t, (enum node_role)o->nodes[i].role, &o->nodes[i]);
+	service_lock(s);
+	keep_reply(t, o);
+	t->nodes.at = 0;
+	for (uint32_t i = 0; i < o->count; i++) {
+		struct item_node *node = &o->nodes[i];
+
+		if (node->attributes.nlink > 0)
+			node->lease = (uint8_t)task_grant_locked(t, &node->handle,
+								 o->made[i] ? 0 : t->op.id);
+		task_add_node(t, (enum node_role)node->role, node);
+	}
+	authority_finish(s->authority, service_now(), t->op.id, false, &s->actions);
+	service_task_over(t);
+	joined = t->joined;
+	t->joined = NULL;
+	(void)service_unlock(s, NULL);
+	while (joined) {
+		struct task *next = joined->next;
+
+		joined->step = TASK_REPLAY;
+		(void)task_enqueue(joined, true);
+		joined = next;
+	}
+}
+
+/* ---- run ---- */
+
+/* The operation leaves no trace in its slot. */
+static void take_back(struct task *t)
+{
+	struct service *s = t->service;
+
+	service_lock(s);
+	authority_finish(s->authority, service_now(), t->op.id, true, &s->actions);
+	service_task_over(t);
+	(void)service_unlock(s, NULL);
+}
+
+static bool may_apply(struct task *t)
+{
+	struct service *s = t->service;
+	bool may;
+
+	pthread_mutex_lock(&s->lock);
+	may = authority_may_apply(s->authority, service_now(), t->op.id);
+	pthread_mutex_unlock(&s->lock);
+	return may;
+}
+
+enum run_result { RUN_DONE, RUN_AGAIN, RUN_REFUSED };
+
+static enum run_result run_once(struct task *t, struct outcome *o)
+{
+	struct store_locks locks;
+	enum run_result result = RUN_DONE;
+	bool same;
+	int error;
+
+	store_lock_exclusive(t->store, t->inodes, TASK_INODES, &locks);
+	error = verify(t, &same);
+	if (!same && t->tries < MODIFY_TRIES_MAX) {
+		result = RUN_AGAIN;
+	} else if (!may_apply(t)) {
+		result = RUN_REFUSED;
+	} else {
+		t->touch_count = 0;
+		if (!error && !same)
+			error = -EBUSY;
+		if (!error)
+			error = touch_all(t);
+		if (!error)
+			error = apply(t);
+		o->status = service_status(error);
+		describe(t, error, o);
+		conclude(t, o);
+		if (!error && t->inodes[TASK_REPLACED])
+			store_settle_removed(t->store, t->inodes[TASK_REPLACED]);
+	}
+	store_unlock_exclusive(t->store, &locks);
+	return result;
+}
+
+static void refuse_all(struct task *t, uint16_t status)
+{
+	while (t->joined) {
+		struct task *joined = t->joined;
+
+		t->joined = joined->next;
+		task_reply(joined, status);
+	}
+	task_reply(t, status);
+}
+
+void service_modify_run(struct task *t)
+{
+	for (;;) {
+		struct outcome outcome = { .count = 0 };
+
+		switch (run_once(t, &outcome)) {
+		case RUN_DONE:
+			task_reply(t, outcome.status);
+			return;
+		case RUN_REFUSED:
+			take_back(t);
+			refuse_all(t, STATUS_NOSESSION);
+			return;
+		case RUN_AGAIN:
+			take_back(t);
+			task_forget_inodes(t);
+			t->tries++;
+			atomic_fetch_add(&t->service->retries, 1);
+			plan(t);
+			if (!service_begin(t))
+				return;
+		}
+	}
+}
+
+void service_modify_request(struct task *t)
+{
+	if (!t->message.common.sequence) {
+		task_reply(t, STATUS_BADMESSAGE);
+		return;
+	}
+	plan(t);
+	if (service_begin(t))
+		service_modify_run(t);
+}

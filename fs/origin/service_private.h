@@ -1,0 +1,216 @@
+/*
+ * service_private.h - what the files of the service share.
+ *
+ *   service.c           threads, queues, the authority's actions, answers
+ *   service_sessions.c  session messages, the recall stream, reclaim
+ *   service_reads.c     requests that modify nothing
+ *   service_modify.c    requests that do: plan, begin, run
+ *   service_http.c      GET and joining
+ */
+#ifndef FS_ORIGIN_SERVICE_PRIVATE_H
+#define FS_ORIGIN_SERVICE_PRIVATE_H
+
+#include <pthread.h>
+
+#include "fs/origin/service.h"
+#include "lease/status.h"
+
+#define PEER_BYTES 72
+#define SESSION_BUCKETS 4096u
+#define QUEUE_COUNT_MAX 8192u    /* requests that no worker has taken yet; beyond: PUSHBACK */
+#define OUTSIDE_COUNT_MAX 256u   /* recalls under way for changes behind our back; beyond: the next look */
+#define MODIFY_TRIES_MAX 16u     /* names that change under a modification; then BUSY */
+#define LOOKUP_TRIES_MAX 16u
+#define DEADLINE_MS_DEFAULT 30000u
+#define DEADLINE_MS_MAX 300000u
+#define NODES_BYTES 1024u        /* four nodes */
+#define POOL_BUFFER_BYTES BULK_BYTES_MAX
+#define POOL_COUNT_MAX 32u       /* buffers of a MiB that wait for the next read */
+#define POOL_THRESHOLD_BYTES (64u << 10)
+
+/* What a worker is to do with a task. */
+enum task_step {
+	TASK_REQUEST, /* a message that came in */
+	TASK_PLAIN,   /* GET, or joining */
+	TASK_RUN,     /* its operation may be applied */
+	TASK_REFUSE,  /* its operation is over: `status` */
+	TASK_REPLAY,  /* it was done before */
+	TASK_OUTSIDE, /* an inode was modified behind our back: recall it */
+	TASK_ORPHAN,  /* nobody has the inode open any more */
+	TASK_SWEEP,   /* grace is over: remove orphans that nobody claimed */
+	TASK_RECORD,  /* write the record of sessions */
+};
+
+enum task_inode { TASK_DIRECTORY, TASK_NEW_DIRECTORY, TASK_TARGET, TASK_REPLACED, TASK_INODES };
+
+struct task {
+	struct task *next;             /* in a queue, or in `joined` */
+	struct task *newer, *older;    /* all tasks whose operation is under way */
+	struct service *service;
+	enum task_step step;
+	struct server_request *request; /* NULL: the origin's own */
+	struct server_request_view view;
+	struct message message;
+	struct store *store;
+	struct credential caller;
+	struct handle handle; /* TASK_OUTSIDE, TASK_ORPHAN */
+
+	/* The operation; its id is the address of the task. */
+	bool begun;
+	uint16_t status;
+	unsigned tries;
+	int preset_error; /* the outcome was clear before it began */
+	struct inode *inodes[TASK_INODES];
+	struct authority_op op;
+	struct task *joined; /* repetitions that wait for the same answer */
+
+	/* The modification while it runs. */
+	struct store_touch touches[STORE_TOUCH_MAX];
+	struct item_node touched_nodes[STORE_TOUCH_MAX];
+	uint8_t touched_roles[STORE_TOUCH_MAX];
+	uint32_t touch_count;
+
+	/* The answer. */
+	struct message_reply reply;
+	uint64_t recall_sequence; /* the lowest at which something was granted */
+	struct writer nodes;
+	struct server_bulk bulk;
+	uint8_t nodes_buffer[NODES_BYTES];
+};
+
+/* The answer to the last modifying request of a slot. */
+struct kept_reply {
+	uint64_t sequence;
+	struct message_reply reply; /* nodes point behind this struct */
+	uint8_t nodes[];
+};
+
+struct session {
+	struct session_id id;
+	struct session *next;
+	struct store *store;
+	bool alive;
+	uint8_t host[16];
+	char peer[PEER_BYTES];
+	struct server_stream *stream;
+	uint32_t slot_count;
+	struct kept_reply *kept[];
+};
+
+struct task_queue {
+	struct task *first, **end;
+	uint32_t count;
+};
+
+struct service {
+	struct authority_config config;
+	struct changes *changes;
+	struct service_export *exports;
+	uint32_t export_count;
+	char *tls_directory;
+	struct server *server;
+	struct instant started;
+	struct duration promise; /* how long a session counts after its last keep-alive */
+
+	/* The authority and what belongs to it. */
+	pthread_mutex_t lock;
+	pthread_cond_t timer_changed;
+	struct authority *authority;
+	struct authority_actions actions;
+	struct instant timer_armed;
+	struct session *sessions[SESSION_BUCKETS];
+	uint32_t session_count;
+	struct task *tasks; /* whose operation is under way, newest first */
+	uint32_t outside_count;
+	bool record_queued;
+	bool stopping;
+
+	/* The record of sessions; one writer at a time. */
+	pthread_mutex_t record_lock;
+	int state_fd;
+	uint64_t record_promise_ms;
+
+	/* Work. */
+	pthread_mutex_t queue_lock;
+	pthread_cond_t queue_filled;
+	struct task_queue urgent; /* operations whose turn has come, and our own work */
+	struct task_queue fresh;
+	bool queue_stopped;
+	pthread_t *workers;
+	unsigned worker_count;
+	pthread_t timer;
+	bool timer_started;
+
+	pthread_mutex_t pool_lock;
+	void *pool[POOL_COUNT_MAX];
+	uint32_t pool_count;
+
+	_Atomic uint64_t requests, pushbacks, outside_dropped, retries, replays;
+};
+
+/* ---- service.c ---- */
+
+struct instant service_now(void);
+void service_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Around every call of the authority: unlocking performs its actions. `own` is the task whose
+   operation may run on this very thread, NULL elsewhere; true: it must run here and now. */
+void service_lock(struct service *s);
+bool service_unlock(struct service *s, const struct task *own);
+struct session *session_find(struct service *s, struct session_id id);
+
+struct task *task_create(struct service *s, enum task_step step);
+/* Lets go of everything that it holds. */
+void task_destroy(struct task *t);
+/* False: the queue is full. */
+bool task_enqueue(struct task *t, bool urgent);
+void task_forget_inodes(struct task *t);
+
+uint16_t service_status(int error);
+/* Answers a request's message with `status` and what `reply`, nodes and bulk hold; destroys. */
+void task_reply(struct task *t, uint16_t status);
+/* Answers without a task. */
+void service_answer_status(struct server_request *request, uint16_t status);
+/* Adds `node` to the answer. */
+void task_add_node(struct task *t, enum node_role role, const struct item_node *node);
+/* Under the inode's lock: may a lease ride on the answer? */
+enum lease_kind task_grant(struct task *t, const struct handle *handle, uint64_t op);
+/* The same with the service's lock held. */
+enum lease_kind task_grant_locked(struct task *t, const struct handle *handle, uint64_t op);
+/* Something was modified behind our back: everyone must hear of it. */
+void service_outside(struct service *s, struct store *store, const struct handle *handle);
+/* Hands `t` to the authority. True: the caller runs it now. Otherwise `t` is gone or in other
+   hands. */
+bool service_begin(struct task *t) MUST_CHECK;
+/* With the lock held: the operation of `t` is no longer the authority's. */
+void service_task_over(struct task *t);
+/* A buffer for bulk data; 0 or -ENOMEM. */
+int service_buffer(struct service *s, size_t size, struct server_bulk *ret_bulk) MUST_CHECK;
+
+/* ---- service_sessions.c ---- */
+
+/* Works in a message that never waits, and answers it; false: it is not one of those. */
+bool service_control(struct service *s, struct server_request *request,
+		     const struct server_request_view *view, const struct message *message);
+void service_session_open(struct task *t);
+void service_reclaim(struct task *t);
+int service_write_record(struct service *s) MUST_CHECK;
+void session_destroy(struct session *session);
+bool service_host_allowed(const struct service_export *export, const char *peer);
+
+/* ---- service_reads.c ---- */
+
+/* True: `t` was answered (or will be). False: not a request that only reads. */
+bool service_read_request(struct task *t);
+/* The strict read of `t` may run. */
+void service_read_run(struct task *t);
+
+/* ---- service_modify.c ---- */
+
+void service_modify_request(struct task *t);
+void service_modify_run(struct task *t);
+/* ---- service_http.c ---- */
+
+void service_plain(struct task *t);
+
+#endif

@@ -1,0 +1,383 @@
+#include <assert.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "fs/origin/service_private.h"
+
+/* Looks at `inode` under its lock, grants, and adds the node. */
+static int answer_node(struct task *t, enum node_role role, struct inode *inode, uint64_t op,
+		       struct item_node *ret_node)
+{
+	struct item_node node;
+	bool outside;
+	int error = store_look(t->store, inode, &node, &outside);
+
+	if (error)
+		return error;
+	/* After the recall was ordered: what it overtakes is void. */
+	if (outside)
+		service_outside(t->service, t->store, &node.handle);
+	node.lease = (uint8_t)task_grant(t, &node.handle, op);
+	task_add_node(t, role, &node);
+	if (ret_node)
+		*ret_node = node;
+	return 0;
+}
+
+static void node_open(struct task *t, struct item_node *node)
+{
+	struct service *s = t->service;
+
+	pthread_mutex_lock(&s->lock);
+	node->open = authority_open(s->authority, (struct session_id){ t->message.common.session },
+				    &node->handle) == STATUS_OK;
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- lookup ---- */
+
+/* The whole of a small file as bulk data, when that can be had. */
+static void first_bytes(struct task *t, struct inode *inode, const struct item_node *node)
+{
+	uint64_t limit = t->message.lookup.data_bytes_max;
+	uint32_t count;
+
+	if (limit > BULK_BYTES_MAX)
+		limit = BULK_BYTES_MAX;
+	if (!S_ISREG(inode->type) || limit == 0 || node->attributes.size > limit)
+		return;
+	if (service_buffer(t->service, node->attributes.size, &t->bulk) < 0)
+		return; /* the host reads it when it needs it */
+	if (store_read(t->store, &t->caller, inode, 0, t->bulk.data,
+		       (uint32_t)node->attributes.size, &count) < 0 ||
+	    count != node->attributes.size)
+		return;
+	t->bulk.length = count;
+	t->reply.eof = 1;
+}
+
+/* One attempt. -EAGAIN: what the name led to went away before it could be looked at. */
+static int lookup_once(struct task *t, struct inode *directory)
+{
+	const struct message_lookup *m = &t->message.lookup;
+	struct item_node node;
+	struct inode *inode = NULL;
+	int found, error;
+
+	t->nodes.at = 0;
+	store_lock_shared(t->store, directory);
+	found = store_lookup(t->store, &t->caller, directory, m->name, &inode);
+	/* The directory's lease covers what the name leads to, also when that is nothing. */
+	error = found && found != -ENOENT ? found :
+					    answer_node(t, NODE_DIRECTORY, directory, 0, NULL);
+	store_unlock_shared(t->store, directory);
+	if (!error && found == 0) {
+		store_lock_shared(t->store, inode);
+		error = answer_node(t, NODE_TARGET, inode, 0, &node);
+		if (error == -ESTALE)
+			error = -EAGAIN;
+		else if (!error)
+			first_bytes(t, inode, &node);
+		store_unlock_shared(t->store, inode);
+	}
+	if (inode)
+		store_put(t->store, inode);
+	return error ? error : found;
+}
+
+static int lookup(struct task *t, struct inode *directory)
+{
+	int error = -EAGAIN;
+
+	for (unsigned i = 0; error == -EAGAIN && i < LOOKUP_TRIES_MAX; i++)
+		error = lookup_once(t, directory);
+	return error == -EAGAIN ? -EBUSY : error;
+}
+
+/* ---- the rest ---- */
+
+static int read_bytes(struct task *t, struct inode *inode, uint64_t op)
+{
+	const struct message_read *m = &t->message.read;
+	struct item_node node;
+	uint32_t count = 0;
+	int error;
+
+	if (m->count > BULK_BYTES_MAX)
+		return -EINVAL;
+	error = service_buffer(t->service, m->count, &t->bulk);
+	if (error)
+		return error;
+	store_lock_shared(t->store, inode);
+	error = store_read(t->store, &t->caller, inode, m->offset, t->bulk.data, m->count, &count);
+	if (!error)
+		error = answer_node(t, NODE_TARGET, inode, op, &node);
+	store_unlock_shared(t->store, inode);
+	if (error)
+		return error;
+	t->bulk.length = count;
+	t->reply.eof = m->offset + count >= node.attributes.size;
+	t->reply.count = count;
+	return 0;
+}
+
+static enum lease_kind grant_entry(void *context, const struct handle *handle, bool outside)
+{
+	struct task *t = (struct task *)context;
+
+	if (outside)
+		service_outside(t->service, t->store, handle);
+	return task_grant(t, handle, 0);
+}
+
+static int readdir_entries(struct task *t, struct inode *directory)
+{
+	const struct message_readdir *m = &t->message.readdir;
+	struct store_listing listing;
+	struct writer w;
+	int error;
+
+	if (m->count > BULK_BYTES_MAX)
+		return -EINVAL;
+	error = service_buffer(t->service, m->count, &t->bulk);
+	if (error)
+		return error;
+	w = writer_of(t->bulk.data, m->count);
+	store_lock_shared(t->store, directory);
+	/* The directory first: the sequence of the answer is that of the first grant. */
+	error = answer_node(t, NODE_DIRECTORY, directory, 0, NULL);
+	if (!error)
+		error = store_readdir(t->store, &t->caller, directory, m->cookie, &w,
+				      m->attributes ? grant_entry : NULL, t, &listing);
+	store_unlock_shared(t->store, directory);
+	if (error)
+		return error;
+	t->bulk.length = w.at;
+	t->reply.count = listing.count;
+	t->reply.offset = listing.cookie;
+	t->reply.eof = listing.eof;
+	return 0;
+}
+
+static int readlink_target(struct task *t, struct inode *inode)
+{
+	size_t length = 0;
+	int error = service_buffer(t->service, LINK_TARGET_BYTES_MAX + 1, &t->bulk);
+
+	if (error)
+		return error;
+	store_lock_shared(t->store, inode);
+	error = store_readlink(t->store, inode, (char *)t->bulk.data, LINK_TARGET_BYTES_MAX + 1,
+			       &length);
+	if (!error)
+		error = answer_node(t, NODE_TARGET, inode, 0, NULL);
+	store_unlock_shared(t->store, inode);
+	t->bulk.length = error ? 0 : length;
+	return error;
+}
+
+static int xattr(struct task *t, struct inode *inode, uint32_t size, bool list)
+{
+	size_t length = 0;
+	int error;
+
+	if (size > XATTR_BYTES_MAX)
+		size = XATTR_BYTES_MAX;
+	error = service_buffer(t->service, size, &t->bulk);
+	if (error)
+		return error;
+	store_lock_shared(t->store, inode);
+	if (list)
+		error = store_listxattr(t->store, &t->caller, inode, t->bulk.data, size, &length);
+	else
+		error = store_getxattr(t->store, &t->caller, inode, t->message.getxattr.name,
+				       t->bulk.data, size, &length);
+	/* An absent attribute is an answer about the inode, too, and may be remembered. */
+	if (!error || error == -ENODATA) {
+		int looked = answer_node(t, NODE_TARGET, inode, 0, NULL);
+
+		error = looked ? looked : error;
+	}
+	store_unlock_shared(t->store, inode);
+	if (error)
+		return error;
+	t->reply.count = (uint32_t)length;
+	t->bulk.length = size ? length : 0;
+	return 0;
+}
+
+static int open_inode(struct task *t, struct inode *inode)
+{
+	const struct message_open *m = &t->message.open;
+	struct item_node node;
+	bool outside;
+	int error;
+
+	store_lock_shared(t->store, inode);
+	error = store_access(t->store, &t->caller, inode, m->access, false);
+	if (!error)
+		error = store_look(t->store, inode, &node, &outside);
+	if (!error) {
+		if (outside)
+			service_outside(t->service, t->store, &node.handle);
+		node.lease = (uint8_t)task_grant(t, &node.handle, 0);
+		node_open(t, &node);
+		if (node.open)
+			task_add_node(t, NODE_TARGET, &node);
+		else
+			error = -EAGAIN; /* PUSHBACK: no room to register it */
+	}
+	store_unlock_shared(t->store, inode);
+	return error;
+}
+
+static void close_inode(struct task *t)
+{
+	struct service *s = t->service;
+
+	service_lock(s);
+	authority_close(s->authority, service_now(),
+			(struct session_id){ t->message.common.session }, &t->message.close.handle,
+			&s->actions);
+	(void)service_unlock(s, NULL);
+}
+
+static int statfs_answer(struct task *t, struct inode *inode)
+{
+	struct item_statfs statfs;
+	struct writer w;
+	int error = store_statfs(t->store, inode, &statfs);
+
+	if (!error)
+		error = service_buffer(t->service, 256, &t->bulk);
+	if (error)
+		return error;
+	w = writer_of(t->bulk.data, 256);
+	item_statfs_write(&w, &statfs);
+	t->bulk.length = w.at;
+	return 0;
+}
+
+static const struct handle *handle_of(const struct message *m)
+{
+	switch (m->type) {
+	case MESSAGE_lookup:
+		return &m->lookup.directory;
+	case MESSAGE_getattr:
+		return &m->getattr.handle;
+	case MESSAGE_read:
+		return &m->read.handle;
+	case MESSAGE_open:
+		return &m->open.handle;
+	case MESSAGE_readdir:
+		return &m->readdir.directory;
+	case MESSAGE_readlink:
+		return &m->readlink.handle;
+	case MESSAGE_statfs:
+		return &m->statfs.handle;
+	case MESSAGE_fsync:
+		return &m->fsync.handle;
+	case MESSAGE_getxattr:
+		return &m->getxattr.handle;
+	case MESSAGE_listxattr:
+		return &m->listxattr.handle;
+	default:
+		return NULL;
+	}
+}
+
+static int answer(struct task *t, struct inode *inode)
+{
+	int error;
+
+	switch (t->message.type) {
+	case MESSAGE_lookup:
+		return lookup(t, inode);
+	case MESSAGE_getattr:
+		store_lock_shared(t->store, inode);
+		error = answer_node(t, NODE_TARGET, inode, 0, NULL);
+		store_unlock_shared(t->store, inode);
+		return error;
+	case MESSAGE_read:
+		return read_bytes(t, inode, 0);
+	case MESSAGE_open:
+		return open_inode(t, inode);
+	case MESSAGE_readdir:
+		return readdir_entries(t, inode);
+	case MESSAGE_readlink:
+		return readlink_target(t, inode);
+	case MESSAGE_statfs:
+		return statfs_answer(t, inode);
+	case MESSAGE_fsync:
+		return store_fsync(t->store, inode, t->message.fsync.data_only);
+	case MESSAGE_getxattr:
+		return xattr(t, inode, t->message.getxattr.size, false);
+	default:
+		return xattr(t, inode, t->message.listxattr.size, true);
+	}
+}
+
+static void drop_bulk(struct task *t)
+{
+	if (t->bulk.release)
+		t->bulk.release(t->bulk.context, t->bulk.data);
+	t->bulk = (struct server_bulk){ .data = NULL };
+}
+
+static void begin_strict(struct task *t)
+{
+	uint32_t ms = t->message.common.deadline_ms;
+
+	if (ms == 0 || ms > DEADLINE_MS_MAX)
+		ms = ms ? DEADLINE_MS_MAX : DEADLINE_MS_DEFAULT;
+	t->op = (struct authority_op){
+		.kind = AUTHORITY_READ_STRICT,
+		.session = { t->message.common.session },
+		.deadline = instant_add(t->view.arrived, duration_ms(ms)),
+		.target_count = 1,
+		.targets = { { .handle = t->inodes[TASK_TARGET]->identity.handle,
+			       .scope = RECALL_ALL } },
+	};
+	if (service_begin(t))
+		service_read_run(t);
+}
+
+void service_read_run(struct task *t)
+{
+	struct service *s = t->service;
+	int error = read_bytes(t, t->inodes[TASK_TARGET], t->op.id);
+
+	service_lock(s);
+	authority_finish(s->authority, service_now(), t->op.id, false, &s->actions);
+	service_task_over(t);
+	(void)service_unlock(s, NULL);
+	if (error)
+		drop_bulk(t);
+	task_reply(t, service_status(error));
+}
+
+bool service_read_request(struct task *t)
+{
+	const struct handle *handle = handle_of(&t->message);
+	int error;
+
+	if (t->message.type == MESSAGE_close) {
+		close_inode(t);
+		task_reply(t, STATUS_OK);
+		return true;
+	}
+	if (!handle || (t->message.type == MESSAGE_open && t->message.open.truncate))
+		return false;
+	error = store_get(t->store, handle, &t->inodes[TASK_TARGET]);
+	if (!error && t->message.type == MESSAGE_read && t->message.read.strict) {
+		begin_strict(t);
+		return true;
+	}
+	if (!error)
+		error = answer(t, t->inodes[TASK_TARGET]);
+	if (error)
+		drop_bulk(t);
+	task_reply(t, service_status(error));
+	return true;
+}

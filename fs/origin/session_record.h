@@ -1,0 +1,34 @@
+/*
+ * session_record.h - the durable record of the sessions that may hold leases (PROTOCOL.md 6.1).
+ *
+ * One small file in the state directory, replaced as a whole: magic, version, epoch, the longest
+ * promise ever made, and (session, host) for each session; a checksum. It is on disk before a
+ * session's first answer, so that the next run knows for whom to wait. Plain functions; the caller
+ * serialises them.
+ */
+#ifndef FS_ORIGIN_SESSION_RECORD_H
+#define FS_ORIGIN_SESSION_RECORD_H
+
+#include "lease/authority.h"
+
+#define SESSION_RECORD_COUNT_MAX (1u << 20)
+
+struct session_record {
+	uint64_t epoch;
+	uint64_t promise_ms; /* the longest term with drift and margin that any session was told */
+	uint32_t count;
+	struct authority_previous *entries; /* malloc()ed */
+};
+
+/*
+ * 0 with the record (all zero when there is none yet), -EUCLEAN when it is there and cannot be
+ * trusted, -errno.
+ */
+int session_record_load(int state_fd, const char *name, struct session_record *ret_record)
+	MUST_CHECK;
+/* Durable when it returns 0. */
+int session_record_store(int state_fd, const char *name, const struct session_record *record)
+	MUST_CHECK;
+void session_record_finish(struct session_record *record);
+
+#endif
