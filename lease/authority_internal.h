@@ -227,6 +227,7 @@ bool operation_modifies(const struct inode *inode, uint64_t except);
 void operation_drained(struct authority *a, struct lease *lease);
 void operation_refuse(struct authority *a, struct operation *o, uint16_t status);
 void operation_free(struct authority *a, struct operation *o);
+void operations_promote(struct authority *a, const struct session *session, struct inode *inode);
 void operations_start(struct authority *a, struct inode *inode);
 void operations_start_all(struct authority *a);
 void operations_refuse_late(struct authority *a);

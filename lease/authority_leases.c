@@ -223,6 +223,7 @@ static bool lease_make(struct authority *a, struct session *session, const struc
 	inode->lease_count++;
 	a->counters.leases++;
 	map_insert(&session->leases, lease);
+	operations_promote(a, session, inode);
 	return true;
 }
 

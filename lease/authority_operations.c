@@ -252,6 +252,24 @@ static void operation_leave(struct authority *a, struct operation *o)
 		inode_put(a, inodes[i]);
 }
 
+/*
+ * PROTOCOL.md 5.4: `session` has got a lease on `inode` while strict reads of it wait there. Its host
+ * may finish those before it acknowledges the lease's recall, which what they wait behind may
+ * cause: so they run now, under the lease, and wait for nobody (I6).
+ */
+void operations_promote(struct authority *a, const struct session *session, struct inode *inode)
+{
+	LIST_FOR_EACH(at, &inode->places) {
+		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+
+		if (o->kind != AUTHORITY_READ_STRICT || o->state != OPERATION_QUEUED ||
+		    o->session != session)
+			continue;
+		operation_leave(a, o);
+		operation_run(a, o);
+	}
+}
+
 /* Takes the operation out of everything; what is pending of it still leaves. */
 static void operation_end(struct authority *a, struct operation *o)
 {

@@ -110,7 +110,8 @@ void holder_session_opened(struct holder *h, struct instant now, struct instant 
 void holder_session_failed(struct holder *h, struct instant now, struct holder_actions *out);
 void holder_stream_attached(struct holder *h, struct instant now, struct session_id session,
 			    struct holder_actions *out);
-/* The stream broke: it is opened again after a back-off; leases stand until their term. */
+/* The stream opened last broke: it is opened again after a back-off; leases stand until their term.
+   Not for a stream that the caller closed itself to open another. */
 void holder_stream_lost(struct holder *h, struct instant now, struct session_id session,
 			struct holder_actions *out);
 void holder_kept_alive(struct holder *h, struct instant now, struct instant sent,
