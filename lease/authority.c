@@ -351,6 +351,7 @@ void authority_advance(struct authority *a, struct instant now)
 	}
 	grace_check(a);
 	operations_refuse_late(a);
+	backoffs_trim(a);
 }
 
 void authority_tick(struct authority *a, struct instant now, struct authority_actions *out)

@@ -19,7 +19,7 @@
 #include "lease/base/map.h"
 #include "lease/base/rng.h"
 
-/* Inodes without leases whose back-off is remembered; the oldest is forgotten first. */
+/* Inodes whose back-off is remembered between calls; the oldest is forgotten first. */
 #define BACKOFF_COUNT_MAX 4096
 /* While memory fails, what is pending is tried again after this. */
 #define STARVED_RETRY_MS 10
@@ -215,6 +215,7 @@ struct inode *inode_get(const struct authority *a, const struct handle *handle);
 struct inode *inode_make(struct authority *a, const struct handle *handle);
 void inode_put(struct authority *a, struct inode *inode);
 void inode_contended(struct authority *a, struct inode *inode);
+void backoffs_trim(struct authority *a);
 struct lease *lease_get(const struct session *session, const struct inode *inode);
 void lease_recall(struct authority *a, struct lease *lease, enum recall_scope scope,
 		  struct recall_names *names);

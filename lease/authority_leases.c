@@ -65,8 +65,11 @@ static void backoff_forget(struct authority *a, struct list *at)
 	inode_put(a, LIST_ENTRY(at, struct inode, in_backoffs));
 }
 
-/* The list is in the order of the last contention, so what has calmed down is in front. */
-static void backoffs_trim(struct authority *a)
+/*
+ * The list is in the order of the last contention, so what has calmed down is in front. Frees
+ * inodes: only where nobody holds on to one.
+ */
+void backoffs_trim(struct authority *a)
 {
 	struct list *first;
 
@@ -105,7 +108,6 @@ void inode_contended(struct authority *a, struct inode *inode)
 	inode->contended_at = a->now;
 	inode->quiet_until = instant_add(a->now, (struct duration){ inode->backoff_ns });
 	list_append(&a->backoffs, &inode->in_backoffs);
-	backoffs_trim(a);
 }
 
 /* ---- leases ---- */
