@@ -217,6 +217,22 @@ static void session_answer(const struct session *session, bool reclaim,
 	*ret_reclaim = reclaim;
 }
 
+/*
+ * PROTOCOL.md 4.4 (I8): while a recall has been out for a third of the term, the session is not
+ * renewed: a host whose stream is dead but whose keep-alives come through would otherwise hold up
+ * a modification for ever.
+ */
+static bool recall_is_overdue(const struct authority *a, const struct session *session)
+{
+	struct list *first = list_first(&session->recalled);
+	struct lease *lease;
+
+	if (!first)
+		return false;
+	lease = LIST_ENTRY(first, struct lease, in_session);
+	return instant_until(lease->recalled_at, a->now).ns >= a->config.term.ns / 3;
+}
+
 uint16_t authority_session_open(struct authority *a, struct instant now, const uint8_t host[16],
 				uint64_t instance, struct session_id previous, uint32_t slot_count,
 				struct authority_actions *out, struct session_id *ret_session,
@@ -228,6 +244,12 @@ uint16_t authority_session_open(struct authority *a, struct instant now, const u
 
 	authority_advance(a, now);
 	session = session_opened_before(a, host, instance, previous);
+	if (session && recall_is_overdue(a, session)) {
+		/* 4.4: a stray repetition must not renew it either, and so must not be believed. */
+		a->counters.pushbacks++;
+		authority_flush(a, out);
+		return STATUS_PUSHBACK;
+	}
 	if (session) {
 		session_renew(a, session, now);
 		session_answer(session, previous.value != 0, ret_session, ret_slot_count,
@@ -274,22 +296,6 @@ uint16_t authority_session_open(struct authority *a, struct instant now, const u
 	session_answer(session, previous.value != 0, ret_session, ret_slot_count, ret_reclaim);
 	authority_flush(a, out);
 	return STATUS_OK;
-}
-
-/*
- * PROTOCOL.md 4.4 (I8): while a recall has been out for a third of the term, the session is not
- * renewed: a host whose stream is dead but whose keep-alives come through would otherwise hold up
- * a modification for ever.
- */
-static bool recall_is_overdue(const struct authority *a, const struct session *session)
-{
-	struct list *first = list_first(&session->recalled);
-	struct lease *lease;
-
-	if (!first)
-		return false;
-	lease = LIST_ENTRY(first, struct lease, in_session);
-	return instant_until(lease->recalled_at, a->now).ns >= a->config.term.ns / 3;
 }
 
 uint16_t authority_keepalive(struct authority *a, struct instant now, struct session_id id,
