@@ -87,10 +87,12 @@ static bool entry_busy(const struct window_entry *entry)
 static void window_purge(struct holder *h)
 {
 	uint32_t kept = 0;
+	uint32_t busy = 0;
 
 	for (uint32_t i = 0; i < h->window_count; i++) {
 		struct window_entry *entry = &h->window[i];
 
+		busy += entry_busy(entry);
 		if (!entry_busy(entry) && !generation_alive(h, entry->generation))
 			continue;
 		if (kept != i)
@@ -98,7 +100,11 @@ static void window_purge(struct holder *h)
 		kept++;
 	}
 	h->window_count = kept;
-	if (h->repeat && kept <= h->window_capacity / 2) {
+	/*
+	 * What only waits for requests makes room when a recall comes (window_void); to wait for it
+	 * here could be for ever: the request may be waiting for the recall that found no place.
+	 */
+	if (h->repeat && busy <= h->window_capacity / 2) {
 		h->repeat = false;
 		stream_reopen(h);
 	}
