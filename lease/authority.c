@@ -429,7 +429,7 @@ static void check_operation(const struct operation *o)
 			const struct lease *lease = LIST_ENTRY(at, const struct lease, in_inode);
 
 			if (o->state == OPERATION_DRAINING && lease->awaited) {
-				assert(lease->recall_sequence && lease->session != o->session);
+				assert(lease->recall_sequence);
 				awaited++;
 			}
 			if (o->state == OPERATION_RUNNING && o->kind == AUTHORITY_MODIFY &&

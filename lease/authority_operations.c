@@ -144,24 +144,39 @@ static void operation_run(struct authority *a, struct operation *o)
 	operation_pend(a, o, AUTHORITY_RUN);
 }
 
-/* Recalls what others hold on the inode of `place`; counts what the operation must wait for. */
+/*
+ * PROTOCOL.md 5.2: the originator's own lease stays, for it does not use what it modifies until it
+ * is answered. That needs it to know the inode: where a name led to it, the originator may hold a
+ * lease on that inode without knowing that the name leads there now.
+ */
+static bool own_lease_stays(const struct place *place)
+{
+	const struct operation *o = place->operation;
+
+	for (uint32_t i = 0; i < o->place_count; i++) {
+		if (o->places[i].scope == RECALL_NAMES)
+			return place->scope == RECALL_NAMES;
+	}
+	return true;
+}
+
+/* Recalls what is held on the inode of `place`; counts what the operation must wait for. */
 static void place_drain(struct authority *a, struct place *place)
 {
 	struct inode *inode = place->inode;
 	struct operation *o = place->operation;
+	bool own_stays = own_lease_stays(place);
 	bool contended = false;
 	enum recall_scope scope = place->scope;
 
 	LIST_FOR_EACH(at, &inode->leases) {
 		struct lease *lease = LIST_ENTRY(at, struct lease, in_inode);
 
-		/* PROTOCOL.md 5.2: the originator's own lease stays. */
-		lease->awaited = lease->session != o->session;
-		contended |= lease->awaited;
+		lease->awaited = lease->session != o->session || !own_stays;
+		contended |= lease->session != o->session;
 	}
-	if (!contended)
-		return;
-	inode_contended(a, inode);
+	if (contended)
+		inode_contended(a, inode);
 	/* PROTOCOL.md 5.5: where names change all the time, keeping the lease is no use. */
 	if (inode->backoff_ns >= 4 * a->config.backoff_min.ns && inode->backoff_ns)
 		scope = RECALL_ALL;
