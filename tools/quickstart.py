@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-quickstart.py - what tools/quickstart runs: Leasehold on this machine in a few minutes: builds it, serves a real directory tree,
+quickstart - Leasehold on this machine in a few minutes: builds it, serves a real directory tree,
 mounts it twice as two hosts would, and shows what it does.
 
 usage: tools/quickstart [--keep] [--no-build]
