@@ -138,7 +138,7 @@ static bool flush_unused(struct authority *a, struct inode *inode, struct author
 		action->handle = inode->handle;
 	}
 	list_remove(&inode->unused.link);
-	inode_put(a, inode);
+	authority_inode_put(a, inode);
 	return true;
 }
 

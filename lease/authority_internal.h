@@ -211,10 +211,10 @@ void session_forget_surplus(struct authority *a);
 void grace_check(struct authority *a);
 
 /* authority_leases.c */
-struct inode *inode_get(const struct authority *a, const struct handle *handle);
-struct inode *inode_make(struct authority *a, const struct handle *handle);
-void inode_put(struct authority *a, struct inode *inode);
-void inode_contended(struct authority *a, struct inode *inode);
+struct inode *authority_inode_get(const struct authority *a, const struct handle *handle);
+struct inode *authority_inode_make(struct authority *a, const struct handle *handle);
+void authority_inode_put(struct authority *a, struct inode *inode);
+void authority_inode_contended(struct authority *a, struct inode *inode);
 void backoffs_trim(struct authority *a);
 struct lease *lease_get(const struct session *session, const struct inode *inode);
 void lease_recall(struct authority *a, struct lease *lease, enum recall_scope scope,

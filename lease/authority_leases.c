@@ -7,14 +7,14 @@
 
 /* ---- inodes ---- */
 
-struct inode *inode_get(const struct authority *a, const struct handle *handle)
+struct inode *authority_inode_get(const struct authority *a, const struct handle *handle)
 {
 	return map_get(&a->inodes, handle);
 }
 
-struct inode *inode_make(struct authority *a, const struct handle *handle)
+struct inode *authority_inode_make(struct authority *a, const struct handle *handle)
 {
-	struct inode *inode = inode_get(a, handle);
+	struct inode *inode = authority_inode_get(a, handle);
 
 	if (inode)
 		return inode;
@@ -35,7 +35,7 @@ struct inode *inode_make(struct authority *a, const struct handle *handle)
 }
 
 /* Frees `inode` when nothing is known about it any more. */
-void inode_put(struct authority *a, struct inode *inode)
+void authority_inode_put(struct authority *a, struct inode *inode)
 {
 	if (!list_empty(&inode->leases) || !list_empty(&inode->places) || inode->open_count ||
 	    list_linked(&inode->unused.link) || list_linked(&inode->in_backoffs))
@@ -62,7 +62,7 @@ static void backoff_forget(struct authority *a, struct list *at)
 {
 	list_remove(at);
 	a->backoff_count--;
-	inode_put(a, LIST_ENTRY(at, struct inode, in_backoffs));
+	authority_inode_put(a, LIST_ENTRY(at, struct inode, in_backoffs));
 }
 
 /*
@@ -88,7 +88,7 @@ void backoffs_trim(struct authority *a)
  * A modification recalls leases on `inode`. The second such recall within backoff_max starts the
  * back-off, each further one doubles it; one now and then costs nobody anything.
  */
-void inode_contended(struct authority *a, struct inode *inode)
+void authority_inode_contended(struct authority *a, struct inode *inode)
 {
 	bool again = list_linked(&inode->in_backoffs) &&
 		     instant_until(inode->contended_at, a->now).ns < a->config.backoff_max.ns;
@@ -181,7 +181,7 @@ void lease_remove(struct authority *a, struct lease *lease)
 	lease->names = NULL;
 	operation_drained(a, lease);
 	authority_free(a, lease, sizeof(*lease));
-	inode_put(a, inode);
+	authority_inode_put(a, inode);
 }
 
 /*
@@ -210,7 +210,7 @@ static bool lease_make(struct authority *a, struct session *session, const struc
 	lease = authority_allocate(a, sizeof(*lease));
 	if (!lease)
 		return false;
-	inode = inode_make(a, handle);
+	inode = authority_inode_make(a, handle);
 	if (!inode) {
 		authority_free(a, lease, sizeof(*lease));
 		return false;
@@ -236,7 +236,7 @@ static bool lease_make(struct authority *a, struct session *session, const struc
 static bool lease_grant(struct authority *a, struct session *session, const struct handle *handle,
 			uint64_t op, bool in_grace, bool in_backoff)
 {
-	struct inode *inode = inode_get(a, handle);
+	struct inode *inode = authority_inode_get(a, handle);
 	struct lease *lease = inode ? lease_get(session, inode) : NULL;
 
 	/* I2: no grant while someone else's modification drains or runs. */
@@ -287,7 +287,7 @@ enum lease_kind authority_grant(struct authority *a, struct instant now, struct 
 
 static int opened_add(struct authority *a, struct session *session, const struct handle *handle)
 {
-	struct inode *inode = inode_get(a, handle);
+	struct inode *inode = authority_inode_get(a, handle);
 	struct opened *opened;
 
 	if (inode && map_get(&session->opens, &inode->id))
@@ -299,7 +299,7 @@ static int opened_add(struct authority *a, struct session *session, const struct
 	opened = authority_allocate(a, sizeof(*opened));
 	if (!opened)
 		return -ENOMEM;
-	inode = inode_make(a, handle);
+	inode = authority_inode_make(a, handle);
 	if (!inode) {
 		authority_free(a, opened, sizeof(*opened));
 		return -ENOMEM;
@@ -342,7 +342,7 @@ void authority_release(struct authority *a, struct instant now, struct session_i
 
 	authority_advance(a, now);
 	session = session_get_live(a, id);
-	inode = inode_get(a, handle);
+	inode = authority_inode_get(a, handle);
 	lease = session && inode ? lease_get(session, inode) : NULL;
 	/* PROTOCOL.md 5.6: a recall that is out does for the release, too. */
 	if (lease && lease->recall_sequence)
@@ -415,7 +415,7 @@ uint16_t authority_acknowledge(struct authority *a, struct instant now, struct s
 bool authority_holds(const struct authority *a, struct session_id id, const struct handle *handle)
 {
 	const struct session *session = session_get_live(a, id);
-	const struct inode *inode = inode_get(a, handle);
+	const struct inode *inode = authority_inode_get(a, handle);
 
 	return session && inode && lease_get(session, inode);
 }
@@ -459,7 +459,7 @@ void authority_close(struct authority *a, struct instant now, struct session_id 
 
 	authority_advance(a, now);
 	session = session_get_live(a, id);
-	inode = inode_get(a, handle);
+	inode = authority_inode_get(a, handle);
 	opened = session && inode ? map_get(&session->opens, &inode->id) : NULL;
 	if (opened)
 		opened_remove(a, session, opened);
@@ -468,7 +468,7 @@ void authority_close(struct authority *a, struct instant now, struct session_id 
 
 bool authority_is_open(const struct authority *a, const struct handle *handle)
 {
-	const struct inode *inode = inode_get(a, handle);
+	const struct inode *inode = authority_inode_get(a, handle);
 
 	return inode && inode->open_count > 0;
 }

@@ -176,7 +176,7 @@ static void place_drain(struct authority *a, struct place *place)
 		contended |= lease->session != o->session;
 	}
 	if (contended)
-		inode_contended(a, inode);
+		authority_inode_contended(a, inode);
 	/* PROTOCOL.md 5.5: where names change all the time, keeping the lease is no use. */
 	if (inode->backoff_ns >= 4 * a->config.backoff_min.ns && inode->backoff_ns)
 		scope = RECALL_ALL;
@@ -264,7 +264,7 @@ static void operation_leave(struct authority *a, struct operation *o)
 	for (uint32_t i = 0; i < count; i++)
 		operations_start(a, inodes[i]);
 	for (uint32_t i = 0; i < count; i++)
-		inode_put(a, inodes[i]);
+		authority_inode_put(a, inodes[i]);
 }
 
 /*
@@ -451,13 +451,13 @@ static int places_make(struct authority *a, struct operation *o, const struct au
 		place->operation = o;
 		place->scope = target->scope;
 		list_init(&place->link);
-		place->inode = inode_make(a, &target->handle);
+		place->inode = authority_inode_make(a, &target->handle);
 		if (!place->inode)
 			break;
 		if (target->scope == RECALL_NAMES) {
 			place->names = names_make(a, target);
 			if (!place->names) {
-				inode_put(a, place->inode);
+				authority_inode_put(a, place->inode);
 				break;
 			}
 		}
@@ -466,7 +466,7 @@ static int places_make(struct authority *a, struct operation *o, const struct au
 		return 0;
 	while (made--) {
 		names_unref(a, o->places[made].names);
-		inode_put(a, o->places[made].inode);
+		authority_inode_put(a, o->places[made].inode);
 	}
 	return -ENOMEM;
 }
@@ -529,7 +529,7 @@ static bool covered_by_lease(const struct authority *a, const struct operation *
 
 	if (o->kind != AUTHORITY_READ_STRICT || !o->session)
 		return false;
-	inode = inode_get(a, &op->targets[0].handle);
+	inode = authority_inode_get(a, &op->targets[0].handle);
 	return inode && lease_get(o->session, inode);
 }
 
@@ -611,31 +611,12 @@ void authority_finish(struct authority *a, struct instant now, uint64_t op, bool
 	authority_flush(a, out);
 }
 
-/* Memory failed when `op` was to leave: the action that names it must not leave any more. */
-static void operation_unpend(struct authority *a, uint64_t op)
-{
-	LIST_FOR_EACH(at, &a->pending) {
-		struct pending *pending = LIST_ENTRY(at, struct pending, link);
-		struct operation *o = LIST_ENTRY(pending, struct operation, pending);
-
-		if (pending->what != PENDING_OPERATION || o->id != op ||
-		    o->kind != AUTHORITY_READ_STRICT)
-			continue;
-		list_remove(at);
-		if (o->state != OPERATION_OVER)
-			operation_end(a, o);
-		operation_free(a, o);
-		return;
-	}
-}
-
 void authority_cancel(struct authority *a, struct instant now, uint64_t op,
 		      struct authority_actions *out)
 {
 	struct operation *o;
 
 	authority_advance(a, now);
-	operation_unpend(a, op);
 	o = map_get(&a->operations, &op);
 	if (o && o->kind == AUTHORITY_READ_STRICT && o->state == OPERATION_QUEUED) {
 		operation_end(a, o);

@@ -180,7 +180,8 @@
 	F(U64, atime_s)                                                                         \
 	F(U32, atime_ns)                                                                        \
 	F(U64, mtime_s)                                                                         \
-	F(U32, mtime_ns)
+	F(U32, mtime_ns)                                                                        \
+	F(U8, through_descriptor) /* 1: of a descriptor open for writing, which may truncate */
 
 #define FIELDS_read(F)                                                                          \
 	COMMON_FIELDS(F)                                                                        \

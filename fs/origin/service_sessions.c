@@ -337,6 +337,8 @@ static void attach_stream(struct service *s, struct server_request *request,
 			  struct session *session)
 {
 	struct attached *attached = (struct attached *)malloc(sizeof(*attached));
+	const struct message hello = { .type = MESSAGE_acknowledged,
+				       .acknowledged = { STATUS_OK } };
 	struct server_stream *stream;
 
 	if (!attached) {
@@ -355,6 +357,10 @@ static void attach_stream(struct service *s, struct server_request *request,
 		return;
 	}
 	session->stream = stream;
+	/* PROTOCOL.md 3.2: the stream begins with this, so that the host knows it is attached. A
+	   stream that cannot take it has ended, and `ended` says so. */
+	if (server_stream_send(stream, &hello) < 0)
+		return;
 	(void)authority_stream_attached(s->authority, service_now(), session->id, &s->actions);
 }
 

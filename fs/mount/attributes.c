@@ -1,0 +1,283 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "fs/mount/inode.h"
+#include "fs/mount/modify.h"
+#include "fs/mount/ops.h"
+#include "fs/mount/read.h"
+#include "fs/mount/reply.h"
+
+/* Answers with attributes, valid as long as the lease `instance` stands (0: not at all). */
+static void reply_attributes(struct mount *m, struct call *call, const struct attributes *attributes,
+			     uint64_t instance)
+{
+	double seconds = 0;
+	fuse_req_t request;
+	struct stat st;
+	unsigned token;
+
+	attributes_stat(attributes, attributes->inode, &st);
+	pthread_mutex_lock(&m->lock);
+	if (instance &&
+	    instance == holder_lease(m->holder, mount_now(), &call->inode->handle)) {
+		seconds = validity(m, mount_now());
+		call->inode->attributes_given = true;
+	}
+	request = call->request;
+	call->request = NULL;
+	token = mount_reply_begin(m);
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	if (request)
+		fuse_reply_attr(request, &st, seconds);
+	mount_reply_end(m, token);
+}
+
+static void getattr_work(struct mount *m, struct call *call)
+{
+	const struct answer_node *node;
+	struct answer answer;
+
+	if (call->status != STATUS_OK) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, &answer);
+	node = &answer.nodes[NODE_TARGET];
+	if (node->present && node->instance)
+		inode_set_attributes(call->inode, &node->item.attributes, node->instance);
+	pthread_mutex_unlock(&m->lock);
+	if (!node->present)
+		reply_error(m, call, EIO);
+	else
+		reply_attributes(m, call, &node->item.attributes, node->instance);
+}
+
+static bool getattr_cached(struct mount *m, fuse_req_t request, fuse_ino_t nodeid)
+{
+	const struct attributes *attributes = NULL;
+	struct inode *inode;
+	double seconds = 0;
+	struct stat st;
+	unsigned token;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode)
+		attributes = inode_attributes(m, inode, mount_now());
+	if (!attributes) {
+		pthread_mutex_unlock(&m->lock);
+		return false;
+	}
+	attributes_stat(attributes, attributes->inode, &st);
+	seconds = validity(m, mount_now());
+	inode->attributes_given = true;
+	token = mount_reply_begin(m);
+	pthread_mutex_unlock(&m->lock);
+	COUNT(m, getattrs_cached);
+	fuse_reply_attr(request, &st, seconds);
+	mount_reply_end(m, token);
+	return true;
+}
+
+void op_getattr(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
+{
+	struct mount *m = fuse_req_userdata(request);
+	struct call *call;
+
+	if (getattr_cached(m, request, nodeid))
+		return;
+	call = op_call(request, nodeid, MESSAGE_getattr);
+	if (!call)
+		return;
+	call->message.getattr.handle = call->inode->handle;
+	call_send(m, call, getattr_work);
+}
+
+/* ---- setattr ---- */
+
+static void setattr_reply(struct mount *m, struct call *call)
+{
+	const struct attributes *attributes = call->context;
+
+	reply_attributes(m, call, attributes, 0);
+	free((void *)attributes);
+}
+
+static void setattr_work(struct mount *m, struct call *call)
+{
+	const struct message_setattr *message = &call->message.setattr;
+	struct change before, after;
+	struct attributes *attributes;
+	struct answer answer;
+	bool kept = modify_end(m, call, &answer, &before, &after);
+
+	if (call->status != STATUS_OK || !answer.nodes[NODE_TARGET].present) {
+		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+		return;
+	}
+	if (kept && call->inode->file)
+		cache_file_move(call->inode->file, before, after,
+				message->valid & SETATTR_SIZE ? message->size : 0,
+				message->valid & SETATTR_SIZE ? UINT64_MAX : 0);
+	attributes = malloc(sizeof(*attributes));
+	if (!attributes) {
+		reply_error(m, call, ENOMEM);
+		return;
+	}
+	*attributes = answer.nodes[NODE_TARGET].item.attributes;
+	call->context = attributes;
+	if (message->valid & SETATTR_SIZE)
+		modify_settle(m, call, 0, 0, setattr_reply);
+	else
+		setattr_reply(m, call);
+}
+
+void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int valid,
+		struct fuse_file_info *info)
+{
+	static const struct {
+		int fuse;
+		uint32_t wire;
+	} flags[] = {
+		{ FUSE_SET_ATTR_MODE, SETATTR_MODE },
+		{ FUSE_SET_ATTR_UID, SETATTR_UID },
+		{ FUSE_SET_ATTR_GID, SETATTR_GID },
+		{ FUSE_SET_ATTR_SIZE, SETATTR_SIZE },
+		{ FUSE_SET_ATTR_ATIME, SETATTR_ATIME },
+		{ FUSE_SET_ATTR_MTIME, SETATTR_MTIME },
+		{ FUSE_SET_ATTR_ATIME_NOW, SETATTR_ATIME_NOW },
+		{ FUSE_SET_ATTR_MTIME_NOW, SETATTR_MTIME_NOW },
+		{ FUSE_SET_ATTR_KILL_SUID, SETATTR_KILL_SUID },
+	};
+	struct mount *m = fuse_req_userdata(request);
+	struct modify_scope scope = { 0 };
+	struct message_setattr *message;
+	struct call *call;
+
+	if (op_refuse_change(request))
+		return;
+	call = op_call(request, nodeid, MESSAGE_setattr);
+	if (!call)
+		return;
+	message = &call->message.setattr;
+	message->handle = call->inode->handle;
+	for (unsigned i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
+		if (valid & flags[i].fuse)
+			message->valid |= flags[i].wire;
+	message->mode = attr->st_mode;
+	message->uid = attr->st_uid;
+	message->gid = attr->st_gid;
+	message->size = (uint64_t)attr->st_size;
+	message->atime_s = (uint64_t)attr->st_atim.tv_sec;
+	message->atime_ns = (uint32_t)attr->st_atim.tv_nsec;
+	message->mtime_s = (uint64_t)attr->st_mtim.tv_sec;
+	message->mtime_ns = (uint32_t)attr->st_mtim.tv_nsec;
+	/* A descriptor that may write may truncate, whatever the mode says by now. */
+	message->through_descriptor = info != NULL;
+	if (valid & FUSE_SET_ATTR_SIZE) {
+		scope.data = true;
+		scope.offset = message->size;
+	}
+	call_limit(call);
+	modify_send(m, call, &scope, setattr_work);
+}
+
+/* ---- readlink ---- */
+
+static void readlink_work(struct mount *m, struct call *call)
+{
+	struct answer answer;
+	fuse_req_t request;
+	char *target;
+
+	if (call->status != STATUS_OK || call->data.length > LINK_TARGET_BYTES_MAX) {
+		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+		return;
+	}
+	target = strndup((const char *)call->data.data, call->data.length);
+	if (!target) {
+		reply_error(m, call, ENOMEM);
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, &answer);
+	if (answer.nodes[NODE_TARGET].instance) {
+		free(call->inode->target);
+		call->inode->target = strdup(target);
+		call->inode->target_instance =
+			call->inode->target ? answer.nodes[NODE_TARGET].instance : 0;
+	}
+	request = call->request;
+	call->request = NULL;
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	if (request)
+		fuse_reply_readlink(request, target);
+	free(target);
+}
+
+void op_readlink(fuse_req_t request, fuse_ino_t nodeid)
+{
+	struct mount *m = fuse_req_userdata(request);
+	struct inode *inode;
+	struct call *call;
+	char *target = NULL;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode && inode->target_instance &&
+	    inode->target_instance == holder_lease(m->holder, mount_now(), &inode->handle))
+		target = strdup(inode->target);
+	pthread_mutex_unlock(&m->lock);
+	if (target) {
+		fuse_reply_readlink(request, target);
+		free(target);
+		return;
+	}
+	call = op_call(request, nodeid, MESSAGE_readlink);
+	if (!call)
+		return;
+	call->message.readlink.handle = call->inode->handle;
+	call_send(m, call, readlink_work);
+}
+
+/* ---- statfs ---- */
+
+static void statfs_work(struct mount *m, struct call *call)
+{
+	struct reader r = reader_of(call->data.data, call->data.length);
+	struct item_statfs item;
+	struct statvfs st = { 0 };
+	fuse_req_t request;
+
+	if (call->status != STATUS_OK || !item_statfs_read(&r, &item)) {
+		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+		return;
+	}
+	st.f_bsize = item.block_bytes;
+	st.f_frsize = item.block_bytes;
+	st.f_blocks = item.blocks;
+	st.f_bfree = item.blocks_free;
+	st.f_bavail = item.blocks_available;
+	st.f_files = item.files;
+	st.f_ffree = item.files_free;
+	st.f_favail = item.files_free;
+	st.f_namemax = item.name_bytes_max;
+	request = call_take_request(m, call);
+	call_destroy(m, call);
+	if (request)
+		fuse_reply_statfs(request, &st);
+}
+
+void op_statfs(fuse_req_t request, fuse_ino_t nodeid)
+{
+	struct call *call = op_call(request, nodeid ? nodeid : FUSE_ROOT_ID, MESSAGE_statfs);
+
+	if (!call)
+		return;
+	call->message.statfs.handle = call->inode->handle;
+	call_send(fuse_req_userdata(request), call, statfs_work);
+}

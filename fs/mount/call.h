@@ -1,0 +1,128 @@
+/*
+ * call.h - one request of the kernel's that has to go to the origin, from message to answer.
+ *
+ * A call is made by an operation, sent, repeated as the protocol allows, and handed back to the
+ * operation's `work` function on a completion thread: exactly once, with `status` and the decoded
+ * reply, or with a status that says why there is none. Nothing here blocks a FUSE thread.
+ *
+ * What is repeated (PROTOCOL.md 3): reads freely, under whatever session stands; modifying requests
+ * with the same session, slot and sequence until they are answered, so that they are executed at
+ * most once. NOSESSION says "never executed": they then go out again under the new session.
+ *
+ * Bounds: every call has a deadline, at which the kernel is answered. A read ends with it. A
+ * modification that may have been executed goes on in the background, without the caller, until
+ * it is answered or its session is over: its slot cannot be used before. A caller that was killed
+ * is answered at once in the same way (EINTR). Interrupts by signals that have a handler are not
+ * honoured: a local file system does not return EINTR there either.
+ *
+ * A call belongs to the operation from call_new() to call_send(), to this object until `work`, and
+ * to `work` until call_destroy(). Messages borrow names and data from the call's own copies.
+ */
+#ifndef FS_MOUNT_CALL_H
+#define FS_MOUNT_CALL_H
+
+#include <uthash.h>
+
+#include "fs/mount/inode.h"
+#include "fs/mount/state.h"
+#include "lease/status.h"
+
+struct call;
+typedef void call_work(struct mount *m, struct call *call);
+
+enum call_state { CALL_NEW, CALL_PARKED, CALL_SENT, CALL_ANSWERED };
+
+struct call {
+	UT_hash_handle hh; /* by id */
+	struct call *next; /* in the parked list, the completion queue or an inode's held list */
+	uint64_t id;
+	enum call_state state;
+
+	/* Set by the operation. */
+	fuse_req_t request;        /* NULL: nobody waits (any more) */
+	uint64_t request_thread;   /* thread id of the caller */
+	struct message message;
+	void *bulk;                /* owned */
+	size_t bulk_length;
+	char names[2][NAME_BYTES_MAX + 1]; /* copies for the message */
+	void *bytes;               /* owned: a link's target */
+	bool modifying;
+	struct instant deadline;
+	int deadline_errno;        /* ETIMEDOUT; EIO where others queue behind a kernel lock */
+	call_work *work;
+	struct inode *inode;       /* the object, with a use */
+	struct inode *inode2;      /* rename: the new directory; link: the new name's directory */
+	struct inode *child;       /* what a name is known to lead to, if it is */
+	struct inode *child2;
+	struct fuse_file_info file_info;
+	uint64_t offset;           /* of a read, readdir */
+	size_t size;
+	bool plus;
+	unsigned retries;          /* the operation's own */
+	unsigned modify_marks;     /* which of inode, inode2, child, child2 were marked as modifying */
+	void *context;
+
+	/* The answer, for `work`. */
+	uint16_t status;
+	uint64_t stamp;            /* of the attempt that was answered */
+	struct message_reply reply; /* all zero unless the origin replied */
+	bool replied;
+	void *answer;              /* owned: the memory behind reply and data */
+	struct slice data;         /* bulk data of the reply */
+
+	/* Inside. */
+	struct session_id session; /* of the latest attempt */
+	bool has_slot;
+	uint32_t slot;
+	uint64_t sequence;
+	unsigned attempts;
+	struct instant retry_at;
+	struct client_call *transfer;
+	int error;                 /* of the transport */
+	bool interrupted;
+	bool abandoned;            /* the kernel was answered already */
+	uint32_t drop_serial;      /* page fills: the inode's when this was sent */
+	bool held;                 /* page fills: parked until our own modification is answered */
+	struct call *fetch_next;   /* page fills: in inode->fetches */
+};
+
+int calls_create(struct mount *m) MUST_CHECK;
+/* Ends the threads. Every call was ended before (session_stop). */
+void calls_stop(struct mount *m);
+void calls_destroy(struct mount *m);
+
+/* A call for `request` (may be NULL) of `type`. NULL: no memory, or CALL_COUNT_MAX in flight. */
+struct call *call_new(struct mount *m, fuse_req_t request, enum message_type type);
+/* The caller holds a kernel lock on which others queue: the shorter limit (design: bounds). */
+void call_limit(struct call *call);
+/* Copies a name into the call (which: 0 or 1) for the message. */
+struct slice call_name(struct call *call, unsigned which, const char *name);
+/* The object of the call; takes a use. */
+void call_set_inode(struct mount *m, struct call *call, struct inode *inode);
+/* Sends it; `work` follows on a completion thread. The call may be gone when this returns. */
+void call_send(struct mount *m, struct call *call, call_work *work);
+/* Sends an answered call again with its message as it is now. */
+void call_again(struct mount *m, struct call *call, unsigned delay_ms);
+void call_destroy(struct mount *m, struct call *call);
+/* Hands the call to `work` with a status of our own, on a completion thread. */
+void call_fail(struct mount *m, struct call *call, uint16_t status);
+
+/* The caller's request, once: NULL afterwards and when it was answered already. */
+fuse_req_t call_take_request(struct mount *m, struct call *call);
+/* The errno that the kernel gets for the call's status. */
+int call_errno(const struct call *call);
+
+/* Who asks in the kernel. */
+void call_credential(fuse_req_t request, struct credential *ret_credential);
+/* True when the thread is gone or a signal that will end it is pending. */
+bool call_caller_dies(uint64_t thread);
+
+/* The session changed state: parked calls may go out now. Called under the lock. */
+void calls_session_changed(struct mount *m);
+/* A slot was given out under `session`; these are how many the origin granted. Under the lock. */
+void calls_slots_reset(struct mount *m, struct session_id session, uint32_t count);
+/* Fails every call with `status`, and every later one. For the end of the mount. */
+void calls_shut(struct mount *m, uint16_t status);
+uint64_t calls_count(struct mount *m);
+
+#endif

@@ -1,0 +1,306 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "fs/mount/inode.h"
+#include "fs/mount/modify.h"
+#include "fs/mount/ops.h"
+#include "fs/mount/read.h"
+#include "fs/mount/reply.h"
+
+/* ---- open ---- */
+
+/*
+ * The local side of an open. Readers use the kernel's page cache, whose pages are dropped whenever
+ * the lease goes: so they may be kept from one open to the next. Descriptors that can write use
+ * DIRECT_IO: no write waits in the page cache, and MAP_SHARED on them fails with ENODEV, since a
+ * store through a mapping would not be seen elsewhere.
+ */
+int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
+	      struct open_file **ret_file)
+{
+	struct open_file *file = calloc(1, sizeof(*file));
+	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
+	bool pages;
+
+	if (!file)
+		return -ENOMEM;
+	if (S_ISREG(inode->mode))
+		(void)read_cache_file(m, inode); /* without it, reads go to the origin */
+	pthread_mutex_lock(&m->lock);
+	if (!inode->pages && (info->flags & O_ACCMODE) != O_WRONLY) {
+		int slot = guardian_add(m->guardian, inode->nodeid);
+
+		if (slot >= 0) {
+			inode->pages = true;
+			inode->guardian_slot = slot;
+		}
+	}
+	pages = inode->pages;
+	inode_use(m, inode);
+	inode->open_count++;
+	if (writable)
+		inode->open_write_count++;
+	pthread_mutex_unlock(&m->lock);
+	file->inode = inode;
+	file->writable = writable;
+	file->append = (info->flags & O_APPEND) != 0;
+	info->fh = (uint64_t)(uintptr_t)file;
+	info->direct_io = writable || !pages;
+	info->keep_cache = !info->direct_io;
+	info->noflush = !writable;
+	*ret_file = file;
+	return 0;
+}
+
+/* The last local close tells the origin, when it knows of the open. */
+static void close_work(struct mount *m, struct call *call)
+{
+	call_destroy(m, call); /* a lost close ends with the session */
+}
+
+static void data_close(struct mount *m, struct open_file *file)
+{
+	struct inode *inode = file->inode;
+	struct call *call = NULL;
+	bool tell;
+
+	pthread_mutex_lock(&m->lock);
+	inode->open_count--;
+	if (file->writable)
+		inode->open_write_count--;
+	tell = inode->open_count == 0 && inode->open_registered;
+	if (tell)
+		inode->open_registered = false;
+	pthread_mutex_unlock(&m->lock);
+	if (tell)
+		call = call_new(m, NULL, MESSAGE_close);
+	if (call) {
+		call->message.close.handle = inode->handle;
+		call_set_inode(m, call, inode);
+		call_send(m, call, close_work);
+	}
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, inode);
+	pthread_mutex_unlock(&m->lock);
+	free(file);
+}
+
+void data_open_undo(struct mount *m, struct open_file *file)
+{
+	data_close(m, file);
+}
+
+static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
+		       struct fuse_file_info *info)
+{
+	struct open_file *file;
+	int r = data_open(m, inode, info, &file);
+
+	if (r < 0)
+		fuse_reply_err(request, -r);
+	else if (fuse_reply_open(request, info) < 0)
+		data_close(m, file);
+}
+
+static void open_work(struct mount *m, struct call *call)
+{
+	struct fuse_file_info info = call->file_info;
+	struct inode *inode = call->inode;
+	const struct answer_node *node;
+	struct answer answer;
+	fuse_req_t request;
+
+	if (call->status != STATUS_OK) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, &answer);
+	node = &answer.nodes[NODE_TARGET];
+	if (node->present && node->instance)
+		inode_set_attributes(inode, &node->item.attributes, node->instance);
+	inode->open_registered = true;
+	inode_use(m, inode);
+	request = call->request;
+	call->request = NULL;
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	if (request) {
+		open_reply(m, request, inode, &info);
+	} else {
+		/* The caller died meanwhile: as if it had closed at once. */
+		struct open_file *file;
+
+		if (data_open(m, inode, &info, &file) == 0)
+			data_close(m, file);
+	}
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, inode);
+	pthread_mutex_unlock(&m->lock);
+}
+
+void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
+{
+	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
+	struct mount *m = fuse_req_userdata(request);
+	struct inode *inode;
+	struct call *call;
+	bool known;
+
+	if (writable && op_refuse_change(request))
+		return;
+	/* Under a lease the origin need not be asked: the kernel has checked the permissions, and
+	   an unlink elsewhere asks this host whether the inode is open (design.md section 5). */
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	known = inode && (inode_attributes(m, inode, mount_now()) ||
+			  (inode->open_count > 0 && inode->open_registered));
+	if (known)
+		inode_use(m, inode);
+	pthread_mutex_unlock(&m->lock);
+	if (known) {
+		COUNT(m, requests);
+		open_reply(m, request, inode, info);
+		pthread_mutex_lock(&m->lock);
+		inode_unuse(m, inode);
+		pthread_mutex_unlock(&m->lock);
+		return;
+	}
+	call = op_call(request, nodeid, MESSAGE_open);
+	if (!call)
+		return;
+	call->file_info = *info;
+	call->message.open.handle = call->inode->handle;
+	call->message.open.access =
+		(uint8_t)(((info->flags & O_ACCMODE) != O_WRONLY ? OPEN_ACCESS_READ : 0) |
+			  (writable ? OPEN_ACCESS_WRITE : 0));
+	call_send(m, call, open_work);
+}
+
+void op_release(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
+{
+	data_close(fuse_req_userdata(request), (struct open_file *)(uintptr_t)info->fh);
+	fuse_reply_err(request, 0);
+}
+
+/* ---- read ---- */
+
+void op_read(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+	     struct fuse_file_info *info)
+{
+	struct mount *m = fuse_req_userdata(request);
+
+	COUNT(m, requests);
+	read_request(m, request, (struct open_file *)(uintptr_t)info->fh, (uint64_t)offset, size);
+}
+
+/* ---- write ---- */
+
+static void write_reply(struct mount *m, struct call *call)
+{
+	size_t count = call->reply.count;
+	fuse_req_t request = call_take_request(m, call);
+
+	call_destroy(m, call);
+	if (request)
+		fuse_reply_write(request, count);
+}
+
+static void write_work(struct mount *m, struct call *call)
+{
+	struct inode *inode = call->inode;
+	struct change before, after;
+	struct answer answer;
+	bool kept = modify_end(m, call, &answer, &before, &after);
+
+	if (call->status != STATUS_OK || call->reply.count > call->bulk_length) {
+		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+		return;
+	}
+	COUNT_BY(m, written_bytes, call->reply.count);
+	pthread_mutex_lock(&m->lock);
+	if (inode->unsynced_incarnation == 0)
+		inode->unsynced_incarnation = call->reply.incarnation;
+	pthread_mutex_unlock(&m->lock);
+	if (kept && inode->file) {
+		cache_file_move(inode->file, before, after, call->reply.offset, call->reply.count);
+		read_keep(m, inode, after, call->reply.offset,
+			  (struct slice){ call->bulk, call->reply.count });
+	}
+	modify_settle(m, call, call->reply.offset, call->reply.count, write_reply);
+}
+
+void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t size, off_t offset,
+	      struct fuse_file_info *info)
+{
+	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
+	struct mount *m = fuse_req_userdata(request);
+	struct modify_scope scope = { .data = true, .offset = (uint64_t)offset, .length = size };
+	struct call *call;
+
+	if (op_refuse_change(request))
+		return;
+	COUNT(m, writes);
+	call = op_call(request, nodeid, MESSAGE_write);
+	if (!call)
+		return;
+	call->bulk = malloc(size ? size : 1);
+	if (!call->bulk) {
+		reply_error(m, call, ENOMEM);
+		return;
+	}
+	memcpy(call->bulk, data, size);
+	call->bulk_length = size;
+	call->message.write.handle = call->inode->handle;
+	call->message.write.offset = (uint64_t)offset;
+	call->message.write.append = file->append || (info->flags & O_APPEND) != 0;
+	call->message.write.kill_suid = 1;
+	if (call->message.write.append) {
+		scope.offset = 0; /* the origin chooses */
+		scope.length = 0;
+	}
+	call_limit(call);
+	modify_send(m, call, &scope, write_work);
+}
+
+/* ---- flush and fsync ---- */
+
+void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
+{
+	/* Writes are through before they are answered; advisory locks come with their own issue. */
+	fuse_reply_err(request, 0);
+}
+
+static void fsync_work(struct mount *m, struct call *call)
+{
+	bool lost = false;
+
+	if (call->status == STATUS_OK) {
+		pthread_mutex_lock(&m->lock);
+		/* The store's machine crashed between the write and this: the bytes may be gone. */
+		lost = call->inode->unsynced_incarnation != 0 &&
+		       call->inode->unsynced_incarnation != call->reply.incarnation;
+		call->inode->unsynced_incarnation = 0;
+		pthread_mutex_unlock(&m->lock);
+	}
+	reply_error(m, call, call->status != STATUS_OK ? call_errno(call) : lost ? EIO : 0);
+}
+
+void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info)
+{
+	struct call *call = op_call(request, nodeid, MESSAGE_fsync);
+
+	if (!call)
+		return;
+	call->message.fsync.handle = call->inode->handle;
+	call->message.fsync.data_only = data_only != 0;
+	call_send(fuse_req_userdata(request), call, fsync_work);
+}
+
+void op_fsyncdir(fuse_req_t request, fuse_ino_t nodeid, int data_only,
+		 struct fuse_file_info *info)
+{
+	op_fsync(request, nodeid, data_only, info);
+}

@@ -1,0 +1,345 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "fs/mount/inode.h"
+#include "fs/mount/ops.h"
+#include "fs/mount/reply.h"
+
+#define CHUNK_BYTES (256u << 10)       /* of entries asked for at a time */
+#define LISTING_ENTRIES_MAX 200000     /* more are not kept: a long listing is read in pieces */
+
+/* An open directory. */
+struct open_directory {
+	struct inode *inode;     /* with a use */
+	struct listing *listing; /* what was read so far, or the directory's whole one */
+	uint32_t hint;           /* index that the next request probably begins at */
+};
+
+void op_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
+{
+	struct mount *m = fuse_req_userdata(request);
+	struct open_directory *directory = calloc(1, sizeof(*directory));
+	struct inode *inode;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode && directory) {
+		inode_use(m, inode);
+		directory->inode = inode;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (!inode || !directory) {
+		free(directory);
+		fuse_reply_err(request, inode ? ENOMEM : ESTALE);
+		return;
+	}
+	info->fh = (uint64_t)(uintptr_t)directory;
+	if (fuse_reply_open(request, info) < 0) {
+		pthread_mutex_lock(&m->lock);
+		inode_unuse(m, inode);
+		pthread_mutex_unlock(&m->lock);
+		free(directory);
+	}
+}
+
+void op_releasedir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
+{
+	struct mount *m = fuse_req_userdata(request);
+	struct open_directory *directory = (struct open_directory *)(uintptr_t)info->fh;
+
+	pthread_mutex_lock(&m->lock);
+	listing_unref(directory->listing);
+	inode_unuse(m, directory->inode);
+	pthread_mutex_unlock(&m->lock);
+	free(directory);
+	fuse_reply_err(request, 0);
+}
+
+/* ---- answering from a listing ---- */
+
+struct filling {
+	char *buffer;
+	size_t size, used;
+};
+
+/* One entry with its inode's attributes, when they stand. Under the lock. */
+static void plus_entry(struct mount *m, struct inode *directory, const struct listing_entry *e,
+		       struct slice name, struct fuse_entry_param *ret_entry,
+		       struct inode **ret_child)
+{
+	struct inode *child = NULL;
+	const struct attributes *attributes = NULL;
+	bool dots = slice_equal(name, slice_of(".")) || slice_equal(name, slice_of(".."));
+
+	*ret_child = NULL;
+	*ret_entry = (struct fuse_entry_param){ 0 };
+	if (e->handle.length && !dots)
+		child = inode_find(m, &e->handle);
+	if (child)
+		attributes = inode_attributes(m, child, mount_now());
+	if (attributes) {
+		struct name_entry *known = NULL;
+		uint64_t instance = 0;
+
+		HASH_FIND(hh, directory->names, name.data, name.length, known);
+		if (known && known->child == child)
+			instance = known->instance;
+		entry_fill(m, directory, instance, child, attributes, child->attributes_instance,
+			   ret_entry);
+		*ret_child = child;
+		return;
+	}
+	/* Without attributes: the kernel takes name and type, and looks it up when needed. */
+	ret_entry->attr.st_ino = e->number;
+	ret_entry->attr.st_mode = e->type;
+}
+
+/* Fills the buffer from index `at` on. Under the lock. */
+static void fill(struct mount *m, fuse_req_t request, struct open_directory *directory, bool plus,
+		 uint32_t at, struct filling *filling)
+{
+	const struct listing *listing = directory->listing;
+
+	for (; at < listing->count; at++) {
+		const struct listing_entry *e = &listing->entries[at];
+		struct slice name = { (const uint8_t *)listing->names + e->name_at,
+				      e->name_length };
+		char text[NAME_BYTES_MAX + 1];
+		size_t left = filling->size - filling->used, need;
+		char *into = filling->buffer + filling->used;
+
+		memcpy(text, name.data, name.length);
+		text[name.length] = '\0';
+		if (plus) {
+			struct fuse_entry_param entry;
+			struct inode *child;
+
+			plus_entry(m, directory->inode, e, name, &entry, &child);
+			need = fuse_add_direntry_plus(request, into, left, text, &entry,
+						      (off_t)e->cookie);
+			if (need > left && child)
+				inode_forget(m, child, 1);
+		} else {
+			struct stat st = { .st_ino = e->number, .st_mode = e->type };
+
+			need = fuse_add_direntry(request, into, left, text, &st,
+						 (off_t)e->cookie);
+		}
+		if (need > left)
+			break;
+		filling->used += need;
+	}
+	directory->hint = at;
+}
+
+/* Answers when the listing has what is wanted. Takes the lock. False: ask the origin. */
+static bool from_listing(struct mount *m, fuse_req_t request, struct open_directory *directory,
+			 uint64_t cookie, size_t size, bool plus)
+{
+	struct filling filling = { .size = size };
+	struct listing *listing;
+	unsigned token;
+	int64_t at;
+
+	pthread_mutex_lock(&m->lock);
+	listing = directory->listing;
+	at = listing ? listing_find(listing, cookie, directory->hint) : -1;
+	if (at < 0 || ((uint32_t)at == listing->count && !listing->eof)) {
+		pthread_mutex_unlock(&m->lock);
+		return false;
+	}
+	filling.buffer = malloc(size);
+	if (!filling.buffer) {
+		pthread_mutex_unlock(&m->lock);
+		fuse_reply_err(request, ENOMEM);
+		return true;
+	}
+	token = mount_reply_begin(m);
+	fill(m, request, directory, plus, (uint32_t)at, &filling);
+	pthread_mutex_unlock(&m->lock);
+	fuse_reply_buf(request, filling.buffer, filling.used);
+	mount_reply_end(m, token);
+	free(filling.buffer);
+	return true;
+}
+
+/* ---- from the origin ---- */
+
+/* One entry of an answer: its inode and name are remembered as far as leases allow. */
+static void learn(struct mount *m, struct call *call, const struct item_dirent *entry,
+		  uint64_t instance, const struct handle **ret_handle, struct item_node *node)
+{
+	struct reader r = reader_of(entry->node.data, entry->node.length);
+	struct answer_node answer = { .present = true };
+	struct inode *child;
+
+	*ret_handle = NULL;
+	if (entry->node.length == 0 || !item_node_read(&r, node) || node->handle.length == 0)
+		return;
+	*ret_handle = &node->handle;
+	answer.item = *node;
+	answer.instance = answer_grant(m, call, node);
+	if (!answer.instance)
+		return;
+	child = answer_inode(m, &answer);
+	if (!child)
+		return;
+	if (!slice_equal(entry->name, slice_of(".")) && !slice_equal(entry->name, slice_of("..")) &&
+	    instance &&
+	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
+			      &call->inode->handle, &entry->name))
+		inode_name_set(m, call->inode, entry->name, child, instance);
+	inode_unuse(m, child);
+}
+
+/* A whole listing under one lease serves everybody, and knows every absent name. */
+static void publish(struct mount *m, struct inode *inode, struct listing *listing)
+{
+	bool all_known = true;
+
+	if (!listing->eof || listing->first_cookie != 0 || listing->instance == 0 ||
+	    listing->instance != holder_lease_held(m->holder, mount_now(), &inode->handle))
+		return;
+	for (uint32_t i = 0; i < listing->count && all_known; i++) {
+		const struct listing_entry *e = &listing->entries[i];
+		struct name_entry *known = NULL;
+		const char *name = listing->names + e->name_at;
+
+		if ((e->name_length == 1 && name[0] == '.') ||
+		    (e->name_length == 2 && name[0] == '.' && name[1] == '.'))
+			continue;
+		HASH_FIND(hh, inode->names, name, e->name_length, known);
+		/* Present, but not known as an inode: a lookup has to ask. */
+		all_known = known && known->instance == listing->instance;
+	}
+	listing_unref(inode->listing);
+	inode->listing = listing_ref(listing);
+	inode->names_complete_instance = all_known ? listing->instance : 0;
+}
+
+static int take_in(struct mount *m, struct call *call, struct open_directory *directory)
+{
+	struct inode *inode = directory->inode;
+	struct listing *listing = directory->listing;
+	struct reader r = reader_of(call->data.data, call->data.length);
+	struct item_dirent entry;
+	struct answer answer;
+	uint64_t instance = 0;
+
+	answer_work_in(m, call, &answer);
+	if (answer.nodes[NODE_DIRECTORY].instance) {
+		instance = answer.nodes[NODE_DIRECTORY].instance;
+		inode_set_attributes(inode, &answer.nodes[NODE_DIRECTORY].item.attributes,
+				     instance);
+	}
+	if (listing && (listing->count == 0 || call->offset == 0 ||
+			listing->entries[listing->count - 1].cookie != call->offset ||
+			listing->count > LISTING_ENTRIES_MAX || listing->references > 1)) {
+		listing_unref(listing);
+		listing = NULL;
+	}
+	if (!listing)
+		listing = listing_create(instance, call->offset);
+	directory->listing = listing;
+	directory->hint = 0;
+	if (!listing)
+		return -ENOMEM;
+	if (listing->instance != instance)
+		listing->instance = 0;
+	directory->hint = listing->count;
+	while (item_dirent_read(&r, &entry)) {
+		const struct handle *handle;
+		struct item_node node;
+
+		learn(m, call, &entry, instance, &handle, &node);
+		if (listing_append(listing, &entry, handle) < 0)
+			return -ENOMEM;
+	}
+	if (r.failed)
+		return -EIO;
+	listing->eof = call->reply.eof;
+	publish(m, inode, listing);
+	return 0;
+}
+
+static void readdir_work(struct mount *m, struct call *call)
+{
+	struct open_directory *directory = call->context;
+	uint64_t cookie = call->offset;
+	size_t size = call->size;
+	bool plus = call->plus;
+	fuse_req_t request;
+	int r;
+
+	if (call->status != STATUS_OK) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	request = call->request;
+	call->request = NULL;
+	/* Without a caller the open directory may be released by now: leave it alone. */
+	r = request ? take_in(m, call, directory) : 0;
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	if (!request)
+		return;
+	if (r < 0)
+		fuse_reply_err(request, -r);
+	else if (!from_listing(m, request, directory, cookie, size, plus))
+		fuse_reply_err(request, EIO); /* an answer without entries that is not the end */
+}
+
+static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+			   struct fuse_file_info *info, bool plus)
+{
+	struct open_directory *directory = (struct open_directory *)(uintptr_t)info->fh;
+	struct mount *m = fuse_req_userdata(request);
+	uint64_t cookie = (uint64_t)offset;
+	struct call *call;
+
+	if (cookie == 0) {
+		/* From the start: what is there now, from the directory's listing if it stands. */
+		uint64_t instance;
+
+		pthread_mutex_lock(&m->lock);
+		listing_unref(directory->listing);
+		directory->listing = NULL;
+		directory->hint = 0;
+		instance = holder_lease(m->holder, mount_now(), &directory->inode->handle);
+		if (instance && directory->inode->listing &&
+		    directory->inode->listing->instance == instance)
+			directory->listing = listing_ref(directory->inode->listing);
+		pthread_mutex_unlock(&m->lock);
+		if (directory->listing)
+			COUNT(m, listings_cached);
+	}
+	if (from_listing(m, request, directory, cookie, size, plus))
+		return;
+	call = op_call(request, nodeid, MESSAGE_readdir);
+	if (!call)
+		return;
+	call_limit(call);
+	call->context = directory;
+	call->offset = cookie;
+	call->size = size;
+	call->plus = plus;
+	call->message.readdir.directory = call->inode->handle;
+	call->message.readdir.cookie = cookie;
+	call->message.readdir.count = CHUNK_BYTES;
+	call->message.readdir.attributes = 1;
+	call_send(m, call, readdir_work);
+}
+
+void op_readdir(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+		struct fuse_file_info *info)
+{
+	read_directory(request, nodeid, size, offset, info, false);
+}
+
+void op_readdirplus(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+		    struct fuse_file_info *info)
+{
+	read_directory(request, nodeid, size, offset, info, true);
+}

@@ -1,0 +1,344 @@
+#include "fs/mount/inode.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+int inode_table_create(struct inode_table **ret_table)
+{
+	struct inode_table *table = calloc(1, sizeof(*table));
+
+	if (!table)
+		return -ENOMEM;
+	table->nodeid_next = FUSE_ROOT_ID;
+	*ret_table = table;
+	return 0;
+}
+
+/* ---- names ---- */
+
+static void name_remove(struct mount *m, struct inode *directory, struct name_entry *entry)
+{
+	struct inode *child = entry->child;
+
+	HASH_DEL(directory->names, entry);
+	m->inodes->name_count--;
+	free(entry);
+	if (child)
+		inode_unuse(m, child);
+}
+
+void inode_names_forget(struct mount *m, struct inode *directory)
+{
+	struct name_entry *entry, *next;
+
+	directory->names_complete_instance = 0;
+	HASH_ITER(hh, directory->names, entry, next)
+		name_remove(m, directory, entry);
+}
+
+void inode_name_forget(struct mount *m, struct inode *directory, struct slice name)
+{
+	struct name_entry *entry = NULL;
+
+	directory->names_complete_instance = 0;
+	HASH_FIND(hh, directory->names, name.data, name.length, entry);
+	if (entry)
+		name_remove(m, directory, entry);
+}
+
+bool inode_name_find(struct mount *m, struct inode *directory, struct slice name,
+		     struct instant now, struct inode **ret_child)
+{
+	uint64_t instance = holder_lease(m->holder, now, &directory->handle);
+	struct name_entry *entry = NULL;
+
+	if (!instance)
+		return false;
+	HASH_FIND(hh, directory->names, name.data, name.length, entry);
+	if (entry && entry->instance == instance) {
+		*ret_child = entry->child;
+		return true;
+	}
+	if (entry || directory->names_complete_instance != instance)
+		return false;
+	*ret_child = NULL; /* a whole listing knows every absent name, too */
+	return true;
+}
+
+void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
+		    struct inode *child, uint64_t instance)
+{
+	struct name_entry *entry = NULL;
+
+	HASH_FIND(hh, directory->names, name.data, name.length, entry);
+	if (entry)
+		name_remove(m, directory, entry);
+	entry = m->inodes->name_count < NAME_COUNT_MAX ? calloc(1, sizeof(*entry) + name.length) :
+							 NULL;
+	if (!entry) {
+		directory->names_complete_instance = 0;
+		return;
+	}
+	memcpy(entry->name, name.data, name.length);
+	entry->length = (uint8_t)name.length;
+	entry->instance = instance;
+	entry->child = child;
+	if (child)
+		inode_use(m, child);
+	HASH_ADD(hh, directory->names, name[0], name.length, entry);
+	m->inodes->name_count++;
+}
+
+/* ---- the table ---- */
+
+static void idle_remove(struct inode_table *table, struct inode *inode)
+{
+	if (inode->lru_previous)
+		inode->lru_previous->lru_next = inode->lru_next;
+	else
+		table->idle_oldest = inode->lru_next;
+	if (inode->lru_next)
+		inode->lru_next->lru_previous = inode->lru_previous;
+	else
+		table->idle_newest = inode->lru_previous;
+	inode->lru_previous = inode->lru_next = NULL;
+	table->idle_count--;
+}
+
+static void idle_add(struct inode_table *table, struct inode *inode)
+{
+	inode->lru_previous = table->idle_newest;
+	inode->lru_next = NULL;
+	if (table->idle_newest)
+		table->idle_newest->lru_next = inode;
+	else
+		table->idle_oldest = inode;
+	table->idle_newest = inode;
+	table->idle_count++;
+}
+
+static bool is_idle(const struct inode *inode)
+{
+	return inode->use_count == 0 && inode->lookup_count == 0;
+}
+
+/* Frees an idle inode that is not in the idle list. Its names may make others idle. */
+static void inode_free(struct mount *m, struct inode *inode)
+{
+	struct inode_table *table = m->inodes;
+
+	inode_names_forget(m, inode);
+	listing_unref(inode->listing);
+	HASH_DELETE(by_handle, table->by_handle, inode);
+	HASH_DELETE(by_nodeid, table->by_nodeid, inode);
+	table->count--;
+	if (inode->file)
+		cache_file_put(inode->file);
+	if (inode->pages)
+		guardian_remove(m->guardian, inode->guardian_slot);
+	free(inode->target);
+	free(inode);
+}
+
+void inode_table_destroy(struct mount *m)
+{
+	struct inode *inode, *next;
+
+	if (!m->inodes)
+		return;
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next)
+		inode_names_forget(m, inode);
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+		inode->use_count = 0;
+		inode->lookup_count = 0;
+		inode->pages = false; /* the guardian is gone, or fences by itself */
+		inode_free(m, inode);
+	}
+	free(m->inodes);
+	m->inodes = NULL;
+}
+
+struct inode *inode_find(struct mount *m, const struct handle *handle)
+{
+	struct inode *inode = NULL;
+
+	HASH_FIND(by_handle, m->inodes->by_handle, handle, sizeof(*handle), inode);
+	return inode;
+}
+
+struct inode *inode_by_nodeid(struct mount *m, uint64_t nodeid)
+{
+	struct inode *inode = NULL;
+
+	HASH_FIND(by_nodeid, m->inodes->by_nodeid, &nodeid, sizeof(nodeid), inode);
+	return inode;
+}
+
+void inode_use(struct mount *m, struct inode *inode)
+{
+	if (is_idle(inode))
+		idle_remove(m->inodes, inode);
+	inode->use_count++;
+}
+
+/* The oldest idle inodes go when there are too many. */
+static void became_idle(struct mount *m, struct inode *inode)
+{
+	struct inode_table *table = m->inodes;
+
+	idle_add(table, inode);
+	while (table->idle_count > INODE_IDLE_COUNT_MAX) {
+		struct inode *oldest = table->idle_oldest;
+
+		idle_remove(table, oldest);
+		inode_free(m, oldest);
+	}
+}
+
+void inode_unuse(struct mount *m, struct inode *inode)
+{
+	if (--inode->use_count == 0 && inode->lookup_count == 0)
+		became_idle(m, inode);
+}
+
+struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t mode)
+{
+	struct inode_table *table = m->inodes;
+	struct inode *inode = inode_find(m, handle);
+
+	if (inode) {
+		inode_use(m, inode);
+		if (mode)
+			inode->mode = mode;
+		return inode;
+	}
+	inode = calloc(1, sizeof(*inode));
+	if (!inode)
+		return NULL;
+	inode->handle = *handle;
+	inode->mode = mode;
+	inode->nodeid = table->nodeid_next++;
+	inode->use_count = 1;
+	inode->guardian_slot = -1;
+	HASH_ADD(by_handle, table->by_handle, handle, sizeof(inode->handle), inode);
+	HASH_ADD(by_nodeid, table->by_nodeid, nodeid, sizeof(inode->nodeid), inode);
+	table->count++;
+	return inode;
+}
+
+void inode_looked_up(struct mount *m, struct inode *inode)
+{
+	if (is_idle(inode))
+		idle_remove(m->inodes, inode);
+	inode->lookup_count++;
+}
+
+void inode_forget(struct mount *m, struct inode *inode, uint64_t count)
+{
+	inode->lookup_count -= count < inode->lookup_count ? count : inode->lookup_count;
+	if (is_idle(inode))
+		became_idle(m, inode);
+}
+
+const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now)
+{
+	if (inode->attributes_instance == 0 ||
+	    holder_lease(m->holder, now, &inode->handle) != inode->attributes_instance)
+		return NULL;
+	return &inode->attributes;
+}
+
+void inode_set_attributes(struct inode *inode, const struct attributes *attributes,
+			  uint64_t instance)
+{
+	inode->attributes = *attributes;
+	inode->attributes_instance = instance;
+	inode->mode = attributes->mode;
+}
+
+/* ---- listings ---- */
+
+struct listing *listing_create(uint64_t instance, uint64_t first_cookie)
+{
+	struct listing *listing = calloc(1, sizeof(*listing));
+
+	if (!listing)
+		return NULL;
+	listing->references = 1;
+	listing->instance = instance;
+	listing->first_cookie = first_cookie;
+	return listing;
+}
+
+struct listing *listing_ref(struct listing *listing)
+{
+	listing->references++;
+	return listing;
+}
+
+void listing_unref(struct listing *listing)
+{
+	if (!listing || --listing->references > 0)
+		return;
+	free(listing->entries);
+	free(listing->names);
+	free(listing);
+}
+
+/* Doubles an array so that `need` elements fit. */
+static int grow(void **array, uint32_t *capacity, uint64_t need, size_t element)
+{
+	uint64_t want = *capacity ? *capacity : 64;
+	void *bigger;
+
+	while (want < need)
+		want *= 2;
+	if (want == *capacity)
+		return 0;
+	if (want > UINT32_MAX / 2)
+		return -ENOMEM;
+	bigger = reallocarray(*array, want, element);
+	if (!bigger)
+		return -ENOMEM;
+	*array = bigger;
+	*capacity = (uint32_t)want;
+	return 0;
+}
+
+int listing_append(struct listing *listing, const struct item_dirent *entry,
+		   const struct handle *handle)
+{
+	struct listing_entry *e;
+
+	if (grow((void **)&listing->entries, &listing->capacity, (uint64_t)listing->count + 1,
+		 sizeof(*listing->entries)) < 0 ||
+	    grow((void **)&listing->names, &listing->names_capacity,
+		 (uint64_t)listing->names_bytes + entry->name.length, 1) < 0)
+		return -ENOMEM;
+	e = &listing->entries[listing->count++];
+	*e = (struct listing_entry){
+		.cookie = entry->cookie,
+		.number = entry->inode,
+		.type = entry->type,
+		.name_at = listing->names_bytes,
+		.name_length = (uint8_t)entry->name.length,
+	};
+	if (handle)
+		e->handle = *handle;
+	memcpy(listing->names + listing->names_bytes, entry->name.data, entry->name.length);
+	listing->names_bytes += (uint32_t)entry->name.length;
+	return 0;
+}
+
+int64_t listing_find(const struct listing *listing, uint64_t cookie, uint32_t hint)
+{
+	if (cookie == listing->first_cookie)
+		return 0;
+	if (hint > 0 && hint <= listing->count && listing->entries[hint - 1].cookie == cookie)
+		return hint;
+	for (uint32_t i = 0; i < listing->count; i++)
+		if (listing->entries[i].cookie == cookie)
+			return (int64_t)i + 1;
+	return -1;
+}

@@ -1,0 +1,143 @@
+/*
+ * inode.h - the inodes that this mount knows: nodeids, what is cached of them in memory, names.
+ *
+ * One inode for each handle, found by handle or by nodeid. Nodeids count up and are never used
+ * again, so their generation is constant; the table is plain data and can be written out. An inode
+ * lives while the kernel knows it (`lookup_count`), an operation uses it (`use_count`), or a lease
+ * makes what is cached of it worth keeping (`cached`); then it goes.
+ *
+ * What is cached in memory is tagged with the lease instance under which it was learned
+ * (lease/holder.h): it may be used exactly while holder_lease() returns that instance. Nothing has
+ * to be erased when a lease ends.
+ *
+ * All functions are called under mount->lock. Pointers stay valid while a use is held.
+ */
+#ifndef FS_MOUNT_INODE_H
+#define FS_MOUNT_INODE_H
+
+#include <uthash.h>
+
+#include "fs/mount/state.h"
+
+struct call;
+struct reading;
+
+struct listing_entry {
+	uint64_t cookie; /* of the entry behind this one */
+	uint64_t number; /* inode number */
+	uint32_t type;
+	uint32_t name_at; /* in names */
+	uint8_t name_length;
+	struct handle handle; /* length 0: the origin sent no node */
+};
+
+/* Part of a directory in the origin's order. Shared by a directory and its open descriptors. */
+struct listing {
+	unsigned references;
+	uint64_t instance;     /* of the directory's lease throughout, 0: none */
+	uint64_t first_cookie; /* where it begins; 0: at the start */
+	bool eof;
+	uint32_t count, capacity;
+	struct listing_entry *entries;
+	uint32_t names_bytes, names_capacity;
+	char *names;
+};
+
+struct name_entry {
+	UT_hash_handle hh;
+	uint64_t instance;  /* of the directory's lease */
+	struct inode *child; /* holds a use; NULL: the name is known to be absent */
+	uint8_t length;
+	char name[];
+};
+
+struct inode {
+	UT_hash_handle by_handle;
+	UT_hash_handle by_nodeid;
+	struct inode *lru_previous, *lru_next; /* of those without lookups: oldest first */
+	struct handle handle;
+	uint64_t nodeid;
+	uint64_t lookup_count;
+	uint32_t use_count;
+
+	uint32_t mode;                 /* type bits never change */
+	struct attributes attributes;
+	uint64_t attributes_instance;  /* 0: not cached */
+	uint64_t no_xattrs_instance;   /* under it the inode lacks the xattrs of no_xattrs */
+	uint32_t no_xattrs;            /* bits of well-known names: xattr.c */
+	uint64_t target_instance;      /* symbolic links */
+	char *target;
+
+	struct name_entry *names;      /* directories */
+	uint64_t names_complete_instance; /* under it a name that is not in `names` is absent */
+	struct listing *listing;
+	bool names_given;              /* the kernel may hold names of it with a validity */
+	bool attributes_given;         /* the same of its attributes */
+
+	struct cache_file *file;       /* regular files, once needed */
+	struct call *fetches;          /* reads in flight at the origin, linked by fetch_next */
+	struct reading *readings;      /* READs of the kernel that are not answered */
+	uint32_t open_count;
+	uint32_t open_write_count;
+	uint32_t modify_count;         /* our own modifications in flight */
+	uint32_t hold_count;           /* of these: those that hold page fills */
+	uint32_t fill_serial;          /* page fills begun */
+	uint32_t fills;                /* page fills in flight */
+	uint32_t drop_serial;          /* drops begun: recalls, ends of sessions */
+	uint32_t dropping;             /* recalls begun and not yet acknowledged */
+	bool open_registered;          /* the origin knows that it is open here */
+	bool pages;                    /* the kernel may have pages: has a guardian slot */
+	int guardian_slot;
+	uint64_t unsynced_incarnation; /* of the store at the first write since the last fsync, 0 */
+};
+
+struct inode_table {
+	struct inode *by_handle;
+	struct inode *by_nodeid;
+	struct inode *idle_oldest, *idle_newest; /* no lookups, no uses */
+	uint64_t nodeid_next;
+	uint64_t count;
+	uint64_t idle_count;
+	uint64_t name_count;
+};
+
+#define INODE_IDLE_COUNT_MAX 200000 /* kept for what is cached of them */
+#define NAME_COUNT_MAX 2000000      /* cached names of all directories */
+
+int inode_table_create(struct inode_table **ret_table) MUST_CHECK;
+void inode_table_destroy(struct mount *m);
+
+/* The inode of a handle, made if need be, with a use. NULL: no memory. */
+struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t mode);
+struct inode *inode_find(struct mount *m, const struct handle *handle); /* without a use */
+struct inode *inode_by_nodeid(struct mount *m, uint64_t nodeid);        /* without a use */
+void inode_use(struct mount *m, struct inode *inode);
+void inode_unuse(struct mount *m, struct inode *inode);
+/* The kernel was told of it once more, or forgets it `count` times. */
+void inode_looked_up(struct mount *m, struct inode *inode);
+void inode_forget(struct mount *m, struct inode *inode, uint64_t count);
+
+/* Cached attributes that stand now, or NULL. */
+const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now);
+void inode_set_attributes(struct inode *inode, const struct attributes *attributes,
+			  uint64_t instance);
+
+/* What is known of a name: true, with *ret_child (NULL: absent); false: ask the origin. */
+bool inode_name_find(struct mount *m, struct inode *directory, struct slice name,
+		     struct instant now, struct inode **ret_child);
+/* Learned under `instance` of the directory's lease. Failing to remember is no error. */
+void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
+		    struct inode *child, uint64_t instance);
+void inode_name_forget(struct mount *m, struct inode *directory, struct slice name);
+void inode_names_forget(struct mount *m, struct inode *directory);
+
+struct listing *listing_create(uint64_t instance, uint64_t first_cookie);
+struct listing *listing_ref(struct listing *listing);
+void listing_unref(struct listing *listing);
+int listing_append(struct listing *listing, const struct item_dirent *entry,
+		   const struct handle *handle) MUST_CHECK;
+/* Index of the entry that follows `cookie` (tried at `hint` first); count when it is the end; -1:
+   not in here. */
+int64_t listing_find(const struct listing *listing, uint64_t cookie, uint32_t hint);
+
+#endif

@@ -1,0 +1,209 @@
+#include "fs/mount/modify.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/mount/notifier.h"
+#include "fs/mount/read.h"
+
+#define FENCE_TRIES_MAX 3
+
+struct fencing {
+	struct notifier_work work;
+	struct call *call;
+	call_work *then;
+	struct modify_scope scope;
+	uint32_t fill_serial;
+	unsigned tries;
+};
+
+static void affected(struct call *call, struct inode *ret_inodes[4])
+{
+	ret_inodes[0] = call->inode;
+	ret_inodes[1] = call->inode2;
+	ret_inodes[2] = call->child;
+	ret_inodes[3] = call->child2;
+}
+
+/* Collects what the kernel holds of the affected inodes. Under the lock. */
+static bool collect(struct mount *m, struct fencing *fencing)
+{
+	struct inode *inodes[4];
+	bool any = false;
+
+	affected(fencing->call, inodes);
+	for (unsigned i = 0; i < 4; i++) {
+		struct inode *inode = inodes[i];
+
+		if (!inode)
+			continue;
+		if (notifier_collect(m, &fencing->work, inode, i == 0 && fencing->scope.data,
+				     fencing->scope.offset, fencing->scope.length))
+			any = true;
+		if (i < 2 && fencing->scope.names && inode->names_given) {
+			fencing->work.epoch = true;
+			any = true;
+		}
+	}
+	if (fencing->call->inode)
+		fencing->fill_serial = fencing->call->inode->fill_serial;
+	return any;
+}
+
+/* The kernel holds nothing old any more: holds page fills, and sends. */
+static void fenced(struct mount *m, struct notifier_work *work)
+{
+	struct fencing *fencing = (struct fencing *)work;
+	struct call *call = fencing->call;
+	struct inode *inode = call->inode;
+
+	pthread_mutex_lock(&m->lock);
+	if (fencing->scope.data && inode && inode->pages &&
+	    (inode->fills > 0 || inode->fill_serial != fencing->fill_serial) &&
+	    ++fencing->tries < FENCE_TRIES_MAX) {
+		fencing->work.epoch = false;
+		collect(m, fencing);
+		pthread_mutex_unlock(&m->lock);
+		notifier_push(m, LANE_MODIFY, &fencing->work);
+		return;
+	}
+	if (fencing->scope.data && inode) {
+		inode->hold_count++;
+		call->modify_marks |= 1u << 4;
+	}
+	pthread_mutex_unlock(&m->lock);
+	call_send(m, call, fencing->then);
+	free(fencing);
+}
+
+void modify_send(struct mount *m, struct call *call, const struct modify_scope *scope,
+		 call_work *work)
+{
+	struct fencing *fencing = calloc(1, sizeof(*fencing));
+	struct inode *inodes[4];
+	bool any, failed = !fencing;
+
+	affected(call, inodes);
+	call->modifying = true;
+	call->work = work;
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < 4 && !failed; i++) {
+		if (!inodes[i])
+			continue;
+		if (holder_modify_begin(m->holder, &inodes[i]->handle) < 0) {
+			failed = true;
+		} else {
+			inodes[i]->modify_count++;
+			call->modify_marks |= 1u << i;
+		}
+	}
+	if (failed) {
+		pthread_mutex_unlock(&m->lock);
+		free(fencing);
+		call_fail(m, call, STATUS_NOMEM);
+		return;
+	}
+	fencing->call = call;
+	fencing->then = work;
+	fencing->scope = *scope;
+	fencing->work.done = fenced;
+	any = collect(m, fencing) || (scope->data && call->inode && call->inode->fills > 0);
+	pthread_mutex_unlock(&m->lock);
+	if (any)
+		notifier_push(m, LANE_MODIFY, &fencing->work);
+	else
+		fenced(m, &fencing->work);
+}
+
+/* What the answer says of an inode's change: false when it says nothing. */
+static bool moved(const struct call *call, const struct inode *inode, struct change *ret_before,
+		  struct change *ret_after)
+{
+	struct reader r = reader_of(call->reply.nodes.data, call->reply.nodes.length);
+	struct item_node node;
+
+	while (item_node_read(&r, &node)) {
+		if (!handle_equal(&node.handle, &inode->handle))
+			continue;
+		*ret_before = node.before;
+		*ret_after = node.change;
+		return true;
+	}
+	return false;
+}
+
+bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
+		struct change *ret_before, struct change *ret_after)
+{
+	struct inode *inodes[4];
+	bool kept = false;
+
+	affected(call, inodes);
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < 4; i++) {
+		struct change before = { 0, 0 }, after = { 0, 0 };
+		bool known, stands;
+
+		if (!(call->modify_marks & 1u << i))
+			continue;
+		inodes[i]->modify_count--;
+		inodes[i]->attributes_instance = 0; /* set anew below when the answer has them */
+		inodes[i]->no_xattrs_instance = 0;
+		listing_unref(inodes[i]->listing);
+		inodes[i]->listing = NULL;
+		known = call->replied && moved(call, inodes[i], &before, &after);
+		stands = holder_modify_end(m->holder, &inodes[i]->handle, known, before, after);
+		if (i == 0) {
+			kept = known && stands;
+			*ret_before = before;
+			*ret_after = after;
+		}
+	}
+	if (call->modify_marks & 1u << 4) {
+		call->inode->hold_count--;
+		read_release_held(m, call->inode);
+	}
+	call->modify_marks = 0;
+	answer_work_in(m, call, ret_answer);
+	for (unsigned role = 0; role < NODE_ROLES; role++) {
+		const struct answer_node *node = &ret_answer->nodes[role];
+		struct inode *inode = node->present ? inode_find(m, &node->item.handle) : NULL;
+
+		if (inode && node->instance)
+			inode_set_attributes(inode, &node->item.attributes, node->instance);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return kept;
+}
+
+static void settled(struct mount *m, struct notifier_work *work)
+{
+	struct fencing *fencing = (struct fencing *)work;
+
+	fencing->then(m, fencing->call);
+	free(fencing);
+}
+
+void modify_settle(struct mount *m, struct call *call, uint64_t offset, uint64_t length,
+		   call_work *then)
+{
+	struct fencing *fencing = NULL;
+	bool any = false;
+
+	pthread_mutex_lock(&m->lock);
+	if (call->inode && call->inode->pages)
+		fencing = calloc(1, sizeof(*fencing));
+	if (fencing) {
+		fencing->call = call;
+		fencing->then = then;
+		fencing->work.done = settled;
+		any = notifier_collect(m, &fencing->work, call->inode, true, offset, length);
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (any) {
+		notifier_push(m, LANE_MODIFY, &fencing->work);
+	} else {
+		free(fencing);
+		then(m, call);
+	}
+}

@@ -1,0 +1,659 @@
+#include "fs/mount/mount.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include "fs/mount/call.h"
+#include "fs/mount/inode.h"
+#include "fs/mount/notifier.h"
+#include "fs/mount/ops.h"
+#include "fs/mount/session.h"
+#include "fs/mount/state.h"
+#include "transport/tls.h"
+
+#define SESSION_WAIT_S 15
+#define LEASE_COUNT_MAX 1000000
+#define RECALL_WINDOW_MAX 4096
+#define FENCE_MARGIN_MS 500
+#define REQUEST_BYTES_MAX (1u << 20)
+
+/* ---- small things that everybody uses ---- */
+
+struct instant mount_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	return (struct instant){ (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec };
+}
+
+static bool log_to_syslog;
+static int log_fd = -1;
+
+void mount_log(const char *level, const char *format, ...)
+{
+	char text[512];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	if (log_to_syslog)
+		syslog(strcmp(level, "info") == 0 ? LOG_INFO : LOG_WARNING, "%s: %s", level, text);
+	else
+		fprintf(stderr, "leasehold mount: %s: %s\n", level, text);
+}
+
+unsigned mount_reply_begin(struct mount *m)
+{
+	unsigned token = m->reply_generation & 1;
+
+	m->replies[token]++;
+	return token;
+}
+
+void mount_reply_end(struct mount *m, unsigned token)
+{
+	pthread_mutex_lock(&m->lock);
+	if (--m->replies[token] == 0)
+		pthread_cond_broadcast(&m->replies_done);
+	pthread_mutex_unlock(&m->lock);
+}
+
+void mount_replies_drain(struct mount *m)
+{
+	unsigned old;
+
+	pthread_mutex_lock(&m->lock);
+	/* Two lanes may drain at a time: each waits for both parities that it saw. */
+	while (m->replies[(m->reply_generation + 1) & 1] > 0)
+		pthread_cond_wait(&m->replies_done, &m->lock);
+	old = m->reply_generation++ & 1;
+	while (m->replies[old] > 0 && (m->reply_generation & 1) != old)
+		pthread_cond_wait(&m->replies_done, &m->lock);
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- options ---- */
+
+struct daemon {
+	struct mount mount;
+	struct handle root;
+	char *keys;          /* this origin's folder of certificates */
+	int ready_pipe;      /* to the parent that waits; -1 in the foreground */
+	pthread_t *loops;
+	unsigned loop_count;
+	bool mounted;
+};
+
+/* https://HOST:PORT/EXPORT into its parts. */
+static int parse_url(struct mount *m)
+{
+	const char *url = m->options->url, *rest, *slash;
+	bool https = strncmp(url, "https://", 8) == 0;
+
+	if (!https && strncmp(url, "http://", 7) != 0) {
+		mount_log("error", "%s is not a URL of an origin; expected "
+			  "https://HOST:PORT/EXPORT", url);
+		return -EINVAL;
+	}
+	rest = url + (https ? 8 : 7);
+	slash = strchr(rest, '/');
+	if (!slash || slash == rest || slash[1] == '\0' || strchr(slash + 1, '/')) {
+		mount_log("error", "%s names no export; expected https://HOST:PORT/EXPORT", url);
+		return -EINVAL;
+	}
+	if (!https && strncmp(rest, "127.", 4) != 0 && strncmp(rest, "localhost", 9) != 0 &&
+	    strncmp(rest, "[::1]", 5) != 0) {
+		mount_log("error", "%s: cleartext is for loopback only; use https://", url);
+		return -EINVAL;
+	}
+	m->export = slash + 1;
+	m->origin_url = strndup(url, (size_t)(slash - url));
+	return m->origin_url ? 0 : -ENOMEM;
+}
+
+/* KEYS/HOST:PORT, where this host's certificates for the origin are. */
+static int prepare_keys(struct daemon *d)
+{
+	struct mount *m = &d->mount;
+	const char *host = strstr(m->origin_url, "://") + 3;
+	struct tls_error error = { "" };
+	struct utsname names;
+	const char *name = m->options->host_name;
+	int r;
+
+	if (asprintf(&d->keys, "%s/%s", m->options->keys, host) < 0)
+		return -ENOMEM;
+	if (strncmp(m->origin_url, "http://", 7) == 0)
+		return 0;
+	if (m->options->join && *m->options->join) {
+		if (mkdir(m->options->keys, 0700) < 0 && errno != EEXIST) {
+			r = -errno;
+			mount_log("error", "cannot make %s for this host's certificates: %s",
+				  m->options->keys, strerror(errno));
+			return r;
+		}
+		if (!name || !*name)
+			name = uname(&names) == 0 ? names.nodename : "host";
+		r = tls_join(m->origin_url, m->options->join, d->keys, name, &error);
+		if (r < 0) {
+			mount_log("error", "%s", error.text);
+			return r;
+		}
+	}
+	if (!tls_joined(d->keys)) {
+		mount_log("error", "this host has not joined origin %s yet (no certificate in %s); "
+			  "give the token that the origin printed: --join TOKEN", m->origin_url,
+			  d->keys);
+		return -EACCES;
+	}
+	return 0;
+}
+
+static int check_mountpoint(struct mount *m)
+{
+	const char *path = m->options->mountpoint;
+	struct stat st;
+
+	if (geteuid() != 0) {
+		mount_log("error", "mounting needs root; run it with sudo");
+		return -EPERM;
+	}
+	if (stat(path, &st) < 0 && errno == ENOTCONN) {
+		mount_log("info", "%s: detaching a mount whose daemon is gone", path);
+		(void)umount2(path, MNT_DETACH); /* stat below tells whether it helped */
+	}
+	if (stat(path, &st) < 0) {
+		int r = -errno;
+
+		mount_log("error", "mount point %s: %s; make the directory first", path,
+			  strerror(errno));
+		return r;
+	}
+	if (!S_ISDIR(st.st_mode)) {
+		mount_log("error", "mount point %s is not a directory", path);
+		return -ENOTDIR;
+	}
+	return 0;
+}
+
+/* ---- FUSE ---- */
+
+static void want(struct fuse_conn_info *connection, uint32_t capability, bool on)
+{
+	if (!on)
+		connection->want &= ~capability;
+	else if (connection->capable & capability)
+		connection->want |= capability;
+}
+
+static void op_init(void *data, struct fuse_conn_info *connection)
+{
+	want(connection, FUSE_CAP_EXPLICIT_INVAL_DATA, true);
+	want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
+	want(connection, FUSE_CAP_ATOMIC_O_TRUNC, false);
+	want(connection, FUSE_CAP_HANDLE_KILLPRIV, false);
+	want(connection, FUSE_CAP_WRITEBACK_CACHE, false);
+	want(connection, FUSE_CAP_READDIRPLUS, true);
+	want(connection, FUSE_CAP_READDIRPLUS_AUTO, true);
+	want(connection, FUSE_CAP_PARALLEL_DIROPS, true);
+	want(connection, FUSE_CAP_ASYNC_READ, true);
+	want(connection, FUSE_CAP_SPLICE_READ, false);
+	want(connection, FUSE_CAP_SPLICE_WRITE, false);
+	connection->max_write = REQUEST_BYTES_MAX;
+	connection->max_background = 64;
+	connection->congestion_threshold = 48;
+	connection->time_gran = 1;
+}
+
+static const struct fuse_lowlevel_ops operations = {
+	.init = op_init,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.mknod = op_mknod,
+	.mkdir = op_mkdir,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.symlink = op_symlink,
+	.rename = op_rename,
+	.link = op_link,
+	.open = op_open,
+	.read = op_read,
+	.write = op_write,
+	.flush = op_flush,
+	.release = op_release,
+	.fsync = op_fsync,
+	.opendir = op_opendir,
+	.readdir = op_readdir,
+	.readdirplus = op_readdirplus,
+	.releasedir = op_releasedir,
+	.fsyncdir = op_fsyncdir,
+	.statfs = op_statfs,
+	.setxattr = op_setxattr,
+	.getxattr = op_getxattr,
+	.listxattr = op_listxattr,
+	.removexattr = op_removexattr,
+	.create = op_create,
+};
+
+static void *loop(void *context)
+{
+	struct mount *m = context;
+	struct fuse_buf buffer = { 0 };
+
+	while (!fuse_session_exited(m->fuse)) {
+		int r = fuse_session_receive_buf(m->fuse, &buffer);
+
+		if (r == -EINTR || r == -EAGAIN)
+			continue;
+		if (r <= 0)
+			break;
+		fuse_session_process_buf(m->fuse, &buffer);
+	}
+	free(buffer.mem);
+	return NULL;
+}
+
+/* Opens /dev/fuse and mounts it. The guardian gets its duplicate before anything is served. */
+static int attach(struct daemon *d)
+{
+	struct mount *m = &d->mount;
+	char options[256], path[32];
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	unsigned long flags = MS_NOATIME | (m->read_only ? MS_RDONLY : 0);
+	int r;
+
+	m->fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (m->fuse_fd < 0) {
+		r = -errno;
+		mount_log("error", "/dev/fuse: %s; load the fuse module, or give the container the "
+			  "device", strerror(errno));
+		return r;
+	}
+	r = guardian_give(m->guardian, m->fuse_fd);
+	if (r < 0) {
+		mount_log("error", "the guardian process is gone: %s", strerror(-r));
+		return r;
+	}
+	if (fuse_opt_add_arg(&args, "leasehold") < 0)
+		return -ENOMEM;
+	m->fuse = fuse_session_new(&args, &operations, sizeof(operations), m);
+	fuse_opt_free_args(&args);
+	if (!m->fuse)
+		return -ENOMEM;
+	snprintf(options, sizeof(options),
+		 "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+		 m->fuse_fd);
+	if (mount(m->options->url, m->options->mountpoint, "fuse.leasehold", flags, options) < 0) {
+		r = -errno;
+		mount_log("error", "cannot mount on %s: %s", m->options->mountpoint,
+			  strerror(errno));
+		return r;
+	}
+	d->mounted = true;
+	snprintf(path, sizeof(path), "/dev/fd/%d", m->fuse_fd);
+	if (fuse_session_mount(m->fuse, path) < 0)
+		return -EIO;
+	return 0;
+}
+
+static int start_loops(struct daemon *d)
+{
+	unsigned count = d->mount.options->threads ? d->mount.options->threads : 1;
+
+	d->loops = calloc(count, sizeof(*d->loops));
+	if (!d->loops)
+		return -ENOMEM;
+	while (d->loop_count < count) {
+		int r = pthread_create(&d->loops[d->loop_count], NULL, loop, &d->mount);
+
+		if (r != 0)
+			return -r;
+		d->loop_count++;
+	}
+	return 0;
+}
+
+/* The root inode, known to the kernel from the start. */
+static int make_root(struct mount *m, const struct item_node *root)
+{
+	struct inode *inode;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_get(m, &root->handle, root->attributes.mode);
+	if (inode)
+		inode_looked_up(m, inode);
+	pthread_mutex_unlock(&m->lock);
+	return inode ? 0 : -ENOMEM;
+}
+
+/* ---- life ---- */
+
+static void tell_parent(struct daemon *d)
+{
+	if (d->ready_pipe < 0)
+		return;
+	/* The parent sees the byte and exits 0; without it, it exits with our status. */
+	if (write(d->ready_pipe, "+", 1) < 0)
+		mount_log("warning", "the process that started the mount is gone");
+	close(d->ready_pipe);
+	d->ready_pipe = -1;
+}
+
+static void to_background(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (chdir("/") < 0)
+		mount_log("warning", "cannot change to /: %s", strerror(errno));
+	if (log_fd < 0) {
+		openlog("leasehold", LOG_PID, LOG_DAEMON);
+		log_to_syslog = true;
+	}
+	if (null >= 0) {
+		dup2(null, STDIN_FILENO);
+		dup2(null, STDOUT_FILENO);
+		if (log_to_syslog)
+			dup2(null, STDERR_FILENO);
+		close(null);
+	}
+}
+
+/* Ends everything under the mount when SIGTERM finds it busy: pages first, then the waiters. */
+static void force_unmount(struct mount *m)
+{
+	struct holder_actions actions = session_actions();
+	uint64_t fences = atomic_load(&m->counters.fences);
+
+	mount_log("warning", "%s is busy; its users get ENOTCONN from now on",
+		  m->options->mountpoint);
+	calls_shut(m, STATUS_IO);
+	pthread_mutex_lock(&m->lock);
+	holder_session_lost(m->holder, mount_now(), holder_session(m->holder), &actions);
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+	for (unsigned i = 0; i < 50 && atomic_load(&m->counters.fences) == fences; i++)
+		usleep(20000);
+	if (umount2(m->options->mountpoint, MNT_FORCE | MNT_DETACH) < 0)
+		mount_log("error", "cannot unmount %s: %s", m->options->mountpoint,
+			  strerror(errno));
+}
+
+static void *signals(void *context)
+{
+	struct mount *m = context;
+	sigset_t set;
+	int signal_number;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	while (sigwait(&set, &signal_number) == 0) {
+		if (umount2(m->options->mountpoint, 0) == 0)
+			continue;
+		if (errno == EBUSY)
+			force_unmount(m);
+		else
+			mount_log("error", "cannot unmount %s: %s", m->options->mountpoint,
+				  strerror(errno));
+	}
+	return NULL;
+}
+
+static int block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	signal(SIGPIPE, SIG_IGN);
+	return -pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static int start(struct daemon *d)
+{
+	struct mount *m = &d->mount;
+	const struct mount_options *o = m->options;
+	struct guardian_config guardian = {
+		.inode_count_max = PAGE_INODE_COUNT_MAX,
+		.abort_after = duration_ms(2000),
+		.mountpoint = o->mountpoint,
+		.log_to_stderr = true,
+	};
+	struct client_config client = {
+		.url = m->origin_url,
+		.data_connections = 2,
+		.connect_timeout = duration_ms(5000),
+		.call_count_max = CALL_COUNT_MAX + 64,
+	};
+	struct holder_config holder = {
+		.fence_margin = duration_ms(FENCE_MARGIN_MS),
+		.lease_count_max = LEASE_COUNT_MAX,
+		.recall_window_max = RECALL_WINDOW_MAX,
+		.retry_min_ms = 50,
+		.retry_max_ms = 2000,
+	};
+	struct item_node root;
+	char text[512] = "";
+	uint64_t seed = 0;
+	struct stat st;
+	int r;
+
+	(void)!getrandom(&seed, sizeof(seed), 0); /* jitter of retries only */
+	/* Forked before any thread exists. */
+	r = guardian_start(&guardian, &m->guardian);
+	if (r < 0) {
+		mount_log("error", "cannot start the guardian process: %s", strerror(-r));
+		return r;
+	}
+	r = prepare_keys(d);
+	if (r < 0)
+		return r;
+	client.tls_directory = strncmp(m->origin_url, "http://", 7) == 0 ? NULL : d->keys;
+	r = cache_open(o->cache, o->cache_size, &m->cache, text, sizeof(text));
+	if (r < 0) {
+		mount_log("error", "%s", *text ? text : strerror(-r));
+		return r;
+	}
+	r = client_create(&client, &m->client, text, sizeof(text));
+	if (r < 0) {
+		mount_log("error", "%s", *text ? text : strerror(-r));
+		return r;
+	}
+	r = holder_create(&holder, &session_allocator, seed, &m->holder);
+	if (r == 0)
+		r = inode_table_create(&m->inodes);
+	if (r == 0)
+		r = calls_create(m);
+	if (r == 0)
+		r = notifier_create(m);
+	if (r < 0) {
+		mount_log("error", "cannot start: %s", strerror(-r));
+		return r;
+	}
+	r = session_start(m, (struct duration){ SESSION_WAIT_S * NS_PER_S }, &root, text,
+			  sizeof(text));
+	if (r < 0) {
+		mount_log("error", "%s", *text ? text : strerror(-r));
+		return r;
+	}
+	r = make_root(m, &root);
+	if (r == 0)
+		r = attach(d);
+	if (r == 0)
+		r = start_loops(d);
+	if (r < 0)
+		return r;
+	/* The first request: it answers when the whole path does. */
+	if (stat(o->mountpoint, &st) < 0) {
+		r = -errno;
+		mount_log("error", "the mount on %s does not answer: %s", o->mountpoint,
+			  strerror(errno));
+		return r;
+	}
+	m->has_epoch = notifier_probe_epoch(m);
+	r = guardian_mounted(m->guardian, st.st_dev, m->has_epoch);
+	if (r < 0)
+		mount_log("warning", "the guardian process is gone: %s", strerror(-r));
+	mount_log("info", "%s mounted on %s; names are %s in the kernel", o->url, o->mountpoint,
+		  m->has_epoch ? "cached" : "not cached (needs kernel 6.16)");
+	return 0;
+}
+
+/* Unwinds whatever start() made. */
+static void stop(struct daemon *d)
+{
+	struct mount *m = &d->mount;
+
+	if (d->mounted && d->loop_count == 0)
+		(void)umount2(m->options->mountpoint, MNT_DETACH); /* nobody ever used it */
+	else if (d->mounted && !fuse_session_exited(m->fuse))
+		(void)umount2(m->options->mountpoint, MNT_FORCE | MNT_DETACH);
+	for (unsigned i = 0; i < d->loop_count; i++)
+		pthread_join(d->loops[i], NULL);
+	free(d->loops);
+	if (m->calls)
+		calls_shut(m, STATUS_IO);
+	if (m->session)
+		session_stop(m);
+	for (unsigned i = 0; m->calls && i < 500 && calls_count(m) > 0; i++)
+		usleep(10000); /* the ticker ends what is parked, the client what is in flight */
+	if (m->notifier)
+		notifier_destroy(m);
+	client_destroy(m->client);
+	calls_stop(m);
+	if (m->guardian)
+		guardian_stop(m->guardian);
+	if (m->inodes)
+		inode_table_destroy(m);
+	session_discard(m);
+	calls_destroy(m);
+	holder_destroy(m->holder);
+	if (m->fuse)
+		fuse_session_destroy(m->fuse);
+	if (m->cache)
+		cache_close(m->cache);
+	free(m->origin_url);
+	free(d->keys);
+}
+
+static int run(struct daemon *d)
+{
+	struct mount *m = &d->mount;
+	pthread_t signal_thread;
+	int r = block_signals();
+
+	if (r == 0)
+		r = start(d);
+	if (r == 0) {
+		r = -pthread_create(&signal_thread, NULL, signals, m);
+		if (r == 0)
+			pthread_detach(signal_thread);
+	}
+	if (r == 0) {
+		/* Until here errors went to whoever started the mount. */
+		if (log_fd >= 0)
+			dup2(log_fd, STDERR_FILENO);
+		if (d->ready_pipe >= 0) {
+			to_background();
+			tell_parent(d);
+		}
+		for (unsigned i = 0; i < d->loop_count; i++)
+			pthread_join(d->loops[i], NULL);
+		d->loop_count = 0;
+		d->mounted = false;
+		if (guardian_aborted(m->guardian))
+			mount_log("error", "the guardian ended this mount, since the daemon was late; "
+				  "umount %s and mount it again", m->options->mountpoint);
+	}
+	stop(d);
+	return r;
+}
+
+/* Waits in front until the child says that the mount answers. */
+static int wait_ready(pid_t child, int pipe_fd)
+{
+	int status;
+	char byte;
+
+	if (read(pipe_fd, &byte, 1) == 1)
+		return 0;
+	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		return -EIO;
+	return WEXITSTATUS(status) ? -WEXITSTATUS(status) : -EIO;
+}
+
+int mount_run(const struct mount_options *options)
+{
+	struct daemon *d = calloc(1, sizeof(*d));
+	struct mount *m;
+	int pipe_fds[2], r;
+	pid_t child;
+
+	if (!d)
+		return -ENOMEM;
+	m = &d->mount;
+	m->options = options;
+	m->read_only = options->read_only;
+	m->fuse_fd = -1;
+	d->ready_pipe = -1;
+	pthread_mutex_init(&m->lock, NULL);
+	pthread_cond_init(&m->replies_done, NULL);
+	r = parse_url(m);
+	if (r == 0)
+		r = check_mountpoint(m);
+	if (r == 0 && options->log && *options->log) {
+		log_fd = open(options->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+		if (log_fd < 0) {
+			r = -errno;
+			mount_log("error", "log file %s: %s", options->log, strerror(errno));
+		}
+	}
+	if (r == 0 && !options->foreground) {
+		if (pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
+			r = -errno;
+		} else if (child > 0) {
+			close(pipe_fds[1]);
+			r = wait_ready(child, pipe_fds[0]);
+			free(m->origin_url);
+			free(d);
+			return r;
+		} else {
+			close(pipe_fds[0]);
+			d->ready_pipe = pipe_fds[1];
+			(void)setsid(); /* fails only for a group leader, which a child is not */
+		}
+	}
+	if (r == 0) {
+		bool child_process = d->ready_pipe >= 0;
+
+		r = run(d);
+		free(d);
+		if (child_process)
+			_exit(r < 0 ? -r & 0x7f : 0);
+		return r;
+	}
+	free(m->origin_url);
+	free(d);
+	return r;
+}

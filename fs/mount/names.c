@@ -1,0 +1,516 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "fs/mount/inode.h"
+#include "fs/mount/modify.h"
+#include "fs/mount/ops.h"
+#include "fs/mount/read.h"
+#include "fs/mount/reply.h"
+
+static struct mount *mount_of(fuse_req_t request)
+{
+	return fuse_req_userdata(request);
+}
+
+struct call *op_call(fuse_req_t request, fuse_ino_t nodeid, enum message_type type)
+{
+	struct mount *m = mount_of(request);
+	struct call *call = call_new(m, request, type);
+	struct inode *inode;
+
+	COUNT(m, requests);
+	if (!call) {
+		fuse_reply_err(request, EAGAIN);
+		return NULL;
+	}
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode) {
+		inode_use(m, inode);
+		call->inode = inode;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (!inode)
+		reply_error(m, call, ESTALE);
+	return inode ? call : NULL;
+}
+
+bool op_refuse_change(fuse_req_t request)
+{
+	if (!mount_of(request)->read_only)
+		return false;
+	fuse_reply_err(request, EROFS);
+	return true;
+}
+
+static bool name_fits(fuse_req_t request, const char *name)
+{
+	if (strlen(name) <= NAME_BYTES_MAX)
+		return true;
+	fuse_reply_err(request, ENAMETOOLONG);
+	return false;
+}
+
+/* ---- lookup ---- */
+
+static void lookup_work(struct mount *m, struct call *call)
+{
+	struct slice name = call->message.lookup.name;
+	struct fuse_entry_param absent = { 0 };
+	struct answer answer;
+	struct inode *child = NULL;
+	fuse_req_t request;
+	unsigned token;
+
+	if (call->status != STATUS_OK && call->status != STATUS_NOENT) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, &answer);
+	if (call->status == STATUS_OK) {
+		if (call->reply.eof && answer.nodes[NODE_TARGET].instance)
+			child = answer_inode(m, &answer.nodes[NODE_TARGET]);
+		pthread_mutex_unlock(&m->lock);
+		if (child) {
+			/* The whole of a small file came along. */
+			read_keep(m, child, answer.nodes[NODE_TARGET].item.change, 0, call->data);
+			pthread_mutex_lock(&m->lock);
+			inode_unuse(m, child);
+			pthread_mutex_unlock(&m->lock);
+		}
+		reply_entry(m, call, &answer, name);
+		return;
+	}
+	if (answer.nodes[NODE_DIRECTORY].present &&
+	    answer.nodes[NODE_DIRECTORY].item.lease != LEASE_NONE &&
+	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
+			      &call->inode->handle, &name)) {
+		uint64_t instance = holder_lease_held(m->holder, mount_now(), &call->inode->handle);
+
+		if (instance) {
+			inode_name_set(m, call->inode, name, NULL, instance);
+			if (m->has_epoch &&
+			    instance == holder_lease(m->holder, mount_now(), &call->inode->handle))
+				absent.entry_timeout = validity(m, mount_now());
+		}
+	}
+	if (absent.entry_timeout > 0)
+		call->inode->names_given = true;
+	request = call->request;
+	call->request = NULL;
+	token = mount_reply_begin(m);
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	if (request && absent.entry_timeout > 0)
+		fuse_reply_entry(request, &absent);
+	else if (request)
+		fuse_reply_err(request, ENOENT);
+	mount_reply_end(m, token);
+}
+
+/* True when the lookup was answered from memory. */
+static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent, const char *name)
+{
+	const struct attributes *attributes;
+	struct fuse_entry_param entry = { 0 };
+	struct instant now = mount_now();
+	struct inode *directory, *child = NULL;
+	unsigned token;
+
+	pthread_mutex_lock(&m->lock);
+	directory = inode_by_nodeid(m, parent);
+	if (!directory || !inode_name_find(m, directory, slice_of(name), now, &child)) {
+		pthread_mutex_unlock(&m->lock);
+		return false;
+	}
+	attributes = child ? inode_attributes(m, child, now) : NULL;
+	if (child && !attributes) {
+		pthread_mutex_unlock(&m->lock);
+		return false;
+	}
+	token = mount_reply_begin(m);
+	if (child) {
+		entry_fill(m, directory, holder_lease(m->holder, now, &directory->handle), child,
+			   attributes, child->attributes_instance, &entry);
+	} else if (m->has_epoch) {
+		entry.entry_timeout = validity(m, now);
+		directory->names_given = true;
+	}
+	pthread_mutex_unlock(&m->lock);
+	COUNT(m, lookups_cached);
+	if (!child && entry.entry_timeout <= 0)
+		fuse_reply_err(request, ENOENT);
+	else if (fuse_reply_entry(request, &entry) < 0 && child)
+		op_forget_one(m, entry.ino, 1);
+	mount_reply_end(m, token);
+	return true;
+}
+
+void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
+{
+	struct mount *m = mount_of(request);
+	struct call *call;
+
+	if (!name_fits(request, name) || lookup_cached(m, request, parent, name))
+		return;
+	call = op_call(request, parent, MESSAGE_lookup);
+	if (!call)
+		return;
+	call_limit(call);
+	call->message.lookup.directory = call->inode->handle;
+	call->message.lookup.name = call_name(call, 0, name);
+	call->message.lookup.data_bytes_max = SMALL_FILE_BYTES_MAX;
+	call_send(m, call, lookup_work);
+}
+
+void op_forget_one(struct mount *m, uint64_t nodeid, uint64_t count)
+{
+	struct inode *inode;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode)
+		inode_forget(m, inode, count);
+	pthread_mutex_unlock(&m->lock);
+}
+
+void op_forget(fuse_req_t request, fuse_ino_t nodeid, uint64_t count)
+{
+	op_forget_one(mount_of(request), nodeid, count);
+	fuse_reply_none(request);
+}
+
+void op_forget_multi(fuse_req_t request, size_t count, struct fuse_forget_data *forgets)
+{
+	for (size_t i = 0; i < count; i++)
+		op_forget_one(mount_of(request), forgets[i].ino, forgets[i].nlookup);
+	fuse_reply_none(request);
+}
+
+/* ---- making names ---- */
+
+static void make_work(struct mount *m, struct call *call)
+{
+	struct change before, after;
+	struct answer answer;
+	struct slice name = { (const uint8_t *)call->names[0], strlen(call->names[0]) };
+
+	modify_end(m, call, &answer, &before, &after);
+	if (call->status != STATUS_OK) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	reply_entry(m, call, &answer, name);
+}
+
+static void make(struct mount *m, struct call *call)
+{
+	/* An absent name may have been given to the kernel: it goes, too. */
+	const struct modify_scope scope = { .names = true };
+
+	call_limit(call);
+	modify_send(m, call, &scope, make_work);
+}
+
+void op_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	struct call *call;
+
+	if (op_refuse_change(request) || !name_fits(request, name))
+		return;
+	call = op_call(request, parent, MESSAGE_mknod);
+	if (!call)
+		return;
+	call->message.mknod.directory = call->inode->handle;
+	call->message.mknod.name = call_name(call, 0, name);
+	call->message.mknod.mode = mode;
+	call->message.mknod.rdev = rdev;
+	make(mount_of(request), call);
+}
+
+void op_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	op_mknod(request, parent, name, S_IFDIR | (mode & ~(mode_t)S_IFMT), 0);
+}
+
+void op_symlink(fuse_req_t request, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct mount *m = mount_of(request);
+	size_t length = strlen(target);
+	struct call *call;
+
+	if (op_refuse_change(request) || !name_fits(request, name))
+		return;
+	if (length > LINK_TARGET_BYTES_MAX) {
+		fuse_reply_err(request, ENAMETOOLONG);
+		return;
+	}
+	call = op_call(request, parent, MESSAGE_symlink);
+	if (!call)
+		return;
+	call->bytes = malloc(length + 1);
+	if (!call->bytes) {
+		reply_error(m, call, ENOMEM);
+		return;
+	}
+	memcpy(call->bytes, target, length + 1);
+	call->message.symlink.directory = call->inode->handle;
+	call->message.symlink.name = call_name(call, 0, name);
+	call->message.symlink.target = (struct slice){ call->bytes, length };
+	make(m, call);
+}
+
+/* The inode of another nodeid into *into, with a use. False: the request was answered. */
+static bool add_inode(struct mount *m, struct call *call, fuse_ino_t nodeid, struct inode **into)
+{
+	struct inode *inode;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode) {
+		inode_use(m, inode);
+		*into = inode;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (!inode)
+		reply_error(m, call, ESTALE);
+	return inode != NULL;
+}
+
+void op_link(fuse_req_t request, fuse_ino_t nodeid, fuse_ino_t parent, const char *name)
+{
+	struct call *call;
+
+	if (op_refuse_change(request) || !name_fits(request, name))
+		return;
+	call = op_call(request, parent, MESSAGE_link);
+	if (!call || !add_inode(mount_of(request), call, nodeid, &call->child))
+		return;
+	call->message.link.directory = call->inode->handle;
+	call->message.link.handle = call->child->handle;
+	call->message.link.name = call_name(call, 0, name);
+	make(mount_of(request), call);
+}
+
+/* ---- create ---- */
+
+static void create_reply(struct mount *m, struct call *call, const struct answer *answer)
+{
+	const struct answer_node *target = &answer->nodes[NODE_TARGET];
+	const struct answer_node *parent = &answer->nodes[NODE_DIRECTORY];
+	struct slice name = { (const uint8_t *)call->names[0], strlen(call->names[0]) };
+	struct fuse_file_info info = call->file_info;
+	struct fuse_entry_param entry;
+	struct open_file *file = NULL;
+	struct inode *child;
+	uint64_t instance = 0;
+	fuse_req_t request;
+	unsigned token;
+	int r = -ENOMEM;
+
+	pthread_mutex_lock(&m->lock);
+	child = answer_inode(m, target);
+	pthread_mutex_unlock(&m->lock);
+	if (child)
+		r = data_open(m, child, &info, &file);
+	if (r < 0) {
+		if (child) {
+			pthread_mutex_lock(&m->lock);
+			inode_unuse(m, child);
+			pthread_mutex_unlock(&m->lock);
+		}
+		reply_error(m, call, -r);
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	/* What the origin registered as open stays so until the release here. */
+	child->open_registered = true;
+	if (parent->present && parent->item.lease != LEASE_NONE &&
+	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
+			      &call->inode->handle, &name))
+		instance = holder_lease_held(m->holder, mount_now(), &call->inode->handle);
+	inode_name_set(m, call->inode, name, child, instance);
+	request = call->request;
+	call->request = NULL;
+	token = mount_reply_begin(m);
+	if (request)
+		entry_fill(m, call->inode, instance, child, &target->item.attributes,
+			   target->instance, &entry);
+	inode_unuse(m, child);
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	if (!request) {
+		mount_reply_end(m, token);
+		data_open_undo(m, file);
+		return;
+	}
+	if (fuse_reply_create(request, &entry, &info) < 0) {
+		op_forget_one(m, entry.ino, 1);
+		mount_reply_end(m, token);
+		data_open_undo(m, file);
+		return;
+	}
+	mount_reply_end(m, token);
+}
+
+static void create_work(struct mount *m, struct call *call)
+{
+	struct change before, after;
+	struct answer answer;
+
+	modify_end(m, call, &answer, &before, &after);
+	if (call->status != STATUS_OK || !answer.nodes[NODE_TARGET].present)
+		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+	else
+		create_reply(m, call, &answer);
+}
+
+void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+	       struct fuse_file_info *info)
+{
+	const struct modify_scope scope = { .names = true };
+	struct mount *m = mount_of(request);
+	struct call *call;
+
+	if (op_refuse_change(request) || !name_fits(request, name))
+		return;
+	call = op_call(request, parent, MESSAGE_create);
+	if (!call)
+		return;
+	call->file_info = *info;
+	call->message.create.directory = call->inode->handle;
+	call->message.create.name = call_name(call, 0, name);
+	call->message.create.mode = mode;
+	call->message.create.exclusive = (info->flags & O_EXCL) != 0;
+	call->message.create.truncate = (info->flags & O_TRUNC) != 0;
+	call_limit(call);
+	modify_send(m, call, &scope, create_work);
+}
+
+/* ---- taking names away ---- */
+
+/* What a name is known to lead to, with a use, whether or not its lease still stands. */
+static struct inode *known_child(struct mount *m, struct inode *directory, const char *name)
+{
+	struct name_entry *entry = NULL;
+
+	HASH_FIND(hh, directory->names, name, strlen(name), entry);
+	if (!entry || !entry->child)
+		return NULL;
+	inode_use(m, entry->child);
+	return entry->child;
+}
+
+static void unlink_work(struct mount *m, struct call *call)
+{
+	struct change before, after;
+	struct answer answer;
+	struct slice name = { (const uint8_t *)call->names[0], strlen(call->names[0]) };
+	uint64_t instance;
+
+	modify_end(m, call, &answer, &before, &after);
+	if (call->status == STATUS_OK || call->status == STATUS_NOENT) {
+		pthread_mutex_lock(&m->lock);
+		inode_name_forget(m, call->inode, name);
+		instance = holder_lease_held(m->holder, mount_now(), &call->inode->handle);
+		if (call->status == STATUS_OK && instance &&
+		    answer.nodes[NODE_DIRECTORY].present &&
+		    answer.nodes[NODE_DIRECTORY].item.lease != LEASE_NONE &&
+		    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
+				      &call->inode->handle, &name))
+			inode_name_set(m, call->inode, name, NULL, instance);
+		pthread_mutex_unlock(&m->lock);
+	}
+	reply_error(m, call, call->status == STATUS_OK ? 0 : call_errno(call));
+}
+
+static void remove_name(fuse_req_t request, fuse_ino_t parent, const char *name, bool is_directory)
+{
+	const struct modify_scope scope = { .names = true };
+	struct mount *m = mount_of(request);
+	struct call *call;
+
+	if (op_refuse_change(request) || !name_fits(request, name))
+		return;
+	call = op_call(request, parent, MESSAGE_unlink);
+	if (!call)
+		return;
+	pthread_mutex_lock(&m->lock);
+	call->child = known_child(m, call->inode, name);
+	if (call->child && call->child->open_count > 0) {
+		call->message.unlink.victim_open = call->child->handle;
+		call->child->open_registered = true;
+	}
+	pthread_mutex_unlock(&m->lock);
+	call->message.unlink.directory = call->inode->handle;
+	call->message.unlink.name = call_name(call, 0, name);
+	call->message.unlink.is_directory = is_directory;
+	call_limit(call);
+	modify_send(m, call, &scope, unlink_work);
+}
+
+void op_unlink(fuse_req_t request, fuse_ino_t parent, const char *name)
+{
+	remove_name(request, parent, name, false);
+}
+
+void op_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name)
+{
+	remove_name(request, parent, name, true);
+}
+
+static void rename_work(struct mount *m, struct call *call)
+{
+	struct inode *from = call->inode, *to = call->inode2 ? call->inode2 : call->inode;
+	struct change before, after;
+	struct answer answer;
+
+	modify_end(m, call, &answer, &before, &after);
+	pthread_mutex_lock(&m->lock);
+	inode_name_forget(m, from, slice_of(call->names[0]));
+	inode_name_forget(m, to, slice_of(call->names[1]));
+	pthread_mutex_unlock(&m->lock);
+	reply_error(m, call, call->status == STATUS_OK ? 0 : call_errno(call));
+}
+
+void op_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+	       const char *new_name, unsigned flags)
+{
+	const struct modify_scope scope = { .names = true };
+	struct mount *m = mount_of(request);
+	struct inode *to;
+	struct call *call;
+
+	if (op_refuse_change(request) || !name_fits(request, name) ||
+	    !name_fits(request, new_name))
+		return;
+	if (flags & ~(unsigned)(RENAME_FLAG_NOREPLACE | RENAME_FLAG_EXCHANGE)) {
+		fuse_reply_err(request, EINVAL);
+		return;
+	}
+	call = op_call(request, parent, MESSAGE_rename);
+	if (!call || (new_parent != parent && !add_inode(m, call, new_parent, &call->inode2)))
+		return;
+	to = call->inode2 ? call->inode2 : call->inode;
+	pthread_mutex_lock(&m->lock);
+	call->child = known_child(m, call->inode, name);
+	call->child2 = known_child(m, to, new_name);
+	if (call->child2 && call->child2 == call->child) {
+		inode_unuse(m, call->child2);
+		call->child2 = NULL;
+	}
+	if (call->child2 && call->child2->open_count > 0) {
+		call->message.rename.victim_open = call->child2->handle;
+		call->child2->open_registered = true;
+	}
+	pthread_mutex_unlock(&m->lock);
+	call->message.rename.directory = call->inode->handle;
+	call->message.rename.name = call_name(call, 0, name);
+	call->message.rename.new_directory = to->handle;
+	call->message.rename.new_name = call_name(call, 1, new_name);
+	call->message.rename.flags = flags;
+	call_limit(call);
+	modify_send(m, call, &scope, rename_work);
+}

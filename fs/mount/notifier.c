@@ -1,0 +1,336 @@
+#include "fs/mount/notifier.h"
+
+#include <errno.h>
+#include <linux/fuse.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fs/mount/read.h"
+#include "fs/mount/session.h"
+
+/* linux/fuse.h of older systems lacks it: protocol 7.44, kernel 6.16. */
+#define NOTIFY_INC_EPOCH 8
+#define DROP_RANGES_MAX 64 /* page fills in flight of one inode that a fence steps around */
+
+struct lane {
+	struct mount *mount;
+	pthread_mutex_t lock; /* ranks below mount->lock */
+	pthread_cond_t filled;
+	struct notifier_work *first, *last;
+	bool stopping;
+	bool started;
+	pthread_t thread;
+};
+
+struct notifier {
+	struct lane lanes[LANE_COUNT];
+};
+
+static bool send_epoch(struct mount *m)
+{
+	struct fuse_out_header header = {
+		.len = sizeof(header),
+		.error = NOTIFY_INC_EPOCH,
+		.unique = 0,
+	};
+
+	return write(m->fuse_fd, &header, sizeof(header)) == (ssize_t)sizeof(header);
+}
+
+bool notifier_probe_epoch(struct mount *m)
+{
+	return send_epoch(m);
+}
+
+bool notifier_collect(struct mount *m, struct notifier_work *work, struct inode *inode,
+		      bool pages, uint64_t offset, uint64_t length)
+{
+	pages = pages && inode->pages;
+	if (inode->lookup_count == 0 || (!pages && !inode->attributes_given))
+		return false;
+	inode->attributes_given = false;
+	inode_use(m, inode);
+	work->notices[work->count++] = (struct notice){
+		.inode = inode,
+		.attributes = true,
+		.pages = pages,
+		.offset = offset,
+		.length = length,
+	};
+	return true;
+}
+
+/* Invalidates what a notice names. Waits for a READ of these pages, if there is one. */
+static void notify(struct mount *m, const struct notice *notice)
+{
+	off_t offset = notice->pages ? (off_t)notice->offset : -1;
+	off_t length = notice->pages ? (off_t)notice->length : 0;
+	int r;
+
+	COUNT(m, invalidations);
+	r = fuse_lowlevel_notify_inval_inode(m->fuse, notice->inode->nodeid, offset, length);
+	if (r < 0 && r != -ENOENT && r != -ENODEV && r != -EBADF && r != -ENOTCONN)
+		mount_log("error", "kernel refused an invalidation: %s", strerror(-r));
+}
+
+static void perform(struct mount *m, struct notifier_work *work)
+{
+	mount_replies_drain(m);
+	if (work->epoch && m->has_epoch) {
+		COUNT(m, invalidations);
+		(void)send_epoch(m); /* fails only when the connection is gone */
+	}
+	for (unsigned i = 0; i < work->count; i++)
+		notify(m, &work->notices[i]);
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < work->count; i++)
+		inode_unuse(m, work->notices[i].inode);
+	pthread_mutex_unlock(&m->lock);
+	work->count = 0;
+}
+
+/* ---- recalls ---- */
+
+static void drop_done(struct mount *m, struct notifier_work *work)
+{
+	struct inode *inode = work->context;
+	bool open = false;
+
+	if (inode) {
+		pthread_mutex_lock(&m->lock);
+		open = inode->open_count > 0;
+		inode->dropping--;
+		if (open)
+			inode->open_registered = true; /* the acknowledgement says so */
+		inode_unuse(m, inode);
+		pthread_mutex_unlock(&m->lock);
+	}
+	COUNT(m, drops);
+	session_dropped(m, work->action.session, work->action.sequence, open);
+	free(work);
+}
+
+/* Forgets what a recall names of an inode, in memory; says what the kernel has of it. */
+static void drop_memory(struct mount *m, struct inode *inode, const struct holder_action *action,
+			struct notifier_work *work)
+{
+	inode->drop_serial++;
+	inode->dropping++;
+	inode->attributes_instance = 0;
+	inode->no_xattrs_instance = 0;
+	if (S_ISDIR(inode->mode)) {
+		if (inode->listing)
+			listing_unref(inode->listing);
+		inode->listing = NULL;
+		if (action->scope == RECALL_ALL)
+			inode_names_forget(m, inode);
+		for (uint32_t i = 0; i < action->name_count; i++)
+			inode_name_forget(m, inode, (struct slice){ action->names[i],
+								    action->name_length[i] });
+		if (inode->names_given)
+			work->epoch = true;
+		if (action->scope == RECALL_ALL)
+			inode->names_given = false;
+	}
+	notifier_collect(m, work, inode, action->scope == RECALL_ALL, 0, 0);
+}
+
+void notifier_drop(struct mount *m, const struct holder_action *action)
+{
+	struct inode *inode = inode_find(m, &action->handle);
+	struct notifier_work *work = calloc(1, sizeof(*work));
+
+	/* Out of memory: the session is given up rather than a recall left unanswered. */
+	if (!work) {
+		struct holder_actions actions = session_actions();
+
+		holder_session_lost(m->holder, mount_now(), action->session, &actions);
+		session_act(m, &actions);
+		return;
+	}
+	work->action = *action;
+	work->done = drop_done;
+	if (inode) {
+		drop_memory(m, inode, action, work);
+		inode_use(m, inode);
+		work->context = inode;
+		read_release_held(m, inode);
+	}
+	notifier_push(m, LANE_RECALL, work);
+}
+
+/* ---- the end of a session ---- */
+
+struct drop_one {
+	uint64_t nodeid;
+	uint64_t offset, length; /* length 0: to the end */
+};
+
+struct drop_all {
+	size_t count;
+	struct drop_one items[];
+};
+
+/*
+ * READs that wait for a lost origin keep their pages locked for as long as their callers want to
+ * wait; such pages are not up to date and serve nothing. What is around them is invalidated, so
+ * that the fence does not wait for the network; their answer is given to the kernel only under a
+ * lease that stands then.
+ */
+static void drop_around(struct drop_all *all, const struct inode *inode)
+{
+	struct busy_range busy[DROP_RANGES_MAX];
+	unsigned count = read_busy_ranges(inode, busy, DROP_RANGES_MAX);
+	uint64_t start = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (busy[i].start > start)
+			all->items[all->count++] = (struct drop_one){ inode->nodeid, start,
+								      busy[i].start - start };
+		start = busy[i].end;
+	}
+	all->items[all->count++] = (struct drop_one){ inode->nodeid, start, 0 };
+}
+
+static void drop_all_done(struct mount *m, struct notifier_work *work)
+{
+	struct drop_all *all = work->context;
+
+	for (size_t i = 0; i < all->count; i++) {
+		COUNT(m, invalidations);
+		/* Errors: the inode is gone from the kernel, or all of it is. */
+		(void)fuse_lowlevel_notify_inval_inode(m->fuse, all->items[i].nodeid,
+						       (off_t)all->items[i].offset,
+						       (off_t)all->items[i].length);
+	}
+	pthread_mutex_lock(&m->lock);
+	if (!holder_valid(m->holder, mount_now()))
+		guardian_renew(m->guardian, (struct instant){ 0 });
+	pthread_mutex_unlock(&m->lock);
+	COUNT(m, fences);
+	session_fenced(m);
+	free(all);
+	free(work);
+}
+
+bool notifier_drop_all(struct mount *m, const struct holder_action *action)
+{
+	struct notifier_work *work = calloc(1, sizeof(*work));
+	struct inode *inode, *next;
+	struct drop_all *all;
+	size_t most = m->inodes->count;
+
+	for (inode = m->inodes->by_nodeid; inode; inode = inode->by_nodeid.next)
+		if (inode->readings)
+			most += DROP_RANGES_MAX;
+	all = malloc(sizeof(*all) + most * sizeof(struct drop_one));
+
+	if (!work || !all) {
+		mount_log("error", "no memory to drop the kernel's caches; the guardian will do it");
+		free(work);
+		free(all);
+		return false;
+	}
+	all->count = 0;
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+		inode->drop_serial++;
+		if (inode->lookup_count > 0 && (inode->pages || inode->attributes_given))
+			drop_around(all, inode);
+		inode->attributes_given = false;
+		inode->names_given = false;
+		read_release_held(m, inode);
+	}
+	work->action = *action;
+	work->epoch = true;
+	work->context = all;
+	work->done = drop_all_done;
+	notifier_push(m, LANE_RECALL, work);
+	return true;
+}
+
+/* ---- the threads ---- */
+
+static void *run(void *context)
+{
+	struct lane *lane = context;
+
+	for (;;) {
+		struct notifier_work *work;
+
+		pthread_mutex_lock(&lane->lock);
+		while (!lane->first && !lane->stopping)
+			pthread_cond_wait(&lane->filled, &lane->lock);
+		work = lane->first;
+		if (work) {
+			lane->first = work->next;
+			if (!lane->first)
+				lane->last = NULL;
+		}
+		pthread_mutex_unlock(&lane->lock);
+		if (!work)
+			return NULL;
+		perform(lane->mount, work);
+		work->done(lane->mount, work);
+	}
+}
+
+void notifier_push(struct mount *m, enum notifier_lane index, struct notifier_work *work)
+{
+	struct lane *lane = &m->notifier->lanes[index];
+
+	pthread_mutex_lock(&lane->lock);
+	work->next = NULL;
+	if (lane->last)
+		lane->last->next = work;
+	else
+		lane->first = work;
+	lane->last = work;
+	pthread_cond_signal(&lane->filled);
+	pthread_mutex_unlock(&lane->lock);
+}
+
+int notifier_create(struct mount *m)
+{
+	struct notifier *n = calloc(1, sizeof(*n));
+
+	if (!n)
+		return -ENOMEM;
+	m->notifier = n;
+	for (unsigned i = 0; i < LANE_COUNT; i++) {
+		struct lane *lane = &n->lanes[i];
+
+		lane->mount = m;
+		pthread_mutex_init(&lane->lock, NULL);
+		pthread_cond_init(&lane->filled, NULL);
+		lane->started = pthread_create(&lane->thread, NULL, run, lane) == 0;
+		if (!lane->started) {
+			notifier_destroy(m);
+			return -EAGAIN;
+		}
+	}
+	return 0;
+}
+
+void notifier_destroy(struct mount *m)
+{
+	struct notifier *n = m->notifier;
+
+	if (!n)
+		return;
+	for (unsigned i = 0; i < LANE_COUNT; i++) {
+		struct lane *lane = &n->lanes[i];
+
+		if (!lane->started)
+			continue;
+		pthread_mutex_lock(&lane->lock);
+		lane->stopping = true;
+		pthread_cond_signal(&lane->filled);
+		pthread_mutex_unlock(&lane->lock);
+		pthread_join(lane->thread, NULL);
+		pthread_mutex_destroy(&lane->lock);
+		pthread_cond_destroy(&lane->filled);
+	}
+	free(n);
+	m->notifier = NULL;
+}

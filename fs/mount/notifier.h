@@ -1,0 +1,66 @@
+/*
+ * notifier.h - the two threads that send notifications to the kernel; nobody else does.
+ *
+ * fuse_lowlevel_notify_inval_inode() waits for a READ of these pages that is in flight. Nothing
+ * that answers a READ waits for these threads. They are two, since what they wait for differs:
+ *
+ *   LANE_RECALL  recalls and the end of a session. A READ of an inode whose lease this host has
+ *                not yet given up is answered by the origin at once (PROTOCOL.md 5.4), so this
+ *                lane goes on within a round trip, whatever else is pending.
+ *   LANE_MODIFY  before and after this host's own modifications. A READ here may be queued at
+ *                the origin behind another host's change, which may wait for a recall that this
+ *                host has to acknowledge: with one lane the two would wait for each other.
+ *
+ * Within a lane, work is done in the order in which it was queued.
+ */
+#ifndef FS_MOUNT_NOTIFIER_H
+#define FS_MOUNT_NOTIFIER_H
+
+#include "fs/mount/inode.h"
+#include "fs/mount/state.h"
+
+/* What is to be invalidated for one inode. */
+struct notice {
+	struct inode *inode; /* with a use that the notifier drops; NULL: none */
+	bool attributes;
+	bool pages;
+	uint64_t offset, length; /* of the pages; length 0: all from offset on */
+};
+
+#define NOTICES_MAX 4
+
+struct notifier_work {
+	struct notifier_work *next;
+	struct notice notices[NOTICES_MAX];
+	unsigned count;
+	bool epoch;  /* names */
+	/* Called on the notifier's thread when all is done; frees the work if need be. */
+	void (*done)(struct mount *m, struct notifier_work *work);
+	void *context;
+	/* A recall: */
+	struct holder_action action;
+};
+
+int notifier_create(struct mount *m) MUST_CHECK;
+void notifier_destroy(struct mount *m);
+
+enum notifier_lane { LANE_RECALL, LANE_MODIFY };
+#define LANE_COUNT 2
+
+/* Queues work. Under the lock or not. */
+void notifier_push(struct mount *m, enum notifier_lane lane, struct notifier_work *work);
+/* A recall: drops what is cached of it in memory and kernel, then tells the session. Under lock. */
+void notifier_drop(struct mount *m, const struct holder_action *action);
+/* The session is over: everything; then session_fenced(). Under the lock. False: no memory, and the
+   guardian will do it. */
+bool notifier_drop_all(struct mount *m, const struct holder_action *action);
+
+/* Adds to `work` what the kernel may hold of `inode` (pages too, with `pages`), and takes a use.
+   Under the lock. False: nothing to do. */
+bool notifier_collect(struct mount *m, struct notifier_work *work, struct inode *inode,
+		      bool pages, uint64_t offset, uint64_t length);
+
+/* Probes FUSE_NOTIFY_INC_EPOCH on a mounted connection. */
+bool notifier_probe_epoch(struct mount *m);
+
+#endif

@@ -1,0 +1,74 @@
+/*
+ * ops.h - the low-level FUSE operations. Each answers from memory or cache, or hands a call to the
+ * transport and returns: no FUSE thread waits for the network.
+ */
+#ifndef FS_MOUNT_OPS_H
+#define FS_MOUNT_OPS_H
+
+#include "fs/mount/state.h"
+
+/* names.c */
+void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name);
+void op_forget(fuse_req_t request, fuse_ino_t nodeid, uint64_t count);
+void op_forget_multi(fuse_req_t request, size_t count, struct fuse_forget_data *forgets);
+void op_forget_one(struct mount *m, uint64_t nodeid, uint64_t count);
+void op_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);
+void op_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode);
+void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+	       struct fuse_file_info *info);
+void op_unlink(fuse_req_t request, fuse_ino_t parent, const char *name);
+void op_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name);
+void op_symlink(fuse_req_t request, const char *target, fuse_ino_t parent, const char *name);
+void op_link(fuse_req_t request, fuse_ino_t nodeid, fuse_ino_t parent, const char *name);
+void op_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+	       const char *new_name, unsigned flags);
+
+/* attributes.c */
+void op_getattr(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
+void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int valid,
+		struct fuse_file_info *info);
+void op_readlink(fuse_req_t request, fuse_ino_t nodeid);
+void op_statfs(fuse_req_t request, fuse_ino_t nodeid);
+
+/* xattr.c */
+void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t size);
+void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const char *value,
+		 size_t size, int flags);
+void op_listxattr(fuse_req_t request, fuse_ino_t nodeid, size_t size);
+void op_removexattr(fuse_req_t request, fuse_ino_t nodeid, const char *name);
+
+/* data.c */
+void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
+void op_read(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+	     struct fuse_file_info *info);
+void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t size, off_t offset,
+	      struct fuse_file_info *info);
+void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
+void op_release(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
+void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info);
+
+/* directory.c */
+void op_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
+void op_readdir(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+		struct fuse_file_info *info);
+void op_readdirplus(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+		    struct fuse_file_info *info);
+void op_releasedir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
+void op_fsyncdir(fuse_req_t request, fuse_ino_t nodeid, int data_only,
+		 struct fuse_file_info *info);
+
+/*
+ * A call about the inode of `nodeid`, with a use. NULL: the request was answered (no memory, too
+ * many in flight, an inode that we do not know).
+ */
+struct call *op_call(fuse_req_t request, fuse_ino_t nodeid, enum message_type type);
+/* EROFS for a read-only mount: true when the request was answered with it. */
+bool op_refuse_change(fuse_req_t request);
+
+/* The registered open of a created or opened file: data.c. */
+struct open_file;
+int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
+	      struct open_file **ret_file);
+void data_open_undo(struct mount *m, struct open_file *file);
+
+#endif

@@ -1,0 +1,544 @@
+#include "fs/mount/read.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/mount/reply.h"
+
+#define TRY_MAX 3
+#define AGAIN_MAX_MS 64
+
+/* One READ of the kernel's that is not answered. */
+struct reading {
+	struct reading *next, *previous;         /* in inode->readings */
+	struct reading *all_next, *all_previous; /* in mount->readings */
+	struct reading *wait_next;               /* behind a fetch */
+	uint64_t id;
+	fuse_req_t request;
+	uint64_t thread;
+	bool interrupted;
+	struct instant deadline;
+	struct credential credential;
+	struct inode *inode; /* with a use */
+	uint64_t offset;
+	size_t size;
+	size_t ahead; /* read-ahead behind it, when it has to be fetched */
+};
+
+static __thread void *read_buffer; /* BULK_BYTES_MAX, for answers from the cache */
+static pthread_key_t buffer_key;
+static pthread_once_t buffer_once = PTHREAD_ONCE_INIT;
+
+static void buffer_init(void)
+{
+	/* Frees a thread's buffer at its end; without the key it would leak, no more. */
+	(void)pthread_key_create(&buffer_key, free);
+}
+
+static void *buffer_get(void)
+{
+	if (!read_buffer) {
+		pthread_once(&buffer_once, buffer_init);
+		read_buffer = malloc(BULK_BYTES_MAX);
+		(void)pthread_setspecific(buffer_key, read_buffer);
+	}
+	return read_buffer;
+}
+
+static void reading_try(struct mount *m, struct reading *reading);
+
+/* ---- the lists ---- */
+
+static void reading_link(struct mount *m, struct reading *reading)
+{
+	struct inode *inode = reading->inode;
+
+	reading->next = inode->readings;
+	if (inode->readings)
+		inode->readings->previous = reading;
+	inode->readings = reading;
+	reading->all_next = m->readings;
+	if (m->readings)
+		m->readings->all_previous = reading;
+	m->readings = reading;
+	inode->fills++;
+	inode->fill_serial++;
+}
+
+/* Takes the request out: from here on it must be answered by the caller. Under the lock. */
+static fuse_req_t reading_take(struct mount *m, struct reading *reading)
+{
+	struct inode *inode = reading->inode;
+	fuse_req_t request = reading->request;
+
+	if (!request)
+		return NULL;
+	reading->request = NULL;
+	if (reading->previous)
+		reading->previous->next = reading->next;
+	else
+		inode->readings = reading->next;
+	if (reading->next)
+		reading->next->previous = reading->previous;
+	if (reading->all_previous)
+		reading->all_previous->all_next = reading->all_next;
+	else
+		m->readings = reading->all_next;
+	if (reading->all_next)
+		reading->all_next->all_previous = reading->all_previous;
+	inode->fills--;
+	return request;
+}
+
+static void reading_free(struct mount *m, struct reading *reading)
+{
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, reading->inode);
+	pthread_mutex_unlock(&m->lock);
+	free(reading);
+}
+
+static void reading_fail(struct mount *m, struct reading *reading, int error)
+{
+	fuse_req_t request;
+
+	pthread_mutex_lock(&m->lock);
+	request = reading_take(m, reading);
+	pthread_mutex_unlock(&m->lock);
+	reading_free(m, reading);
+	if (request)
+		fuse_reply_err(request, error);
+}
+
+static int range_order(const void *a, const void *b)
+{
+	const struct busy_range *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+unsigned read_busy_ranges(const struct inode *inode, struct busy_range *ranges, unsigned max)
+{
+	const uint64_t page = 4096;
+	unsigned count = 0, merged = 0;
+
+	for (const struct reading *r = inode->readings; r && count < max; r = r->next)
+		ranges[count++] = (struct busy_range){ r->offset & ~(page - 1),
+						       (r->offset + r->size + page - 1) &
+							       ~(page - 1) };
+	if (count == 0)
+		return 0;
+	qsort(ranges, count, sizeof(*ranges), range_order);
+	for (unsigned i = 1; i < count; i++) {
+		if (ranges[i].start > ranges[merged].end)
+			ranges[++merged] = ranges[i];
+		else if (ranges[i].end > ranges[merged].end)
+			ranges[merged].end = ranges[i].end;
+	}
+	return merged + 1;
+}
+
+/* ---- killed readers ---- */
+
+static void on_interrupt(fuse_req_t request, void *data)
+{
+	struct mount *m = fuse_req_userdata(request);
+	uint64_t id = (uint64_t)(uintptr_t)data;
+
+	pthread_mutex_lock(&m->lock);
+	for (struct reading *r = m->readings; r; r = r->all_next)
+		if (r->id == id)
+			r->interrupted = true;
+	calls_session_changed(m); /* wakes the ticker */
+	pthread_mutex_unlock(&m->lock);
+}
+
+/*
+ * The kernel interrupts a request once, for the first signal. When that one has a handler, the
+ * reading stays marked: a fatal one may follow.
+ */
+void read_interrupts(struct mount *m)
+{
+	uint64_t after = 0;
+
+	for (;;) {
+		fuse_req_t request = NULL;
+		struct reading *r;
+		uint64_t id = UINT64_MAX, thread = 0;
+
+		pthread_mutex_lock(&m->lock);
+		for (r = m->readings; r; r = r->all_next) {
+			if (r->interrupted && r->id > after && r->id < id) {
+				id = r->id;
+				thread = r->thread;
+			}
+		}
+		pthread_mutex_unlock(&m->lock);
+		if (id == UINT64_MAX)
+			return;
+		after = id;
+		if (!call_caller_dies(thread))
+			continue;
+		pthread_mutex_lock(&m->lock);
+		for (r = m->readings; r && r->id != id; r = r->all_next)
+			;
+		if (r)
+			request = reading_take(m, r);
+		pthread_mutex_unlock(&m->lock);
+		if (request) {
+			COUNT(m, calls_interrupted);
+			fuse_reply_err(request, EINTR);
+		}
+	}
+}
+
+/* ---- fetches: a call whose context is the list of readings that wait for it ---- */
+
+static void fetch_unlink(struct inode *inode, struct call *call)
+{
+	for (struct call **at = &inode->fetches; *at; at = &(*at)->fetch_next) {
+		if (*at == call) {
+			*at = call->fetch_next;
+			return;
+		}
+	}
+}
+
+/* Under the lock: everybody who waits for the fetch. */
+static struct reading *fetch_take(struct call *call)
+{
+	struct reading *first = call->context;
+
+	call->context = NULL;
+	return first;
+}
+
+static void fetch_end(struct mount *m, struct call *call, int error)
+{
+	struct instant now = mount_now();
+	struct reading *reading, *next;
+
+	pthread_mutex_lock(&m->lock);
+	fetch_unlink(call->inode, call);
+	reading = fetch_take(call);
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	for (; reading; reading = next) {
+		next = reading->wait_next;
+		reading->wait_next = NULL;
+		/* Who joined later has time left; the others failed as the fetch did. */
+		if (!reading->request)
+			reading_free(m, reading);
+		else if (error && (error != ETIMEDOUT || !instant_before(now, reading->deadline)))
+			reading_fail(m, reading, error);
+		else
+			reading_try(m, reading);
+	}
+}
+
+/*
+ * May what the answer brought be given to the kernel, whose pages outlive it? Under the lock.
+ * *ret_keep: it may also be put into the cache.
+ */
+static bool usable(struct mount *m, const struct call *call, const struct answer_node *node,
+		   bool *ret_keep)
+{
+	struct inode *inode = call->inode;
+	struct instant now = mount_now();
+
+	*ret_keep = true;
+	if (node->instance)
+		return true;
+	if (holder_lease_held(m->holder, now, &inode->handle) &&
+	    change_equal(holder_change(m->holder, &inode->handle), node->item.change) &&
+	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence, &inode->handle,
+			      NULL))
+		return true;
+	*ret_keep = false;
+	return inode->dropping > 0 && inode->drop_serial != call->drop_serial;
+}
+
+/* Answers every waiting reading from the bytes of the fetch. */
+static void fetch_serve(struct mount *m, struct call *call)
+{
+	struct reading *reading, *next, *retry = NULL;
+	unsigned token;
+
+	pthread_mutex_lock(&m->lock);
+	reading = fetch_take(call);
+	token = mount_reply_begin(m);
+	pthread_mutex_unlock(&m->lock);
+	for (; reading; reading = next) {
+		uint64_t skip = reading->offset - call->offset;
+		size_t have = skip < call->data.length ? call->data.length - skip : 0;
+		fuse_req_t request = NULL;
+
+		next = reading->wait_next;
+		reading->wait_next = NULL;
+		if (have < reading->size && !call->reply.eof) {
+			reading->wait_next = retry;
+			retry = reading;
+			continue;
+		}
+		if (have > reading->size)
+			have = reading->size;
+		pthread_mutex_lock(&m->lock);
+		request = reading_take(m, reading);
+		pthread_mutex_unlock(&m->lock);
+		COUNT_BY(m, read_bytes, have);
+		if (request)
+			fuse_reply_buf(request, have ? (const char *)call->data.data + skip : NULL,
+				       have);
+		reading_free(m, reading);
+	}
+	mount_reply_end(m, token);
+	for (; retry; retry = next) {
+		next = retry->wait_next;
+		retry->wait_next = NULL;
+		reading_try(m, retry);
+	}
+}
+
+static void fetch_work(struct mount *m, struct call *call)
+{
+	const struct answer_node *node;
+	struct answer answer;
+	bool use, keep = false;
+
+	if (call->status != STATUS_OK) {
+		fetch_end(m, call, call_errno(call));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, &answer);
+	node = &answer.nodes[NODE_TARGET];
+	use = node->present && usable(m, call, node, &keep);
+	if (use && node->instance)
+		inode_set_attributes(call->inode, &node->item.attributes, node->instance);
+	pthread_mutex_unlock(&m->lock);
+	if (!node->present) {
+		fetch_end(m, call, EIO);
+		return;
+	}
+	if (!use) {
+		/* A recall passed it on its way: the next one waits its turn at the origin. */
+		unsigned delay_ms = call->retries < 6 ? 1u << call->retries : AGAIN_MAX_MS;
+
+		call->retries++;
+		call_again(m, call, call->retries == 1 ? 0 : delay_ms);
+		return;
+	}
+	COUNT(m, fetches);
+	COUNT_BY(m, fetched_bytes, call->data.length);
+	fetch_serve(m, call);
+	if (keep && call->data.length)
+		read_keep(m, call->inode, node->item.change, call->offset, call->data);
+	fetch_end(m, call, 0);
+}
+
+/*
+ * Waits for a fetch in flight that brings all of it. Under the lock. Not for one that was sent
+ * before a drop began: its answer may only go to pages that the drop is sure to wait for.
+ */
+static bool fetch_join(struct mount *m, struct reading *reading)
+{
+	for (struct call *call = reading->inode->fetches; call; call = call->fetch_next) {
+		if ((call->state == CALL_SENT || call->state == CALL_ANSWERED) &&
+		    call->drop_serial != reading->inode->drop_serial)
+			continue;
+		if (call->offset <= reading->offset &&
+		    reading->offset + reading->size <= call->offset + call->size) {
+			reading->wait_next = call->context;
+			call->context = reading;
+			COUNT(m, fetches_shared);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void reading_fetch(struct mount *m, struct reading *reading)
+{
+	struct inode *inode = reading->inode;
+	const struct attributes *attributes;
+	struct call *call;
+	bool joined;
+
+	pthread_mutex_lock(&m->lock);
+	joined = fetch_join(m, reading);
+	pthread_mutex_unlock(&m->lock);
+	if (joined)
+		return;
+	call = call_new(m, NULL, MESSAGE_read);
+	if (!call) {
+		reading_fail(m, reading, EAGAIN);
+		return;
+	}
+	call->offset = reading->offset;
+	call->size = reading->size + reading->ahead;
+	if (call->size > BULK_BYTES_MAX)
+		call->size = BULK_BYTES_MAX;
+	call->deadline = reading->deadline;
+	call->message.common.credential = reading->credential;
+	call->message.read.handle = inode->handle;
+	call->message.read.offset = call->offset;
+	call->message.read.strict = 1;
+	call->context = reading;
+	pthread_mutex_lock(&m->lock);
+	inode_use(m, inode);
+	call->inode = inode;
+	attributes = inode_attributes(m, inode, mount_now());
+	if (attributes && attributes->size > call->offset &&
+	    attributes->size - call->offset < call->size) {
+		uint64_t left = attributes->size - call->offset;
+
+		call->size = left > reading->size ? (size_t)left : reading->size;
+	}
+	call->message.read.count = (uint32_t)call->size;
+	call->fetch_next = inode->fetches;
+	inode->fetches = call;
+	call->held = inode->hold_count > 0 &&
+		     holder_lease_held(m->holder, mount_now(), &inode->handle) != 0;
+	pthread_mutex_unlock(&m->lock);
+	call_send(m, call, fetch_work);
+}
+
+void read_release_held(struct mount *m, struct inode *inode)
+{
+	for (struct call *call = inode->fetches; call; call = call->fetch_next)
+		call->held = false;
+	calls_session_changed(m);
+}
+
+/* ---- from the cache ---- */
+
+struct cache_file *read_cache_file(struct mount *m, struct inode *inode)
+{
+	struct cache_file *file;
+
+	pthread_mutex_lock(&m->lock);
+	file = inode->file;
+	pthread_mutex_unlock(&m->lock);
+	if (file)
+		return file;
+	file = cache_file_get(m->cache, &inode->handle);
+	pthread_mutex_lock(&m->lock);
+	if (inode->file) {
+		struct cache_file *other = inode->file;
+
+		pthread_mutex_unlock(&m->lock);
+		if (file)
+			cache_file_put(file);
+		return other;
+	}
+	inode->file = file;
+	pthread_mutex_unlock(&m->lock);
+	return file;
+}
+
+void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
+	       struct slice data)
+{
+	struct cache_file *file = read_cache_file(m, inode);
+
+	if (file && data.length) {
+		/* A cache that refuses costs speed, never an answer; it counts why. */
+		int r = cache_file_write(file, change, offset, data.data, data.length);
+
+		(void)r;
+	}
+}
+
+/* True when the reading was answered, or ended, from the cache. */
+static bool from_cache(struct mount *m, struct reading *reading)
+{
+	struct inode *inode = reading->inode;
+	struct cache_file *file = read_cache_file(m, inode);
+
+	for (unsigned i = 0; i < TRY_MAX; i++) {
+		const struct attributes *attributes;
+		struct change change;
+		fuse_req_t request;
+		uint64_t instance;
+		unsigned token;
+		size_t want = 0;
+
+		pthread_mutex_lock(&m->lock);
+		instance = holder_lease(m->holder, mount_now(), &inode->handle);
+		attributes = inode_attributes(m, inode, mount_now());
+		if (!instance || !attributes) {
+			pthread_mutex_unlock(&m->lock);
+			return false;
+		}
+		change = holder_change(m->holder, &inode->handle);
+		if (reading->offset < attributes->size) {
+			want = reading->size;
+			if (attributes->size - reading->offset < want)
+				want = (size_t)(attributes->size - reading->offset);
+		}
+		pthread_mutex_unlock(&m->lock);
+		if (want && (!file || !buffer_get() ||
+			     cache_file_read(file, change, reading->offset, read_buffer, want) !=
+				     want))
+			return false;
+		/* The bytes were read without the lock: they count if the lease stood throughout. */
+		pthread_mutex_lock(&m->lock);
+		if (holder_lease(m->holder, mount_now(), &inode->handle) != instance ||
+		    !change_equal(holder_change(m->holder, &inode->handle), change)) {
+			pthread_mutex_unlock(&m->lock);
+			continue;
+		}
+		request = reading_take(m, reading);
+		token = mount_reply_begin(m);
+		pthread_mutex_unlock(&m->lock);
+		COUNT(m, reads_cached);
+		COUNT_BY(m, read_bytes, want);
+		if (request)
+			fuse_reply_buf(request, read_buffer, want);
+		mount_reply_end(m, token);
+		reading_free(m, reading);
+		return true;
+	}
+	return false;
+}
+
+static void reading_try(struct mount *m, struct reading *reading)
+{
+	if (!from_cache(m, reading))
+		reading_fetch(m, reading);
+}
+
+void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
+		  size_t size)
+{
+	struct reading *reading = calloc(1, sizeof(*reading));
+
+	if (!reading || size > BULK_BYTES_MAX) {
+		free(reading);
+		fuse_reply_err(request, reading ? EINVAL : ENOMEM);
+		return;
+	}
+	COUNT(m, reads);
+	reading->request = request;
+	reading->inode = file->inode;
+	reading->offset = offset;
+	reading->size = size;
+	reading->thread = (uint64_t)fuse_req_ctx(request)->pid;
+	reading->deadline = instant_add(mount_now(), duration_ms(m->options->timeout));
+	call_credential(request, &reading->credential);
+	pthread_mutex_lock(&m->lock);
+	/* Sequential readers, and those that begin at the start, get read-ahead; random ones get
+	   what they ask for. */
+	if (offset == file->next_offset)
+		file->sequential++;
+	else
+		file->sequential = 0;
+	file->next_offset = offset + size;
+	reading->ahead = file->sequential > 0 ? m->options->read_ahead : 0;
+	inode_use(m, file->inode);
+	reading->id = ++m->reading_id;
+	reading_link(m, reading);
+	pthread_mutex_unlock(&m->lock);
+	fuse_req_interrupt_func(request, on_interrupt, (void *)(uintptr_t)reading->id);
+	reading_try(m, reading);
+}

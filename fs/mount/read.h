@@ -1,0 +1,53 @@
+/*
+ * read.h - READ: from the cache while the lease stands, else fetched; concurrent readers of one
+ * range share one fetch.
+ *
+ * The kernel keeps the pages that a READ fills, so every READ is a page fill and needs a lease
+ * that covers it (PROTOCOL.md 5.4): it is sent strict, and its answer is given to the kernel only
+ *   - when a lease was granted with it, or the lease stands at the same change; or
+ *   - when a recall of the inode began after it was sent and is not yet acknowledged: that
+ *     recall's invalidation waits for this page and drops it.
+ * Otherwise it is sent again.
+ */
+#ifndef FS_MOUNT_READ_H
+#define FS_MOUNT_READ_H
+
+#include "fs/mount/call.h"
+#include "fs/mount/inode.h"
+
+/* What an open descriptor knows about its reader. Lives as long as the descriptor. */
+struct open_file {
+	struct inode *inode; /* with a use */
+	bool writable;
+	bool append;
+	uint64_t next_offset;
+	uint32_t sequential; /* reads in a row that began where the one before ended */
+};
+
+struct reading;
+
+void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
+		  size_t size);
+
+/* Answers READs whose callers were killed. Called by the ticker of call.c. */
+void read_interrupts(struct mount *m);
+
+/* Page fills of the inode that were held for our own modification go out. Under the lock. */
+void read_release_held(struct mount *m, struct inode *inode);
+
+/*
+ * Page-aligned ranges of the inode with page fills in flight, sorted and merged, at most `max`:
+ * returns how many. Under the lock.
+ */
+struct busy_range {
+	uint64_t start, end;
+};
+unsigned read_busy_ranges(const struct inode *inode, struct busy_range *ranges, unsigned max);
+
+/* Puts bytes of an answer into the cache, if the inode has a cache file. Without the lock. */
+void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
+	       struct slice data);
+/* The inode's cache file, opened when it is the first time. May do disk I/O; without the lock. */
+struct cache_file *read_cache_file(struct mount *m, struct inode *inode);
+
+#endif

@@ -1,0 +1,817 @@
+#include "fs/mount/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "fs/mount/call.h"
+#include "fs/mount/inode.h"
+#include "fs/mount/notifier.h"
+#include "lease/status.h"
+
+#define TICK_MAX_MS 200
+#define CONTROL_TIMEOUT_MS 10000
+#define CLOCK_JUMP_NS ((int64_t)(100 * NS_PER_MS)) /* BOOTTIME against MONOTONIC: the machine was suspended */
+#define ACKNOWLEDGE_BATCH 256
+#define HANDLE_BATCH 512
+#define RETRY_MS 100
+#define GUARDIAN_DELAY_MS 250 /* part of the holder's fence margin (mount.c) */
+
+struct acknowledgement {
+	uint64_t sequence;
+	bool open, kept;
+};
+
+struct claim {
+	struct handle handle;
+	struct change change;
+	bool open;
+};
+
+/* A list that grows; entries [0, sent) are in the message in flight. */
+#define LIST(type)                                                                              \
+	struct {                                                                                \
+		struct type *items;                                                             \
+		size_t count, capacity, sent;                                                   \
+	}
+
+struct session {
+	pthread_t thread;
+	bool started, stopping;
+	pthread_cond_t wake;    /* with mount->lock */
+	uint8_t host[16];
+	uint64_t instance;
+	struct session_id id;   /* that the lists belong to */
+
+	LIST(acknowledgement) acknowledgements;
+	LIST(handle) releases;
+	LIST(claim) claims;
+	bool acknowledging, releasing, reclaiming;
+	bool claims_last;       /* RECLAIM_DONE came: the last batch says so */
+	struct instant retry_at;
+
+	struct client_stream *stream;
+	uint64_t stream_number; /* of the newest; what others still say is of no interest */
+	bool stream_open;
+
+	/* The kernel's caches are being dropped: the next session is opened only then, since that
+	   ends the old one at the origin and lets others' changes go on. */
+	unsigned fencing;
+	bool open_waits;
+	struct session_id open_previous;
+
+	/* The first open, waited for by session_start(). */
+	bool answered;
+	uint16_t first_status;
+	int first_error;
+	char first_text[256];
+	struct item_node root;
+	uint16_t logged_status;
+};
+
+/* ---- memory for the holder ---- */
+
+static void *resize(void *context, void *pointer, size_t old_size, size_t size)
+{
+	if (size == 0) {
+		free(pointer);
+		return NULL;
+	}
+	return realloc(pointer, size);
+}
+
+const struct allocator session_allocator = { resize, NULL };
+
+static void *list_add(void **items, size_t *count, size_t *capacity, size_t element)
+{
+	if (*count == *capacity) {
+		size_t want = *capacity ? *capacity * 2 : 64;
+		void *bigger = reallocarray(*items, want, element);
+
+		if (!bigger)
+			return NULL;
+		*items = bigger;
+		*capacity = want;
+	}
+	return (char *)*items + (*count)++ * element;
+}
+
+#define LIST_ADD(list)                                                                          \
+	((__typeof__((list)->items))list_add((void **)&(list)->items, &(list)->count,           \
+					     &(list)->capacity, sizeof(*(list)->items)))
+
+/* The first `sent` entries were answered. */
+#define LIST_DONE(list)                                                                         \
+	do {                                                                                    \
+		(list)->count -= (list)->sent;                                                  \
+		memmove((list)->items, (list)->items + (list)->sent,                            \
+			(list)->count * sizeof(*(list)->items));                                \
+		(list)->sent = 0;                                                               \
+	} while (0)
+
+/* ---- control calls ---- */
+
+struct control {
+	struct mount *m;
+	struct session_id session;
+	struct instant sent;
+	uint64_t stamp; /* of the request at the holder; of a stream: its number */
+};
+
+/* Sends a control message; `done` gets a struct control that it frees. Under the lock. */
+static int control_send(struct mount *m, const struct message *message,
+			struct session_id session, uint64_t stamp, client_done *done)
+{
+	struct control *control = malloc(sizeof(*control));
+	int r;
+
+	if (!control)
+		return -ENOMEM;
+	*control = (struct control){ m, session, mount_now(), stamp };
+	r = client_call(m->client, CLIENT_CONTROL, "/v1/rpc", message, (struct slice){ NULL, 0 },
+			duration_ms(CONTROL_TIMEOUT_MS), done, control, NULL);
+	if (r < 0)
+		free(control);
+	return r;
+}
+
+/* The decoded answer, if it is one of the wanted type. */
+static bool answer_decode(const struct client_answer *answer, enum message_type type,
+			  struct message *ret_message)
+{
+	return answer->error == 0 && answer->message.length &&
+	       message_decode(answer->message, ret_message) == 0 && ret_message->type == type;
+}
+
+static bool current(struct mount *m, struct session_id session)
+{
+	return holder_session(m->holder).value == session.value;
+}
+
+/* ---- opening a session ---- */
+
+static void note_first(struct mount *m, const struct client_answer *answer, uint16_t status)
+{
+	struct session *s = m->session;
+
+	if (s->answered)
+		return;
+	s->answered = true;
+	s->first_error = answer->error;
+	s->first_status = status;
+	snprintf(s->first_text, sizeof(s->first_text), "%s",
+		 answer->error ? answer->text : status_text(status));
+	pthread_cond_broadcast(&s->wake);
+}
+
+static void on_session_opened(void *context, const struct client_answer *answer)
+{
+	struct control *control = context;
+	struct mount *m = control->m;
+	struct session *s = m->session;
+	struct holder_actions actions = session_actions();
+	struct message message;
+	struct reader r;
+
+	pthread_mutex_lock(&m->lock);
+	if (!answer_decode(answer, MESSAGE_session_opened, &message)) {
+		note_first(m, answer, STATUS_BADMESSAGE);
+		holder_session_failed(m->holder, mount_now(), &actions);
+	} else {
+		const struct message_session_opened *opened = &message.session_opened;
+
+		r = reader_of(opened->root.data, opened->root.length);
+		if (opened->status == STATUS_OK && !item_node_read(&r, &s->root))
+			message.session_opened.status = STATUS_BADMESSAGE;
+		if (opened->status == STATUS_OK) {
+			s->id = (struct session_id){ opened->session };
+			s->acknowledgements.count = s->acknowledgements.sent = 0;
+			s->releases.count = s->releases.sent = 0;
+			s->claims.count = s->claims.sent = 0;
+			s->claims_last = false;
+			m->incarnation = opened->incarnation;
+			m->read_only = m->options->read_only || opened->read_only;
+			calls_slots_reset(m, s->id, opened->slot_count);
+		} else if (s->answered && s->logged_status != opened->status) {
+			mount_log("warning", "origin %s refuses a session: %s", m->origin_url,
+				  status_text(opened->status));
+		}
+		s->logged_status = opened->status;
+		holder_session_opened(m->holder, mount_now(), control->sent, opened, &actions);
+		note_first(m, answer, opened->status);
+	}
+	session_act(m, &actions);
+	calls_session_changed(m);
+	pthread_mutex_unlock(&m->lock);
+	free(control);
+}
+
+static void send_session_open(struct mount *m, struct session_id previous)
+{
+	struct session *s = m->session;
+	struct message message = { .type = MESSAGE_session_open };
+	struct holder_actions actions = session_actions();
+
+	message.session_open.version_min = PROTOCOL_VERSION_MIN;
+	message.session_open.version_max = PROTOCOL_VERSION_MAX;
+	message.session_open.host = (struct slice){ s->host, sizeof(s->host) };
+	message.session_open.instance = s->instance;
+	message.session_open.previous_session = previous.value;
+	message.session_open.export = slice_of(m->export);
+	message.session_open.slot_count = 64;
+	if (control_send(m, &message, previous, 0, on_session_opened) < 0) {
+		holder_session_failed(m->holder, mount_now(), &actions);
+		session_act(m, &actions);
+	}
+}
+
+/* ---- keep-alives ---- */
+
+static void on_kept_alive(void *context, const struct client_answer *answer)
+{
+	struct control *control = context;
+	struct mount *m = control->m;
+	struct holder_actions actions = session_actions();
+	struct message message;
+
+	pthread_mutex_lock(&m->lock);
+	if (!answer_decode(answer, MESSAGE_kept_alive, &message))
+		holder_keepalive_failed(m->holder, mount_now(), control->session, &actions);
+	else
+		holder_kept_alive(m->holder, mount_now(), control->sent, control->session,
+				  &message.kept_alive, &actions);
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+	free(control);
+}
+
+static void send_keepalive(struct mount *m, struct session_id session)
+{
+	struct message message = { .type = MESSAGE_keepalive };
+	struct holder_actions actions = session_actions();
+
+	message.keepalive.session = session.value;
+	message.keepalive.recall_sequence = holder_recall_sequence(m->holder);
+	if (control_send(m, &message, session, 0, on_kept_alive) < 0) {
+		holder_keepalive_failed(m->holder, mount_now(), session, &actions);
+		session_act(m, &actions);
+	}
+}
+
+/* ---- the recall stream ---- */
+
+static void on_stream_message(void *context, struct slice encoded)
+{
+	struct control *control = context;
+	struct mount *m = control->m;
+	struct holder_actions actions = session_actions();
+	struct message message;
+
+	pthread_mutex_lock(&m->lock);
+	if (m->session->stream_number != control->stamp) {
+		/* An older stream: what it brings comes again on the newest. */
+	} else if (message_decode(encoded, &message) < 0 ||
+	    (message.type == MESSAGE_acknowledged && message.acknowledged.status != STATUS_OK)) {
+		holder_session_lost(m->holder, mount_now(), control->session, &actions);
+	} else if (message.type == MESSAGE_acknowledged) {
+		holder_stream_attached(m->holder, mount_now(), control->session, &actions);
+	} else if (message.type == MESSAGE_recall) {
+		holder_recall(m->holder, mount_now(), control->session, &message.recall, &actions);
+	}
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+}
+
+static void on_stream_ended(void *context, int error, int http_status, const char *text)
+{
+	struct control *control = context;
+	struct mount *m = control->m;
+	struct holder_actions actions = session_actions();
+
+	pthread_mutex_lock(&m->lock);
+	if (m->session->stream_number != control->stamp) {
+		pthread_mutex_unlock(&m->lock);
+		free(control);
+		return;
+	}
+	m->session->stream = NULL;
+	m->session->stream_open = false;
+	if (http_status == status_http(STATUS_NOSESSION))
+		holder_session_lost(m->holder, mount_now(), control->session, &actions);
+	else
+		holder_stream_lost(m->holder, mount_now(), control->session, &actions);
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+	free(control);
+}
+
+static void open_stream(struct mount *m, struct session_id session)
+{
+	struct session *s = m->session;
+	struct message message = { .type = MESSAGE_recall_stream };
+	struct control *control = malloc(sizeof(*control));
+	struct holder_actions actions = session_actions();
+
+	message.recall_stream.session = session.value;
+	message.recall_stream.recall_sequence = holder_recall_sequence(m->holder);
+	if (s->stream_open)
+		client_stream_close(s->stream);
+	s->stream = NULL;
+	s->stream_open = false;
+	if (control) {
+		*control = (struct control){ m, session, mount_now(), ++s->stream_number };
+		if (client_stream(m->client, "/v1/recalls", &message, on_stream_message,
+				  on_stream_ended, control, &s->stream) == 0) {
+			s->stream_open = true;
+			return;
+		}
+		free(control);
+	}
+	holder_stream_lost(m->holder, mount_now(), session, &actions);
+	session_act(m, &actions);
+}
+
+/* ---- acknowledgements, releases, reclaims: batched and repeated ---- */
+
+static void pump(struct mount *m);
+
+static void on_acknowledged(void *context, const struct client_answer *answer)
+{
+	struct control *control = context;
+	struct mount *m = control->m;
+	struct session *s = m->session;
+	struct holder_actions actions = session_actions();
+	struct message message;
+
+	pthread_mutex_lock(&m->lock);
+	s->acknowledging = false;
+	if (control->session.value == s->id.value) {
+		if (!answer_decode(answer, MESSAGE_acknowledged, &message)) {
+			s->acknowledgements.sent = 0;
+			s->retry_at = instant_add(mount_now(), duration_ms(RETRY_MS));
+		} else {
+			LIST_DONE(&s->acknowledgements);
+			if (message.acknowledged.status == STATUS_NOSESSION)
+				holder_session_lost(m->holder, mount_now(), control->session,
+						    &actions);
+		}
+	}
+	session_act(m, &actions);
+	pump(m);
+	pthread_mutex_unlock(&m->lock);
+	free(control);
+}
+
+static void send_acknowledgements(struct mount *m)
+{
+	struct session *s = m->session;
+	struct message message = { .type = MESSAGE_recall_acknowledge };
+	uint8_t buffer[ACKNOWLEDGE_BATCH * 16];
+	struct writer w = writer_of(buffer, sizeof(buffer));
+	size_t i;
+
+	for (i = 0; i < s->acknowledgements.count && i < ACKNOWLEDGE_BATCH; i++) {
+		const struct acknowledgement *a = &s->acknowledgements.items[i];
+		struct item_acknowledgement item = { a->sequence, a->open, a->kept };
+
+		item_acknowledgement_write(&w, &item);
+	}
+	s->acknowledgements.sent = i;
+	message.recall_acknowledge.session = s->id.value;
+	message.recall_acknowledge.items = (struct slice){ buffer, w.at };
+	if (control_send(m, &message, s->id, 0, on_acknowledged) == 0) {
+		s->acknowledging = true;
+	} else {
+		s->acknowledgements.sent = 0;
+		s->retry_at = instant_add(mount_now(), duration_ms(RETRY_MS));
+	}
+}
+
+static void on_released(void *context, const struct client_answer *answer)
+{
+	struct control *control = context;
+	struct mount *m = control->m;
+	struct session *s = m->session;
+	struct message message;
+
+	pthread_mutex_lock(&m->lock);
+	s->releasing = false;
+	if (control->session.value == s->id.value) {
+		if (answer_decode(answer, MESSAGE_acknowledged, &message)) {
+			LIST_DONE(&s->releases);
+		} else {
+			s->releases.sent = 0;
+			s->retry_at = instant_add(mount_now(), duration_ms(RETRY_MS));
+		}
+	}
+	pump(m);
+	pthread_mutex_unlock(&m->lock);
+	free(control);
+}
+
+static void send_releases(struct mount *m)
+{
+	struct session *s = m->session;
+	struct message message = { .type = MESSAGE_lease_release };
+	uint8_t *buffer = malloc(HANDLE_BATCH * sizeof(struct handle));
+	struct writer w = writer_of(buffer, HANDLE_BATCH * sizeof(struct handle));
+	size_t i;
+
+	for (i = 0; buffer && i < s->releases.count && i < HANDLE_BATCH; i++)
+		item_handle_write(&w, &(struct item_handle){ s->releases.items[i] });
+	s->releases.sent = i;
+	message.lease_release.session = s->id.value;
+	message.lease_release.handles = (struct slice){ buffer, w.at };
+	if (buffer && control_send(m, &message, s->id, 0, on_released) == 0) {
+		s->releasing = true;
+	} else {
+		s->releases.sent = 0;
+		s->retry_at = instant_add(mount_now(), duration_ms(RETRY_MS));
+	}
+	free(buffer);
+}
+
+static void on_reclaimed(void *context, const struct client_answer *answer)
+{
+	struct control *control = context;
+	struct mount *m = control->m;
+	struct session *s = m->session;
+	struct holder_actions actions = session_actions();
+	struct message message;
+
+	pthread_mutex_lock(&m->lock);
+	s->reclaiming = false;
+	if (control->session.value == s->id.value) {
+		if (!answer_decode(answer, MESSAGE_reclaimed, &message)) {
+			s->claims.sent = 0;
+			s->retry_at = instant_add(mount_now(), duration_ms(RETRY_MS));
+		} else {
+			const struct message_reclaimed *r = &message.reclaimed;
+
+			for (size_t i = 0; i < s->claims.sent; i++)
+				holder_reclaimed(m->holder, mount_now(), control->session,
+						 control->stamp, r->recall_sequence,
+						 &s->claims.items[i].handle,
+						 s->claims.items[i].change,
+						 r->status == STATUS_OK &&
+							 i < r->confirmed.length &&
+							 r->confirmed.data[i],
+						 &actions);
+			LIST_DONE(&s->claims);
+			if (s->claims.count == 0)
+				s->claims_last = false;
+		}
+	}
+	holder_request_end(m->holder, control->stamp);
+	session_act(m, &actions);
+	pump(m);
+	pthread_mutex_unlock(&m->lock);
+	free(control);
+}
+
+static void send_reclaims(struct mount *m)
+{
+	struct session *s = m->session;
+	struct message message = { .type = MESSAGE_reclaim };
+	size_t size = HANDLE_BATCH * (sizeof(struct handle) + 20);
+	uint8_t *buffer = malloc(size);
+	struct writer w = writer_of(buffer, size);
+	uint64_t stamp = holder_request_begin(m->holder);
+	size_t i;
+
+	for (i = 0; buffer && i < s->claims.count && i < HANDLE_BATCH; i++) {
+		const struct claim *c = &s->claims.items[i];
+		struct item_claim item = { LEASE_READ, c->open, c->handle, c->change };
+
+		item_claim_write(&w, &item);
+	}
+	s->claims.sent = i;
+	message.reclaim.session = s->id.value;
+	message.reclaim.items = (struct slice){ buffer, w.at };
+	message.reclaim.last = s->claims_last && i == s->claims.count;
+	if (buffer && control_send(m, &message, s->id, stamp, on_reclaimed) == 0) {
+		s->reclaiming = true;
+	} else {
+		holder_request_end(m->holder, stamp);
+		s->claims.sent = 0;
+		s->retry_at = instant_add(mount_now(), duration_ms(RETRY_MS));
+	}
+	free(buffer);
+}
+
+/* Sends what waits and is not in flight. Under the lock. */
+static void pump(struct mount *m)
+{
+	struct session *s = m->session;
+
+	if (s->stopping || holder_state(m->holder) != HOLDER_ACTIVE || !current(m, s->id) ||
+	    instant_before(mount_now(), s->retry_at))
+		return;
+	if (!s->acknowledging && s->acknowledgements.count)
+		send_acknowledgements(m);
+	if (!s->releasing && s->releases.count)
+		send_releases(m);
+	if (!s->reclaiming && (s->claims.count || s->claims_last))
+		send_reclaims(m);
+}
+
+static void add_acknowledgement(struct mount *m, const struct holder_action *action)
+{
+	struct acknowledgement *a = LIST_ADD(&m->session->acknowledgements);
+	struct holder_actions actions = session_actions();
+
+	if (a) {
+		*a = (struct acknowledgement){ action->sequence, action->open, action->kept };
+		return;
+	}
+	/* Never leave a recall unanswered in silence: without memory the session ends. */
+	holder_session_lost(m->holder, mount_now(), action->session, &actions);
+	session_act(m, &actions);
+}
+
+static void add_claim(struct mount *m, const struct handle *handle, struct change change)
+{
+	struct inode *inode = inode_find(m, handle);
+	struct claim *claim = LIST_ADD(&m->session->claims);
+
+	if (claim)
+		*claim = (struct claim){ *handle, change, inode && inode->open_count > 0 };
+	/* Without memory it is not reclaimed: fetched again, never wrong. */
+}
+
+/* Open inodes without a lease to reclaim are named all the same: the origin registers the open. */
+static void add_open_claims(struct mount *m)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next)
+		if (inode->open_count > 0)
+			add_claim(m, &inode->handle, (struct change){ 0, 0 });
+}
+
+void session_act(struct mount *m, struct holder_actions *actions)
+{
+	/* At the end of the mount nothing is in the kernel any more, and nothing is sent. */
+	for (size_t i = 0; i < actions->count && m->session && !m->session->stopping; i++) {
+		const struct holder_action *a = &actions->items[i];
+		struct handle *handle;
+
+		switch (a->kind) {
+		case HOLDER_SEND_SESSION_OPEN:
+			m->session->open_waits = m->session->fencing > 0;
+			m->session->open_previous = a->session;
+			if (!m->session->open_waits)
+				send_session_open(m, a->session);
+			break;
+		case HOLDER_OPEN_STREAM:
+			open_stream(m, a->session);
+			break;
+		case HOLDER_SEND_KEEPALIVE:
+			send_keepalive(m, a->session);
+			break;
+		case HOLDER_SEND_ACKNOWLEDGE:
+			add_acknowledgement(m, a);
+			break;
+		case HOLDER_SEND_RELEASE:
+			handle = LIST_ADD(&m->session->releases);
+			if (handle)
+				*handle = a->handle;
+			break;
+		case HOLDER_SEND_RECLAIM:
+			add_claim(m, &a->handle, a->change);
+			break;
+		case HOLDER_SEND_RECLAIM_DONE:
+			add_open_claims(m);
+			m->session->claims_last = true;
+			break;
+		case HOLDER_DROP:
+			notifier_drop(m, a);
+			break;
+		case HOLDER_DROP_ALL:
+			mount_log("info", "session with %s ended; nothing is served from the cache "
+				  "until there is a new one", m->origin_url);
+			if (notifier_drop_all(m, a))
+				m->session->fencing++;
+			calls_session_changed(m);
+			break;
+		case HOLDER_RENEWED:
+			/* This daemon fences by itself at `until`; the guardian when it did not. */
+			guardian_renew(m->guardian, instant_add(a->until, duration_ms(
+							    GUARDIAN_DELAY_MS)));
+			break;
+		}
+	}
+	holder_actions_finish(actions);
+	if (!m->session || m->session->stopping)
+		return;
+	pump(m);
+	pthread_cond_broadcast(&m->session->wake);
+}
+
+void session_fenced(struct mount *m)
+{
+	struct session *s = m->session;
+
+	pthread_mutex_lock(&m->lock);
+	if (--s->fencing == 0 && s->open_waits) {
+		s->open_waits = false;
+		send_session_open(m, s->open_previous);
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+void session_refused(struct mount *m, struct session_id session)
+{
+	struct holder_actions actions = session_actions();
+
+	pthread_mutex_lock(&m->lock);
+	holder_session_lost(m->holder, mount_now(), session, &actions);
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+}
+
+void session_dropped(struct mount *m, struct session_id session, uint64_t sequence, bool open)
+{
+	struct holder_actions actions = session_actions();
+
+	pthread_mutex_lock(&m->lock);
+	holder_dropped(m->holder, mount_now(), session, sequence, open, &actions);
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- the thread ---- */
+
+/* How far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC: grows by every suspend. */
+static int64_t suspended_ns(void)
+{
+	struct timespec boot, monotonic;
+
+	clock_gettime(CLOCK_MONOTONIC, &monotonic);
+	clock_gettime(CLOCK_BOOTTIME, &boot);
+	return (int64_t)(boot.tv_sec - monotonic.tv_sec) * (int64_t)NS_PER_S + boot.tv_nsec -
+	       monotonic.tv_nsec;
+}
+
+static void *run(void *context)
+{
+	struct mount *m = context;
+	struct session *s = m->session;
+	int64_t apart = suspended_ns();
+
+	pthread_mutex_lock(&m->lock);
+	while (!s->stopping) {
+		struct holder_actions actions = session_actions();
+		int64_t apart_now = suspended_ns();
+		struct instant now = mount_now();
+		struct duration wait;
+		struct timespec at;
+
+		if (apart_now > apart + CLOCK_JUMP_NS) /* or we were preempted between the clocks */
+			apart_now = suspended_ns();
+		if (apart_now > apart + CLOCK_JUMP_NS) {
+			mount_log("warning", "the machine was suspended: the session is opened anew");
+			holder_session_lost(m->holder, now, holder_session(m->holder), &actions);
+		}
+		apart = apart_now;
+		holder_tick(m->holder, now, &actions);
+		session_act(m, &actions);
+		wait = instant_until(now, holder_timer(m->holder));
+		if (wait.ns > TICK_MAX_MS * NS_PER_MS)
+			wait.ns = TICK_MAX_MS * NS_PER_MS;
+		if (wait.ns < NS_PER_MS)
+			wait.ns = NS_PER_MS;
+		clock_gettime(CLOCK_MONOTONIC, &at);
+		at.tv_nsec += (long)wait.ns;
+		if (at.tv_nsec >= (long)NS_PER_S) {
+			at.tv_nsec -= (long)NS_PER_S;
+			at.tv_sec++;
+		}
+		pthread_cond_timedwait(&s->wake, &m->lock, &at);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return NULL;
+}
+
+/* Waits for the first answer to session_open, under the lock. */
+static void wait_first(struct mount *m, struct duration timeout)
+{
+	struct session *s = m->session;
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	at.tv_sec += (time_t)(timeout.ns / NS_PER_S) + 1;
+	while (!s->answered)
+		if (pthread_cond_timedwait(&s->wake, &m->lock, &at) == ETIMEDOUT)
+			break;
+}
+
+int session_start(struct mount *m, struct duration timeout, struct item_node *ret_root,
+		  char *ret_text, size_t text_size)
+{
+	struct session *s = calloc(1, sizeof(*s));
+	struct holder_actions actions = session_actions();
+	pthread_condattr_t attributes;
+	int r = 0;
+
+	if (!s)
+		return -ENOMEM;
+	m->session = s;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->wake, &attributes);
+	pthread_condattr_destroy(&attributes);
+	cache_host_id(m->cache, s->host);
+	if (getrandom(&s->instance, sizeof(s->instance), 0) != sizeof(s->instance))
+		s->instance = mount_now().ns;
+	if (pthread_create(&s->thread, NULL, run, m) != 0)
+		return -EAGAIN;
+	s->started = true;
+	pthread_mutex_lock(&m->lock);
+	holder_connect(m->holder, mount_now(), &actions);
+	session_act(m, &actions);
+	wait_first(m, timeout);
+	if (!s->answered) {
+		snprintf(ret_text, text_size, "origin %s does not answer; is `leasehold origin` "
+			 "running there, and the port open?", m->origin_url);
+		r = -ETIMEDOUT;
+	} else if (s->first_error) {
+		snprintf(ret_text, text_size, "cannot use origin %s: %s", m->origin_url,
+			 s->first_text);
+		r = s->first_error;
+	} else if (s->first_status == STATUS_NOEXPORT) {
+		snprintf(ret_text, text_size, "origin %s has no export \"%s\"; it prints the names "
+			 "of its exports when it starts", m->origin_url, m->export);
+		r = -ENOENT;
+	} else if (s->first_status != STATUS_OK) {
+		snprintf(ret_text, text_size, "origin %s refuses export \"%s\": %s", m->origin_url,
+			 m->export, s->first_text);
+		r = -status_errno(s->first_status);
+	} else {
+		*ret_root = s->root;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return r;
+}
+
+struct closing {
+	pthread_mutex_t lock;
+	pthread_cond_t done;
+	bool answered;
+};
+
+static void on_closed(void *context, const struct client_answer *answer)
+{
+	struct closing *closing = context;
+
+	pthread_mutex_lock(&closing->lock);
+	closing->answered = true;
+	pthread_cond_signal(&closing->done);
+	pthread_mutex_unlock(&closing->lock);
+}
+
+void session_stop(struct mount *m)
+{
+	struct session *s = m->session;
+	struct message message = { .type = MESSAGE_session_close };
+	struct closing closing = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false };
+
+	if (!s)
+		return;
+	pthread_mutex_lock(&m->lock);
+	s->stopping = true;
+	pthread_cond_broadcast(&s->wake);
+	message.session_close.session = s->id.value;
+	pthread_mutex_unlock(&m->lock);
+	if (s->started)
+		pthread_join(s->thread, NULL);
+	/* The answer, or the timeout, always comes: `closing` outlives it. */
+	if (s->id.value && client_call(m->client, CLIENT_CONTROL, "/v1/rpc", &message,
+				       (struct slice){ NULL, 0 }, duration_ms(2000), on_closed,
+				       &closing, NULL) == 0) {
+		pthread_mutex_lock(&closing.lock);
+		while (!closing.answered)
+			pthread_cond_wait(&closing.done, &closing.lock);
+		pthread_mutex_unlock(&closing.lock);
+	}
+	pthread_mutex_lock(&m->lock);
+	if (s->stream_open)
+		client_stream_close(s->stream);
+	s->stream_open = false;
+	pthread_mutex_unlock(&m->lock);
+}
+
+void session_discard(struct mount *m)
+{
+	struct session *s = m->session;
+
+	if (!s)
+		return;
+	free(s->acknowledgements.items);
+	free(s->releases.items);
+	free(s->claims.items);
+	pthread_cond_destroy(&s->wake);
+	free(s);
+	m->session = NULL;
+}

@@ -1,0 +1,118 @@
+/*
+ * state.h - what the daemon of one mount consists of, and its one lock.
+ *
+ * `lock` protects the holder, the inode table with everything cached in memory, and the calls in
+ * flight. It is held for lookups and updates of memory only: never across a system call, a network
+ * call, a reply to the kernel or a notification. The pieces below with threads of their own
+ * (client, cache, notifier, guardian) lock for themselves and are called without it.
+ */
+#ifndef FS_MOUNT_STATE_H
+#define FS_MOUNT_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "fs/cache/cache.h"
+#include "fs/mount/guardian.h"
+#include "fs/mount/mount.h"
+#include "lease/holder.h"
+#include "lease/message.h"
+#include "transport/client.h"
+
+#define FUSE_USE_VERSION 317
+#include <fuse_lowlevel.h>
+
+/* Requests that hold a kernel lock on which others queue end after this (design: bounds). */
+#define LOCKED_TIMEOUT_NS (30 * NS_PER_S)
+#define CALL_COUNT_MAX 4096          /* in flight; beyond it a request fails with EAGAIN, counted */
+#define COMPLETION_THREADS 4
+#define PAGE_INODE_COUNT_MAX 65536   /* inodes with pages in the kernel: what fencing must cover */
+#define SMALL_FILE_BYTES_MAX 32768   /* a lookup brings a whole file up to this size */
+
+/* C(name, "help") - every counter of a mount; `status` and its JSON come from the rows. */
+#define MOUNT_COUNTERS(C)                                                                       \
+	C(requests, "requests from the kernel")                                                 \
+	C(calls, "requests to the origin")                                                      \
+	C(calls_repeated, "requests sent again after a failure")                                \
+	C(calls_timed_out, "requests that ended at their deadline")                             \
+	C(calls_interrupted, "requests given up because their caller was killed")               \
+	C(calls_refused, "requests refused because too many were in flight")                    \
+	C(lookups_cached, "lookups answered from memory")                                       \
+	C(getattrs_cached, "attributes answered from memory")                                   \
+	C(reads, "reads")                                                                       \
+	C(reads_cached, "reads answered from the cache")                                        \
+	C(read_bytes, "bytes read")                                                             \
+	C(fetches, "ranges fetched from the origin")                                            \
+	C(fetched_bytes, "bytes fetched from the origin")                                       \
+	C(fetches_shared, "reads that waited for a fetch of another")                           \
+	C(writes, "writes")                                                                     \
+	C(written_bytes, "bytes written")                                                       \
+	C(listings_cached, "directory reads answered from memory")                              \
+	C(invalidations, "notifications to the kernel")                                         \
+	C(drops, "recalls worked in")                                                           \
+	C(fences, "times that everything was dropped because the session ended")
+
+struct mount_counters {
+#define COUNTER_FIELD(name, help) atomic_uint_fast64_t name;
+	MOUNT_COUNTERS(COUNTER_FIELD)
+#undef COUNTER_FIELD
+};
+
+struct inode_table;
+struct call_table;
+struct notifier;
+struct session;
+struct reading;
+
+struct mount {
+	const struct mount_options *options;
+	const char *export; /* from the URL */
+	char *origin_url;   /* scheme, host and port */
+	struct client *client;
+	struct cache *cache;
+	struct guardian *guardian;
+	struct notifier *notifier;
+	struct session *session;
+	struct fuse_session *fuse;
+	int fuse_fd;
+	bool has_epoch;  /* FUSE_NOTIFY_INC_EPOCH works: names may have a validity */
+	bool read_only;  /* the option, or what the origin says */
+
+	pthread_mutex_t lock;
+	struct holder *holder;
+	struct inode_table *inodes;
+	struct call_table *calls;
+	struct reading *readings; /* READs of the kernel that are not answered: read.c */
+	uint64_t reading_id;
+	uint64_t incarnation; /* of the origin's store, from the latest answer */
+
+	/* Replies that give the kernel a validity, by parity of `reply_generation`: a drop waits
+	   until those that began before it are written. See mount_reply_begin(). */
+	unsigned reply_generation;
+	unsigned replies[2];
+	pthread_cond_t replies_done;
+
+	struct mount_counters counters;
+};
+
+#define COUNT(m, name) atomic_fetch_add_explicit(&(m)->counters.name, 1, memory_order_relaxed)
+#define COUNT_BY(m, name, n)                                                                    \
+	atomic_fetch_add_explicit(&(m)->counters.name, (n), memory_order_relaxed)
+
+/* CLOCK_BOOTTIME now. */
+struct instant mount_now(void);
+
+/*
+ * Around a reply that gives the kernel something with a validity (names, attributes) or pages.
+ * _begin is called under the lock, in the same section in which the lease was seen to stand; _end
+ * after the reply, without the lock. Between them nothing may wait.
+ */
+unsigned mount_reply_begin(struct mount *m);
+void mount_reply_end(struct mount *m, unsigned token);
+/* Waits until every reply that had begun is written. Without the lock. */
+void mount_replies_drain(struct mount *m);
+
+/* One line to the log: "level area: text". */
+void mount_log(const char *level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,209 @@
+#include "fs/mount/status.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "fs/mount/call.h"
+
+#define RANGES_TEXT_BYTES 4000 /* of an xattr's value: fits what getfattr asks for */
+
+static struct change standing_change(struct mount *m, const struct inode *inode)
+{
+	if (!holder_lease_held(m->holder, mount_now(), &inode->handle))
+		return (struct change){ 0, 0 };
+	return holder_change(m->holder, &inode->handle);
+}
+
+static void set(json_t *object, const char *name, uint64_t value)
+{
+	json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static void cache_json(struct mount *m, json_t *into)
+{
+	struct cache_counters c;
+
+	cache_counters(m->cache, &c);
+	set(into, "bytes", c.bytes);
+	set(into, "bytes_max", c.bytes_max);
+	set(into, "files", c.files);
+	set(into, "hits", c.hits);
+	set(into, "hit_bytes", c.hit_bytes);
+	set(into, "writes", c.writes);
+	set(into, "write_bytes", c.write_bytes);
+	set(into, "evicted_files", c.evicted_files);
+	set(into, "evicted_bytes", c.evicted_bytes);
+	set(into, "not_admitted", c.not_admitted);
+	set(into, "dropped_corrupt", c.dropped_corrupt);
+	set(into, "dropped_errors", c.dropped_errors);
+	set(into, "records_written", c.records_written);
+	set(into, "records_loaded", c.records_loaded);
+}
+
+static void lease_json(struct mount *m, json_t *into)
+{
+	struct holder_counters c;
+
+	pthread_mutex_lock(&m->lock);
+	holder_counters(m->holder, &c);
+	pthread_mutex_unlock(&m->lock);
+	set(into, "leases", c.leases);
+	set(into, "recalls_remembered", c.window);
+	set(into, "granted", c.granted);
+	set(into, "overtaken", c.overtaken);
+	set(into, "recalls", c.recalls);
+	set(into, "recalls_repeated", c.recall_repeats);
+	set(into, "released", c.released);
+	set(into, "sessions", c.sessions);
+	set(into, "sessions_expired", c.expired);
+	set(into, "reclaimed", c.reclaimed);
+	set(into, "reclaims_refused", c.reclaim_refused);
+}
+
+static void transport_json(struct mount *m, json_t *into)
+{
+	struct client_counters c;
+
+	client_counters(m->client, &c);
+	set(into, "calls", c.calls);
+	set(into, "bytes_in", c.bytes_in);
+	set(into, "bytes_out", c.bytes_out);
+	set(into, "connections", c.connections);
+	set(into, "failures", c.failures);
+	set(into, "cancelled", c.cancelled);
+	set(into, "timeouts", c.timeouts);
+}
+
+static json_t *section(json_t *into, const char *name)
+{
+	json_t *object = json_object();
+
+	json_object_set_new(into, name, object);
+	return object;
+}
+
+static char *status_json(struct mount *m)
+{
+	json_t *status = json_object(), *counters;
+	struct duration left;
+	bool valid;
+	char *text;
+
+	pthread_mutex_lock(&m->lock);
+	valid = holder_valid(m->holder, mount_now());
+	left = holder_remaining(m->holder, mount_now());
+	pthread_mutex_unlock(&m->lock);
+	json_object_set_new(status, "version", json_string(LEASEHOLD_VERSION));
+	json_object_set_new(status, "url", json_string(m->options->url));
+	json_object_set_new(status, "mountpoint", json_string(m->options->mountpoint));
+	json_object_set_new(status, "state", json_string(valid ? "connected" : "disconnected"));
+	json_object_set_new(status, "session_seconds", json_real((double)left.ns / NS_PER_S));
+	json_object_set_new(status, "read_only", json_boolean(m->read_only));
+	json_object_set_new(status, "name_cache", json_boolean(m->has_epoch));
+	json_object_set_new(status, "process", json_integer((json_int_t)getpid()));
+	set(status, "guardian_fences", guardian_fenced(m->guardian));
+	pthread_mutex_lock(&m->lock);
+	set(status, "inodes", m->inodes->count);
+	set(status, "names", m->inodes->name_count);
+	pthread_mutex_unlock(&m->lock);
+	set(status, "calls_in_flight", calls_count(m));
+	cache_json(m, section(status, "cache"));
+	lease_json(m, section(status, "leases"));
+	transport_json(m, section(status, "transport"));
+	counters = section(status, "counters");
+#define COUNTER_JSON(name, help)                                                                \
+	set(counters, #name, atomic_load_explicit(&m->counters.name, memory_order_relaxed));
+	MOUNT_COUNTERS(COUNTER_JSON)
+#undef COUNTER_JSON
+	text = json_dumps(status, JSON_COMPACT);
+	json_decref(status);
+	return text;
+}
+
+static char *lease_text(struct mount *m, struct inode *inode)
+{
+	struct duration left;
+	uint64_t instance;
+	char *text = NULL;
+
+	pthread_mutex_lock(&m->lock);
+	instance = holder_lease_held(m->holder, mount_now(), &inode->handle);
+	left = holder_remaining(m->holder, mount_now());
+	pthread_mutex_unlock(&m->lock);
+	if (!instance)
+		return strdup("none");
+	if (asprintf(&text, "read %.1fs", (double)left.ns / NS_PER_S) < 0)
+		return NULL;
+	return text;
+}
+
+static char *cache_text(struct mount *m, struct inode *inode, bool ranges)
+{
+	char *list = calloc(1, RANGES_TEXT_BYTES), *text = NULL;
+	struct cache_file *file;
+	struct change change;
+	uint64_t bytes = 0;
+
+	if (!list)
+		return NULL;
+	pthread_mutex_lock(&m->lock);
+	change = standing_change(m, inode);
+	file = inode->file;
+	pthread_mutex_unlock(&m->lock);
+	/* A file of an earlier run is found by its handle. */
+	if (!file && S_ISREG(inode->mode))
+		file = cache_file_get(m->cache, &inode->handle);
+	if (file && change_known(change))
+		bytes = cache_file_ranges(file, change, list, RANGES_TEXT_BYTES);
+	if (file && file != inode->file)
+		cache_file_put(file);
+	if (ranges)
+		return list;
+	free(list);
+	if (asprintf(&text, "%" PRIu64, bytes) < 0)
+		return NULL;
+	return text;
+}
+
+static char *change_text(struct mount *m, struct inode *inode)
+{
+	struct change change;
+	char *text = NULL;
+
+	pthread_mutex_lock(&m->lock);
+	change = standing_change(m, inode);
+	pthread_mutex_unlock(&m->lock);
+	if (!change_known(change))
+		return strdup("unknown");
+	if (asprintf(&text, "%" PRIx64 ".%" PRIx64, change.incarnation, change.counter) < 0)
+		return NULL;
+	return text;
+}
+
+int status_xattr(struct mount *m, struct inode *inode, const char *name, char **ret_text)
+{
+	char *text;
+
+	if (strcmp(name, "cached") == 0)
+		text = cache_text(m, inode, false);
+	else if (strcmp(name, "ranges") == 0)
+		text = cache_text(m, inode, true);
+	else if (strcmp(name, "lease") == 0)
+		text = lease_text(m, inode);
+	else if (strcmp(name, "change") == 0)
+		text = change_text(m, inode);
+	else if (strcmp(name, "version") == 0)
+		text = strdup(LEASEHOLD_VERSION);
+	else if (strcmp(name, "status") == 0)
+		text = status_json(m);
+	else
+		return -ENODATA;
+	if (!text)
+		return -ENOMEM;
+	*ret_text = text;
+	return 0;
+}

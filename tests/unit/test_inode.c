@@ -1,0 +1,207 @@
+#include "unit.h"
+
+#include <sys/stat.h>
+
+#include "fs/mount/inode.h"
+#include "fs/mount/session.h"
+#include "lease/status.h"
+
+/* A mount with an active session, and nothing else of the daemon. */
+struct fixture {
+	struct mount m;
+	struct holder_actions actions;
+};
+
+static struct instant at(uint64_t seconds)
+{
+	return (struct instant){ (1000000 + seconds) * NS_PER_S };
+}
+
+static struct handle handle_of(uint8_t n)
+{
+	return (struct handle){ 2, { n, 7 } };
+}
+
+static void begin(struct fixture *f)
+{
+	const struct holder_config config = {
+		.fence_margin = duration_ms(100),
+		.lease_count_max = 1000,
+		.recall_window_max = 16,
+		.retry_min_ms = 10,
+		.retry_max_ms = 100,
+	};
+	struct message_session_opened opened = {
+		.status = STATUS_OK,
+		.version = 1,
+		.session = 42,
+		.epoch = 1,
+		.incarnation = 9,
+		.term_ms = 30000,
+		.drift_ppm = 1000,
+		.slot_count = 4,
+		.lease_count_max = 1000,
+	};
+
+	memset(f, 0, sizeof(*f));
+	holder_actions_init(&f->actions, &session_allocator);
+	ck_assert_int_eq(inode_table_create(&f->m.inodes), 0);
+	ck_assert_int_eq(holder_create(&config, &session_allocator, 1, &f->m.holder), 0);
+	holder_connect(f->m.holder, at(0), &f->actions);
+	holder_session_opened(f->m.holder, at(0), at(0), &opened, &f->actions);
+	holder_stream_attached(f->m.holder, at(0), (struct session_id){ 42 }, &f->actions);
+	ck_assert(holder_valid(f->m.holder, at(1)));
+}
+
+static void end(struct fixture *f)
+{
+	inode_table_destroy(&f->m);
+	holder_destroy(f->m.holder);
+	holder_actions_finish(&f->actions);
+}
+
+static uint64_t lease(struct fixture *f, const struct inode *inode)
+{
+	uint64_t stamp = holder_request_begin(f->m.holder);
+	uint64_t instance = holder_grant(f->m.holder, at(1), stamp, 0, &inode->handle,
+					 (struct change){ 9, 1 }, &f->actions);
+
+	holder_request_end(f->m.holder, stamp);
+	ck_assert_uint_ne(instance, 0);
+	return instance;
+}
+
+START_TEST(one_handle_has_one_nodeid_and_it_is_found_by_both)
+{
+	struct fixture f;
+	struct handle a = handle_of(1), b = handle_of(2);
+	struct inode *first, *second;
+
+	begin(&f);
+	first = inode_get(&f.m, &a, S_IFDIR | 0755);
+	second = inode_get(&f.m, &b, S_IFREG | 0644);
+	ck_assert_ptr_eq(inode_get(&f.m, &a, S_IFDIR | 0755), first);
+	ck_assert_uint_eq(first->nodeid, FUSE_ROOT_ID);
+	ck_assert_uint_ne(first->nodeid, second->nodeid);
+	ck_assert_ptr_eq(inode_by_nodeid(&f.m, second->nodeid), second);
+	ck_assert_ptr_eq(inode_find(&f.m, &b), second);
+	end(&f);
+}
+END_TEST
+
+START_TEST(a_forgotten_inode_keeps_its_nodeid_for_what_is_cached)
+{
+	struct fixture f;
+	struct handle a = handle_of(1);
+	struct inode *inode;
+	uint64_t nodeid;
+
+	begin(&f);
+	inode = inode_get(&f.m, &a, S_IFREG);
+	nodeid = inode->nodeid;
+	inode_looked_up(&f.m, inode);
+	inode_unuse(&f.m, inode);
+	ck_assert_uint_eq(f.m.inodes->idle_count, 0);
+	inode_forget(&f.m, inode, 1);
+	ck_assert_uint_eq(f.m.inodes->idle_count, 1);
+	inode = inode_get(&f.m, &a, S_IFREG);
+	ck_assert_uint_eq(inode->nodeid, nodeid);
+	ck_assert_uint_eq(f.m.inodes->idle_count, 0);
+	end(&f);
+}
+END_TEST
+
+START_TEST(a_name_is_good_under_the_lease_it_was_learned_under)
+{
+	struct fixture f;
+	struct handle d = handle_of(1), c = handle_of(2);
+	struct inode *directory, *child, *found = NULL;
+	uint64_t instance;
+
+	begin(&f);
+	directory = inode_get(&f.m, &d, S_IFDIR);
+	child = inode_get(&f.m, &c, S_IFREG);
+	ck_assert(!inode_name_find(&f.m, directory, slice_of("x"), at(1), &found));
+	instance = lease(&f, directory);
+	inode_name_set(&f.m, directory, slice_of("x"), child, instance);
+	inode_name_set(&f.m, directory, slice_of("gone"), NULL, instance);
+	inode_name_set(&f.m, directory, slice_of("hint"), child, 0);
+	ck_assert(inode_name_find(&f.m, directory, slice_of("x"), at(1), &found));
+	ck_assert_ptr_eq(found, child);
+	ck_assert(inode_name_find(&f.m, directory, slice_of("gone"), at(1), &found));
+	ck_assert_ptr_null(found);
+	ck_assert(!inode_name_find(&f.m, directory, slice_of("hint"), at(1), &found));
+	/* The session's term is over: nothing of it may be used. */
+	ck_assert(!inode_name_find(&f.m, directory, slice_of("x"), at(40), &found));
+	end(&f);
+}
+END_TEST
+
+START_TEST(a_whole_listing_knows_absent_names_until_one_is_recalled)
+{
+	struct fixture f;
+	struct handle d = handle_of(1);
+	struct inode *directory, *found = NULL;
+	uint64_t instance;
+
+	begin(&f);
+	directory = inode_get(&f.m, &d, S_IFDIR);
+	instance = lease(&f, directory);
+	directory->names_complete_instance = instance;
+	ck_assert(inode_name_find(&f.m, directory, slice_of("absent"), at(1), &found));
+	ck_assert_ptr_null(found);
+	inode_name_forget(&f.m, directory, slice_of("other"));
+	ck_assert(!inode_name_find(&f.m, directory, slice_of("absent"), at(1), &found));
+	end(&f);
+}
+END_TEST
+
+START_TEST(attributes_do_not_outlive_our_own_modification)
+{
+	struct fixture f;
+	struct handle a = handle_of(1);
+	const struct attributes attributes = { .size = 5, .mode = S_IFREG | 0600 };
+	struct inode *inode;
+
+	begin(&f);
+	inode = inode_get(&f.m, &a, S_IFREG);
+	inode_set_attributes(inode, &attributes, lease(&f, inode));
+	ck_assert_ptr_nonnull(inode_attributes(&f.m, inode, at(1)));
+	ck_assert_int_eq(holder_modify_begin(f.m.holder, &a), 0);
+	ck_assert_ptr_null(inode_attributes(&f.m, inode, at(1)));
+	end(&f);
+}
+END_TEST
+
+START_TEST(a_listing_is_continued_at_any_cookie_that_it_has)
+{
+	struct listing *listing = listing_create(1, 0);
+
+	for (uint64_t i = 1; i <= 100; i++) {
+		struct item_dirent entry = { .cookie = i * 10, .inode = i, .name = slice_of("n") };
+
+		ck_assert_int_eq(listing_append(listing, &entry, NULL), 0);
+	}
+	ck_assert_int_eq(listing_find(listing, 0, 50), 0);
+	ck_assert_int_eq(listing_find(listing, 500, 50), 50);
+	ck_assert_int_eq(listing_find(listing, 500, 3), 50);
+	ck_assert_int_eq(listing_find(listing, 1000, 0), 100);
+	ck_assert_int_eq(listing_find(listing, 5, 0), -1);
+	listing_unref(listing);
+}
+END_TEST
+
+static TCase *inode_case(void)
+{
+	TCase *tcase = tcase_create("inode");
+
+	tcase_add_test(tcase, one_handle_has_one_nodeid_and_it_is_found_by_both);
+	tcase_add_test(tcase, a_forgotten_inode_keeps_its_nodeid_for_what_is_cached);
+	tcase_add_test(tcase, a_name_is_good_under_the_lease_it_was_learned_under);
+	tcase_add_test(tcase, a_whole_listing_knows_absent_names_until_one_is_recalled);
+	tcase_add_test(tcase, attributes_do_not_outlive_our_own_modification);
+	tcase_add_test(tcase, a_listing_is_continued_at_any_cookie_that_it_has);
+	return tcase;
+}
+
+UNIT_MAIN("inode", inode_case)
