@@ -41,7 +41,7 @@ static const struct row curl_rows[] = {
 	{ CURLE_SEND_FAIL_REWIND, ECONNRESET },
 	{ CURLE_NO_CONNECTION_AVAILABLE, EAGAIN },
 	{ CURLE_AGAIN, EAGAIN },
-	{ CURLE_HTTP2, ECONNRESET },        /* GOAWAY, or a connection that broke under us */
+	{ CURLE_HTTP2, ECONNRESET },	    /* GOAWAY, or a connection that broke under us */
 	{ CURLE_HTTP2_STREAM, ECONNRESET }, /* the origin reset the stream */
 };
 
@@ -107,13 +107,14 @@ static const char *advice(int error)
 	case -ECONNREFUSED:
 		return "connection refused; is `leasehold origin` running there?";
 	case -ETIMEDOUT:
-		return "no answer in time; is the machine up, and does a firewall let the port through?";
+		return "no answer in time; is the machine up, and does a firewall let the port "
+		       "through?";
 	case -ENETUNREACH:
 	case -EHOSTUNREACH:
 		return "no route or no such host; check the name and the network";
 	case -EKEYREJECTED:
-		return "the certificates do not match; has the origin been made anew, or this host not "
-		       "joined? run `leasehold join` again";
+		return "the certificates do not match; has the origin been made anew, or this host "
+		       "not joined? run `leasehold join` again";
 	case -ECONNRESET:
 		return "the connection broke; the origin stopped or the network failed, try again";
 	case -EAGAIN:
@@ -128,7 +129,8 @@ static const char *advice(int error)
 	case -EPERM:
 		return "not permitted; check this host's firewall";
 	default:
-		return "not a Leasehold origin, or of another version; check the address and the port";
+		return "not a Leasehold origin, or of another version; check the address and the "
+		       "port";
 	}
 }
 

@@ -46,7 +46,8 @@ static inline struct frame_reader frame_reader_of_nothing(void)
  * of bounds, -ENOMEM: then the stream cannot go on.
  */
 int frame_reader_feed(struct frame_reader *r, const uint8_t *data, size_t length,
-		      void (*received)(void *context, struct slice message), void *context) MUST_CHECK;
+		      void (*received)(void *context, struct slice message),
+		      void *context) MUST_CHECK;
 /* True when the bytes so far end where a message ends. */
 bool frame_reader_idle(const struct frame_reader *r);
 void frame_reader_finish(struct frame_reader *r);

@@ -26,7 +26,7 @@ typedef void server_handler(void *context, struct server_request *request);
 
 struct server_config {
 	const char *address;     /* "ADDR:PORT", "[ADDR6]:PORT"; port 0: any free one */
-	SSL_CTX *tls;            /* borrowed; NULL: cleartext h2 with prior knowledge, loopback only */
+	SSL_CTX *tls;            /* shared; NULL: h2 without TLS, prior knowledge, loopback only */
 	unsigned loop_count;     /* threads */
 	unsigned connection_count_max;
 	unsigned request_count_max; /* unanswered, over all connections; beyond: 429 */
@@ -49,14 +49,15 @@ struct server_request_view {
 	const char *method; /* "GET", "POST" */
 	const char *path;   /* decoded? no: as it came, with query */
 	const char *range;  /* the Range header, or NULL */
-	const char *peer;   /* name in the client's certificate; "" without TLS; NULL: it has none */
+	const char *peer;   /* name in the client's certificate; "" without TLS; NULL: none */
 	struct slice body;
 	/* POST with content-type application/x-leasehold whose body begins with a length: */
 	struct slice message; /* empty: malformed or none */
 	struct slice bulk;
 	struct instant arrived;
 };
-void server_request_view(const struct server_request *request, struct server_request_view *ret_view);
+void server_request_view(const struct server_request *request,
+			 struct server_request_view *ret_view);
 /* The peer reset the stream or is gone: work for it can stop. Any thread. */
 bool server_request_cancelled(const struct server_request *request);
 
@@ -80,11 +81,12 @@ void server_respond_plain(struct server_request *request, int http_status,
  * Turns the request into a long-lived stream of messages (200, then u32 length and message each).
  * Frees the request. `ended` is called once on the loop's thread when the peer or the connection
  * is gone, or after server_stream_end(); afterwards the stream may still be used, without effect,
- * until server_stream_unref().
+ * until server_stream_unref(). NULL when memory is out: then the request was answered with 503.
+ * When the server was destroyed meanwhile, `ended` is called before this returns.
  */
-struct server_stream *server_stream_start(struct server_request *request,
-					  void (*ended)(void *context, struct server_stream *stream),
-					  void *context);
+typedef void server_ended(void *context, struct server_stream *stream);
+struct server_stream *server_stream_start(struct server_request *request, server_ended *ended,
+					  void *context) MUST_CHECK;
 /* 0, -EPIPE when it has ended, -ENOBUFS when `backlog_bytes_max` (1 MiB) is waiting already: then
    the stream is ended, since the protocol has no holes. Any thread. */
 int server_stream_send(struct server_stream *stream, const struct message *message) MUST_CHECK;

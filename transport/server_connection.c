@@ -13,7 +13,7 @@
 
 #define FRAME_HEADER_BYTES 9u /* RFC 9113 4.1 */
 /* The largest frame that nghttp2 makes in its own memory; always left free behind DATA of ours. */
-#define FRAME_ROOM_BYTES (FRAME_HEADER_BYTES + 16384u + 256u)
+#define FRAME_ROOM_BYTES   (FRAME_HEADER_BYTES + 16384u + 256u)
 
 /* ---- bytes out: nghttp2 -> loop->plain -> TLS -> loop->wire -> socket, or c->pending ---- */
 
@@ -391,8 +391,8 @@ void connection_tick(struct connection *c)
 		bool moving = r->state == REQUEST_RECEIVING || r->state == REQUEST_ANSWERING;
 
 		if (moving && instant_until(r->progress, now).ns > STALL_TIMEOUT_MS * NS_PER_MS)
-			(void)nghttp2_submit_rst_stream(c->session, NGHTTP2_FLAG_NONE,
-							r->stream_id, NGHTTP2_CANCEL);
+			(void)nghttp2_submit_rst_stream(c->session, NGHTTP2_FLAG_NONE, r->stream_id,
+							NGHTTP2_CANCEL);
 	}
 	if (c->dead || (c->session && nghttp2_session_want_write(c->session)) ||
 	    c->loop->server->draining)
@@ -543,7 +543,8 @@ struct connection *connection_create(struct server *s, struct loop *l, int fd)
 		return NULL;
 	}
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* slower without */
-	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)); /* the idle deadline helps */
+	/* Without it the idle deadline helps. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 	c->fd = fd;
 	c->loop = l;
 	c->post.run = connection_run;
@@ -558,8 +559,8 @@ struct connection *connection_create(struct server *s, struct loop *l, int fd)
 /* On its own loop at last. */
 void connection_run(struct loop_post *post)
 {
-	struct connection *c = (struct connection *)((char *)post -
-						     offsetof(struct connection, post));
+	struct connection *c =
+		(struct connection *)((char *)post - offsetof(struct connection, post));
 	struct loop *l = c->loop;
 	struct epoll_event event = { .events = EPOLLIN, .data.ptr = c };
 

@@ -22,25 +22,25 @@
 #include "transport/tls_certificate.h"
 
 /* A peer that has not finished TLS and HTTP/2's preface by then is not one. */
-#define HANDSHAKE_TIMEOUT_MS 10000u
+#define HANDSHAKE_TIMEOUT_MS	10000u
 /* No stream open and no frame: longer than libcurl keeps an idle connection (118 s). */
-#define IDLE_TIMEOUT_MS 300000u
+#define IDLE_TIMEOUT_MS		300000u
 /* A request whose next bytes do not come, or an answer that the peer does not take. */
-#define STALL_TIMEOUT_MS 60000u
-#define TICK_MS 1000u
+#define STALL_TIMEOUT_MS	60000u
+#define TICK_MS			1000u
 
-#define CONCURRENT_STREAMS_MAX 256u
-#define STREAM_WINDOW_BYTES (16 << 20)
+#define CONCURRENT_STREAMS_MAX	256u
+#define STREAM_WINDOW_BYTES	(16 << 20)
 #define CONNECTION_WINDOW_BYTES (64 << 20)
-#define HEADER_BYTES_MAX (16u << 10) /* names and values of one request */
-#define PATH_BYTES_MAX (8u << 10)
-#define BACKLOG_BYTES_MAX (1u << 20)  /* of a stream of messages */
-#define OUTBOUND_FRAMES_MAX 4096u     /* waiting behind a full socket; then we stop reading */
+#define HEADER_BYTES_MAX	(16u << 10) /* names and values of one request */
+#define PATH_BYTES_MAX		(8u << 10)
+#define BACKLOG_BYTES_MAX	(1u << 20) /* of a stream of messages */
+#define OUTBOUND_FRAMES_MAX	4096u	   /* waiting behind a full socket; then we stop reading */
 
-#define PLAIN_BYTES (128u << 10) /* HTTP/2 bytes that are made at a time, for all connections */
-#define READ_BYTES (64u << 10)
-#define TURN_BYTES_MAX (2u << 20) /* per connection before others have their turn */
-#define REPLY_INLINE_BYTES 640u   /* a reply with two nodes fits */
+#define PLAIN_BYTES		(128u << 10) /* HTTP/2 bytes that are made at a time, for all connections */
+#define READ_BYTES		(64u << 10)
+#define TURN_BYTES_MAX		(2u << 20) /* per connection before others have their turn */
+#define REPLY_INLINE_BYTES	640u	   /* a reply with two nodes fits */
 
 struct loop;
 struct connection;
@@ -59,10 +59,10 @@ struct loop {
 
 	struct connection *connections;
 	struct connection *dirty; /* to be flushed, or freed, before the next wait */
-	struct instant now;       /* read once a turn */
+	struct instant now;	  /* read once a turn */
 	struct instant last_tick;
 	bool drain_begun;
-	bool posted_to_self; /* there are posts, and nobody wakes us for them */
+	bool posted_to_self;		   /* there are posts, and nobody wakes us for them */
 	_Atomic unsigned connection_count; /* also counts those that are being handed over */
 
 	uint8_t *plain; /* PLAIN_BYTES of HTTP/2, on their way to TLS or the wire */
@@ -121,7 +121,7 @@ struct connection {
 	SSL *ssl;
 	nghttp2_session *session;
 	bool is_dirty;
-	bool dead;        /* to be freed at the end of the turn */
+	bool dead; /* to be freed at the end of the turn */
 	bool handshaking;
 	bool lingering; /* refused: we said so, and wait for the peer to hang up */
 	bool preface_seen;
@@ -153,10 +153,10 @@ struct server_request {
 	int32_t stream_id;
 	enum request_state state; /* the loop's thread only */
 	atomic_bool cancelled;
-	bool counted;       /* in request_count */
-	bool peer_ended;    /* END_STREAM came */
-	int refusal;        /* HTTP status decided before the body was complete, or 0 */
-	bool is_message;    /* by its content type */
+	bool counted;	 /* in request_count */
+	bool peer_ended; /* END_STREAM came */
+	int refusal;	 /* HTTP status decided before the body was complete, or 0 */
+	bool is_message; /* by its content type */
 	bool has_name;
 	bool tls;
 	char name[TLS_NAME_BYTES_MAX + 1];
@@ -188,7 +188,7 @@ struct server_stream {
 	struct server *server;
 	struct loop *loop;
 	struct server_request *request; /* NULL when ended; the loop's thread only */
-	void (*ended)(void *context, struct server_stream *stream);
+	server_ended *ended;
 	void *context;
 	_Atomic unsigned references; /* the user's, and the loop's until it has ended */
 

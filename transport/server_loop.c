@@ -1,4 +1,4 @@
-/* An event loop: one thread, one epoll, the connections that it owns, and what others post to it. */
+/* An event loop: one thread, one epoll, its connections, and what others post to it. */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 #include "transport/server_internal.h"
 
-#define EVENTS_MAX 64
+#define EVENTS_MAX  64
 #define ACCEPTS_MAX 16 /* a turn */
 
 /* The loop whose thread this is. */
@@ -129,7 +129,7 @@ static void accept_connections(struct loop *l)
 		int fd = accept4(s->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		struct connection *c;
 
-		/* Out of descriptors: the queue of the kernel holds them, the next turn tries again. */
+		/* Out of descriptors: the kernel holds them, the next turn tries again. */
 		if (fd < 0)
 			return;
 		if (s->connection_count >= s->connection_count_max || s->draining) {

@@ -116,7 +116,7 @@ void request_closed(struct server_request *r)
 	struct server_stream *stream = r->stream;
 
 	if (r->state == REQUEST_HANDLED) {
-		/* The handler has it: it finds out by server_request_cancelled(), or by answering. */
+		/* The handler has it: it finds out by asking, or never. */
 		r->loop->server->counters.cancelled++;
 		request_detach(r);
 		r->cancelled = true;
@@ -212,10 +212,10 @@ void request_headers_done(struct server_request *r)
 		(void)refuse_later(r, 413);
 	if (!r->path)
 		(void)refuse_later(r, 400);
-	/* A body of decent length is let pass, unkept, before it is refused: a client (libcurl 7.88)
-	   that is told to stop in the middle of it takes that for a broken stream. */
-	if (r->refusal && (r->content_length < 0 ||
-			   r->content_length > (int64_t)FRAME_BODY_BYTES_MAX))
+	/* A body of decent length is let pass, unkept, before it is refused: libcurl 7.88 takes
+	   being told to stop in the middle of it for a broken stream. */
+	if (r->refusal &&
+	    (r->content_length < 0 || r->content_length > (int64_t)FRAME_BODY_BYTES_MAX))
 		request_refuse(r, r->refusal);
 }
 
@@ -286,7 +286,9 @@ void server_request_view(const struct server_request *r, struct server_request_v
 		.method = r->method,
 		.path = r->path,
 		.range = r->range,
-		.peer = r->has_name ? r->name : r->tls ? NULL : "",
+		.peer = r->has_name ? r->name
+			: r->tls    ? NULL
+				    : "",
 		.body = { r->body, r->body_length },
 		.arrived = r->arrived,
 	};
@@ -544,8 +546,7 @@ static void run_stream_start(struct loop_post *post)
 		server_stream_end(stream);
 }
 
-struct server_stream *server_stream_start(struct server_request *r,
-					  void (*ended)(void *context, struct server_stream *stream),
+struct server_stream *server_stream_start(struct server_request *r, server_ended *ended,
 					  void *context)
 {
 	struct server_stream *stream = calloc(1, sizeof(*stream));

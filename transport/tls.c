@@ -14,11 +14,10 @@
 #include "transport/tls_files.h"
 #include "transport/tls_token.h"
 
-#define NAMES_BYTES_MAX 4096u
+#define NAMES_BYTES_MAX	  4096u
 #define REQUEST_BYTES_MAX (16u << 10)
 /* AES-128 first: on machines with AES instructions it is the fastest, and 128 bits are enough. */
-#define CIPHER_SUITES \
-	"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+#define CIPHER_SUITES	  "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 /* One system call reads this much ciphertext. */
 #define READ_BUFFER_BYTES (128u << 10)
 
@@ -43,7 +42,7 @@ static int authority_read(const char *directory, struct authority *ret_authority
 		result = tls_files_read_key(directory, "ca.key", &a.key, error);
 	if (result == 0 && X509_check_private_key(a.certificate, a.key) != 1)
 		result = tls_error_set_openssl(error, -EBADMSG,
-					       "%s/ca.key does not belong to ca.pem; restore the pair",
+					       "%s/ca.key is not the key of ca.pem; restore both",
 					       directory);
 	if (result < 0)
 		authority_finish(&a);
@@ -121,8 +120,8 @@ static bool append_name(void *context, const char *name)
 {
 	struct name_list *list = context;
 	unsigned char address[sizeof(struct in6_addr)];
-	bool is_address = inet_pton(AF_INET, name, address) == 1 ||
-			  inet_pton(AF_INET6, name, address) == 1;
+	bool is_address =
+		inet_pton(AF_INET, name, address) == 1 || inet_pton(AF_INET6, name, address) == 1;
 	int n;
 
 	/* A comma or a line would be another entry of OpenSSL's little language. */
@@ -164,7 +163,7 @@ static int origin_make(const char *directory, const struct authority *a, const c
 
 	if (!every_name(names, append_name, &list))
 		return tls_error_set(error, -EINVAL,
-				     "a host name of the origin is not a DNS name or an address, or "
+				     "a host name of the origin is no DNS name and no address, or "
 				     "there are too many; got as far as \"%s\"",
 				     list.text);
 	key = tls_key_make();
@@ -172,9 +171,8 @@ static int origin_make(const char *directory, const struct authority *a, const c
 		certificate = tls_certificate_make(TLS_ORIGIN, "Leasehold origin", list.text, key,
 						   a->certificate, a->key);
 	if (!certificate)
-		result = tls_error_set_openssl(error, -EINVAL,
-					       "cannot make the origin's certificate for %s",
-					       list.text);
+		result = tls_error_set_openssl(
+			error, -EINVAL, "cannot make the origin's certificate for %s", list.text);
 	else
 		result = tls_files_write_key(directory, "origin.key", key, error);
 	if (result == 0)
@@ -216,8 +214,8 @@ static int token_get(const char *directory, const struct authority *a,
 	result = token_read(directory, &token, error);
 	if (result < 0 && result != -ENOENT)
 		return result;
-	if (result == 0 && memcmp(token.fingerprint, wanted.fingerprint,
-				  sizeof(token.fingerprint)) == 0) {
+	if (result == 0 &&
+	    memcmp(token.fingerprint, wanted.fingerprint, sizeof(token.fingerprint)) == 0) {
 		tls_token_write(&token, ret_text);
 		return 0;
 	}
@@ -264,7 +262,7 @@ static bool configure_server(SSL_CTX *context, const char *directory)
 	char chain[4096];
 	char key[4096];
 	char authority[4096];
-	STACK_OF(X509_NAME) *names;
+	STACK_OF(X509_NAME) * names;
 
 	(void)snprintf(chain, sizeof(chain), "%s/origin.pem", directory);
 	(void)snprintf(key, sizeof(key), "%s/origin.key", directory);
@@ -273,7 +271,7 @@ static bool configure_server(SSL_CTX *context, const char *directory)
 	if (!names)
 		return false;
 	SSL_CTX_set_client_CA_list(context, names);
-	/* The chain carries the authority itself, so that a host that has only a token can check. */
+	/* The chain carries the authority itself: a host with only a token can check it. */
 	return SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) &&
 	       SSL_CTX_set_ciphersuites(context, CIPHER_SUITES) &&
 	       SSL_CTX_use_certificate_chain_file(context, chain) == 1 &&
@@ -297,7 +295,7 @@ SSL_CTX *tls_server_context(const char *directory, struct tls_error *error)
 	SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE |
 					  SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 					  SSL_MODE_RELEASE_BUFFERS | SSL_MODE_NO_AUTO_CHAIN);
-	/* Connections live long: a resumed session would save nothing and would need a ticket key. */
+	/* Connections live long: resuming sessions would save nothing. */
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_num_tickets(context, 0);
 	SSL_CTX_set_read_ahead(context, 1);
@@ -360,7 +358,7 @@ int tls_sign(const char *directory, const char *token, const char *request_pem, 
 		return result;
 	if (!tls_token_read(token, &theirs) || !tls_token_equal(&ours, &theirs))
 		return tls_error_set(error, -EACCES,
-				     "wrong token; the origin shows its own with `leasehold token`");
+				     "wrong token; `leasehold token` at the origin shows it");
 	request = read_request(request_pem);
 	if (!request)
 		return tls_error_set_openssl(error, -EINVAL,

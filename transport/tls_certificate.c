@@ -8,8 +8,8 @@
 #include <string.h>
 #include <time.h>
 
-#define SECONDS_PER_DAY (24L * 60 * 60)
-/* Clocks of machines differ: a certificate made now must be good on a host whose clock is behind. */
+#define SECONDS_PER_DAY	 (24L * 60 * 60)
+/* Clocks differ: a certificate made now must be good on a host whose clock is behind. */
 #define BACKDATE_SECONDS (SECONDS_PER_DAY)
 
 EVP_PKEY *tls_key_make(void)
@@ -68,8 +68,7 @@ static bool add_extensions(X509 *certificate, enum tls_role role, const char *al
 				      role == TLS_ORIGIN ? "serverAuth" : "clientAuth") &&
 			add_extension(certificate, issuer, NID_authority_key_identifier, "keyid");
 	if (added && alternative_names)
-		added = add_extension(certificate, issuer, NID_subject_alt_name,
-				      alternative_names);
+		added = add_extension(certificate, issuer, NID_subject_alt_name, alternative_names);
 	return added;
 }
 
@@ -115,8 +114,7 @@ bool tls_certificate_stands(X509 *certificate, EVP_PKEY *key, X509 *issuer)
 	return stands;
 }
 
-bool tls_certificate_fingerprint(X509 *certificate,
-				 uint8_t ret_fingerprint[TLS_FINGERPRINT_BYTES])
+bool tls_certificate_fingerprint(X509 *certificate, uint8_t ret_fingerprint[TLS_FINGERPRINT_BYTES])
 {
 	unsigned length = 0;
 

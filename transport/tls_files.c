@@ -195,7 +195,7 @@ int tls_files_read_certificate(const char *directory, const char *name, X509 **r
 	free(text);
 	if (!certificate)
 		return tls_error_set_openssl(error, -EBADMSG,
-					     "%s/%s is not a certificate; remove it to have it made anew",
+					     "%s/%s is not a certificate; remove it for a new one",
 					     directory, name);
 	*ret_certificate = certificate;
 	return 0;
@@ -219,7 +219,7 @@ int tls_files_read_key(const char *directory, const char *name, EVP_PKEY **ret_k
 	free(text);
 	if (!key)
 		return tls_error_set_openssl(error, -EBADMSG,
-					     "%s/%s is not a private key; remove it to have it made anew",
+					     "%s/%s is not a private key; remove it for a new one",
 					     directory, name);
 	*ret_key = key;
 	return 0;

@@ -14,7 +14,7 @@
 #include "transport/tls_files.h"
 #include "transport/tls_token.h"
 
-#define JOIN_TIMEOUT_MS 30000L
+#define JOIN_TIMEOUT_MS	 30000L
 #define ANSWER_BYTES_MAX (64u << 10)
 
 struct join {
@@ -25,7 +25,7 @@ struct join {
 	bool stranger; /* the chain has no certificate with the token's fingerprint */
 };
 
-static X509 *find_pinned(STACK_OF(X509) *chain, const uint8_t *fingerprint)
+static X509 *find_pinned(STACK_OF(X509) * chain, const uint8_t *fingerprint)
 {
 	uint8_t found[TLS_FINGERPRINT_BYTES];
 
@@ -47,8 +47,8 @@ static X509 *find_pinned(STACK_OF(X509) *chain, const uint8_t *fingerprint)
 static int verify_chain(X509_STORE_CTX *store, void *context)
 {
 	struct join *join = context;
-	X509 *authority = find_pinned(X509_STORE_CTX_get0_untrusted(store),
-				      join->token->fingerprint);
+	X509 *authority =
+		find_pinned(X509_STORE_CTX_get0_untrusted(store), join->token->fingerprint);
 	STACK_OF(X509) *trusted = authority ? sk_X509_new_null() : NULL;
 	int result = 0;
 
@@ -109,8 +109,8 @@ static char *make_request(EVP_PKEY *key, const char *name)
 static char *make_body(const char *token, EVP_PKEY *key, const char *name)
 {
 	char *request = make_request(key, name);
-	json_t *object = request ? json_pack("{s:s, s:s}", "token", token, "request", request)
-				 : NULL;
+	json_t *object =
+		request ? json_pack("{s:s, s:s}", "token", token, "request", request) : NULL;
 	char *body = object ? json_dumps(object, JSON_COMPACT) : NULL;
 
 	json_decref(object);
@@ -128,8 +128,8 @@ static int judge_answer(const struct join *join, CURL *easy, CURLcode code, cons
 
 	if (join->stranger)
 		return tls_error_set(error, -EKEYREJECTED,
-				     "the origin at %s is not the one that the token is from; check "
-				     "the address, and take the token from that origin",
+				     "the origin at %s is not the one that the token is from; "
+				     "check the address, and take the token from that origin",
 				     join->url);
 	if (code != CURLE_OK) {
 		curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_error);
@@ -190,8 +190,8 @@ static int send_request(struct join *join, const char *body, struct tls_error *e
 }
 
 /* Both certificates of the answer, checked against the token and the key that we made. */
-static int read_answer(const struct join *join, EVP_PKEY *key, X509 **ret_host, X509 **ret_authority,
-		       struct tls_error *error)
+static int read_answer(const struct join *join, EVP_PKEY *key, X509 **ret_host,
+		       X509 **ret_authority, struct tls_error *error)
 {
 	json_t *object = json_loadb(join->answer, join->answer_length, 0, NULL);
 	const char *pem = json_string_value(json_object_get(object, "certificate"));
@@ -262,8 +262,7 @@ int tls_join(const char *url, const char *token_text, const char *directory, con
 				     "shows it");
 	if (strncmp(url, "https://", 8) != 0)
 		return tls_error_set(error, -EINVAL,
-				     "cannot join %s: the address of an origin is https://HOST:PORT",
-				     url);
+				     "cannot join %s: an origin is at https://HOST:PORT", url);
 	join = calloc(1, sizeof(*join));
 	key = join ? tls_key_make() : NULL;
 	body = key ? make_body(token_text, key, host_name) : NULL;

@@ -1,8 +1,8 @@
 /*
- * tls_token.h - the text that lets a host join: a secret for the origin, a fingerprint for the host.
+ * tls_token.h - the text that lets a host join: a secret, and the origin's fingerprint.
  *
- * <base64url(16 bytes secret)>.<base64url(32 bytes SHA-256 of the authority's certificate)>, without
- * padding. No state; any thread.
+ * <base64url(16 bytes secret)>.<base64url(32 bytes SHA-256 of the authority's certificate)>,
+ * without padding. No state; any thread.
  */
 #ifndef TRANSPORT_TLS_TOKEN_H
 #define TRANSPORT_TLS_TOKEN_H

@@ -1,8 +1,8 @@
 /* A real server and a real client over loopback, with TLS unless a test says otherwise. */
+#include "scratch.h"
 #include "unit.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,9 +17,10 @@
 #define HELD_MAX 512
 
 struct lab {
-	char directory[64];
-	char origin[96];
-	char host[96];
+	char directory[SCRATCH_PATH_BYTES];
+	int directory_fd;
+	char origin[SCRATCH_PATH_BYTES + 8];
+	char host[SCRATCH_PATH_BYTES + 8];
 	char url[64];
 	char token[TLS_TOKEN_BYTES];
 	SSL_CTX *tls;
@@ -106,11 +107,15 @@ static void answer_join(struct lab *lab, struct server_request *request, struct 
 	const char *pem = json_string_value(json_object_get(object, "request"));
 	struct tls_error error;
 	char *certificate = NULL;
-	int result = tls_sign(lab->origin, token ? token : "", pem ? pem : "", &certificate, &error);
+	int result =
+		tls_sign(lab->origin, token ? token : "", pem ? pem : "", &certificate, &error);
 	json_t *answer = json_pack("{s:s}", "certificate", result ? "" : certificate);
 	char *text = json_dumps(answer, 0);
 
-	server_respond_plain(request, result == -EACCES ? 403 : result ? 400 : 200,
+	server_respond_plain(request,
+			     result == -EACCES ? 403
+			     : result	       ? 400
+					       : 200,
 			     "application/json", NULL,
 			     (struct server_bulk){ text, strlen(text), release_bulk, lab });
 	free(certificate);
@@ -143,8 +148,9 @@ static void handle(void *context, struct server_request *request)
 		return;
 	}
 	if (strcmp(view.method, "GET") == 0) {
-		server_respond_plain(request, 200, "text/plain", "x-range: none",
-				     (struct server_bulk){ strdup("hello\n"), 6, release_bulk, lab });
+		server_respond_plain(
+			request, 200, "text/plain", "x-range: none",
+			(struct server_bulk){ strdup("hello\n"), 6, release_bulk, lab });
 		return;
 	}
 	if (view.message.length == 0 || message_decode(view.message, &m) < 0) {
@@ -173,11 +179,6 @@ static void handle(void *context, struct server_request *request)
 }
 
 /* ---- the laboratory ---- */
-
-static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *at)
-{
-	return remove(path);
-}
 
 static void start_server(struct lab *lab, unsigned request_count_max)
 {
@@ -220,8 +221,7 @@ static void lab_init(struct lab *lab, bool tls, unsigned request_count_max)
 	memset(lab, 0, sizeof(*lab));
 	pthread_mutex_init(&lab->lock, NULL);
 	pthread_cond_init(&lab->changed, NULL);
-	(void)snprintf(lab->directory, sizeof(lab->directory), "transport-test.XXXXXX");
-	ck_assert_ptr_nonnull(mkdtemp(lab->directory));
+	lab->directory_fd = scratch_make(lab->directory);
 	(void)snprintf(lab->origin, sizeof(lab->origin), "%s/origin", lab->directory);
 	(void)snprintf(lab->host, sizeof(lab->host), "%s/host", lab->directory);
 	if (tls) {
@@ -266,7 +266,7 @@ static void lab_finish(struct lab *lab)
 	server_destroy(lab->server);
 	answer_held(lab);
 	SSL_CTX_free(lab->tls);
-	ck_assert_int_eq(nftw(lab->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS), 0);
+	scratch_remove(lab->directory, lab->directory_fd);
 	pthread_mutex_destroy(&lab->lock);
 	pthread_cond_destroy(&lab->changed);
 }
@@ -354,9 +354,9 @@ static void many_small_calls(bool tls)
 	outcome_init(&o);
 	while (sent < 5000) {
 		struct message m = of_type(MESSAGE_getattr, sent + 1);
-		int error = client_call(lab.client, sent % 2 ? CLIENT_DATA : CLIENT_CONTROL,
-					"/v1/rpc", &m, nothing, duration_ms(60000), take_answer,
-					&o, NULL);
+		int error =
+			client_call(lab.client, sent % 2 ? CLIENT_DATA : CLIENT_CONTROL, "/v1/rpc",
+				    &m, nothing, duration_ms(60000), take_answer, &o, NULL);
 
 		if (error == 0)
 			sent++;
@@ -604,7 +604,8 @@ static void wait_for(struct listener *l, unsigned received, unsigned ended)
 START_TEST(a_stream_of_messages_keeps_order_and_reconnects)
 {
 	struct lab lab;
-	struct listener l = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	struct listener l = { .lock = PTHREAD_MUTEX_INITIALIZER,
+			      .changed = PTHREAD_COND_INITIALIZER };
 	struct client_stream *stream;
 
 	lab_init(&lab, true, 256);
@@ -673,7 +674,7 @@ START_TEST(a_host_of_another_origin_is_refused)
 	struct lab other;
 	struct outcome o;
 	struct message m = of_type(MESSAGE_getattr, 1);
-	char text[256];
+	char text[512];
 
 	lab_init(&ours, true, 256);
 	lab_init(&other, true, 256);
