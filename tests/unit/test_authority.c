@@ -1178,6 +1178,45 @@ START_TEST(a_failed_allocation_changes_nothing_and_loses_nothing)
 }
 END_TEST
 
+START_TEST(what_a_name_leads_to_is_recalled_from_the_originator_as_well)
+{
+	struct session_id s = open_session(0, 1);
+	struct authority_op op = modification(s, 1);
+
+	ck_assert(grant(1, s, 1));
+	ck_assert(grant(1, s, 2));
+	op.targets[0].scope = RECALL_NAMES;
+	op.targets[0].name_count = 1;
+	op.targets[0].names[0] = slice_of("x");
+	op.target_count = 2;
+	op.targets[1].handle = handle_of(2);
+	begin(2, &op);
+	expect_recall(s, 2);
+	expect_nothing();
+	acknowledge(3, s, 1);
+	expect_run(op.id);
+	ck_assert(holds(s, 1));
+}
+END_TEST
+
+START_TEST(a_repeated_open_does_not_renew_a_session_whose_recall_is_overdue)
+{
+	struct session_id s = open_session(0, 1), t = open_session(0, 2), again;
+	uint8_t host[16] = { 2 };
+	uint32_t slots;
+	bool reclaim;
+
+	ck_assert(grant(1, t, 1));
+	modify(2, s, 1);
+	expect_recall(t, 1);
+	ck_assert_uint_eq(authority_session_open(a, at_ms(5000), host, 2, (struct session_id){ 0 },
+						 4, &out, &again, &slots, &reclaim),
+			  STATUS_PUSHBACK);
+	tick(10100);
+	ck_assert(!authority_session_alive(a, at_ms(10100), t));
+}
+END_TEST
+
 static TCase *authority_case(void)
 {
 	TCase *tcase = tcase_create("authority");
@@ -1233,6 +1272,8 @@ static TCase *authority_case(void)
 	tcase_add_test(tcase, without_a_readable_record_grace_lasts_to_its_end);
 	tcase_add_test(tcase, a_host_that_reopens_in_grace_still_owes_its_last_word);
 	tcase_add_test(tcase, a_failed_allocation_changes_nothing_and_loses_nothing);
+	tcase_add_test(tcase, what_a_name_leads_to_is_recalled_from_the_originator_as_well);
+	tcase_add_test(tcase, a_repeated_open_does_not_renew_a_session_whose_recall_is_overdue);
 	return tcase;
 }
 
