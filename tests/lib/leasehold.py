@@ -115,6 +115,23 @@ def pattern(size, seed=0):
     return bytes(out[:size])
 
 
+def peek(mapping, start=0, end=None):
+    """
+    Bytes of a mapping. The kernel does the look, so that a page that cannot be had is EFAULT
+    and not a SIGBUS that ends the test with everything that it runs.
+    """
+    end = len(mapping) if end is None else end
+    fd = os.memfd_create("peek")
+    try:
+        with memoryview(mapping) as view:
+            at = start
+            while at < end:
+                at += os.pwrite(fd, view[at:end], at - start)
+        return os.pread(fd, end - start, 0)
+    finally:
+        os.close(fd)
+
+
 def run(*command, check=True, timeout=60, **keywords):
     """Runs a command to its end; its stdout, stderr and status as text."""
     result = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL,
@@ -446,7 +463,7 @@ class Reader:
 
 class World:
     def __init__(self, name):
-        self.path = os.path.realpath(tempfile.mkdtemp(prefix="leasehold-%s-" % name[5:40]))
+        self.path = os.path.realpath(tempfile.mkdtemp(prefix=name[5:40] + "-"))
         self.daemons = []
         self.namespaces = []
         self.readers = []
@@ -506,6 +523,13 @@ class World:
                 self.end(daemon, problems)
             except Exception as e:  # whatever else went wrong, the rest is ended too
                 problems.append("ending %s: %s" % (daemon.name, e))
+        # What went to the background by itself.
+        for minor, path in mounts_below(self.path):
+            try:
+                write_file("/sys/fs/fuse/connections/%d/abort" % minor, b"1")
+            except OSError:
+                pass
+            run("umount", "-l", path, check=False)
         for namespace in self.namespaces:
             namespace.remove()
         self.done.set()
@@ -593,6 +617,7 @@ def run_one(number, name, function):
     world = World(name)
     skipped = None
     problems = []
+    interrupted = False
     try:
         function(world)
     except Skip as e:
@@ -600,8 +625,7 @@ def run_one(number, name, function):
     except BaseException as e:
         world.failed = True
         problems.append("".join(traceback.format_exception(e)).rstrip())
-        if isinstance(e, KeyboardInterrupt):
-            problems.append("interrupted")
+        interrupted = isinstance(e, KeyboardInterrupt)
     problems += world.finish()
     world.failed = bool(problems)
     title = name[5:].replace("_", " ")
@@ -617,11 +641,78 @@ def run_one(number, name, function):
         print("ok %d - %s" % (number, title))
     sys.stdout.flush()
     world.remove()
+    if interrupted:
+        print("Bail out! interrupted", flush=True)
+        os._exit(1)
     return not problems
 
 
+def run_all(tests):
+    def terminated(_number, _frame):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGINT, terminated)
+    ok = True
+    for number, (name, function) in enumerate(tests, 1):
+        ok = run_one(number, name, function) and ok
+    return ok
+
+
+def mounts_below(directory):
+    """(device's minor number, path) of each, the innermost first."""
+    with open("/proc/self/mountinfo") as f:
+        fields = [line.split(" ") for line in f]
+    return [(int(x[2].split(":")[1]), x[4]) for x in reversed(fields)
+            if x[4].startswith(directory + "/")]
+
+
+def clean_up_after(group, root):
+    """What a test program that died itself has left."""
+    for minor, path in mounts_below(root):
+        try:
+            write_file("/sys/fs/fuse/connections/%d/abort" % minor, b"1")
+        except OSError:
+            pass
+        run("umount", "-l", path, check=False)
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def supervise(tests):
+    """
+    The tests run in a child, in a process group of its own: when it dies (a signal, a crash of the
+    interpreter) there is somebody left to end what it had started.
+    """
+    root = os.path.realpath(tempfile.mkdtemp(prefix="leasehold-test-"))
+    os.chmod(root, 0o755)  # tests look from other users' processes too
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        tempfile.tempdir = root
+        ok = run_all(tests)
+        sys.stdout.flush()
+        os._exit(0 if ok else 1)
+
+    def forward(number, _frame):
+        try:
+            os.kill(child, number)
+        except ProcessLookupError:
+            pass
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, forward)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        print("Bail out! the test program died of %s" % signal.Signals(-status).name)
+        clean_up_after(child, root)
+    if status == 0 or not os.environ.get("LEASEHOLD_TEST_KEEP"):
+        if not mounts_below(root):
+            shutil.rmtree(root, ignore_errors=True)
+    return 0 if status == 0 else 1
+
+
 def main(names):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     tests = [(n, f) for n, f in names.items() if n.startswith("test_") and callable(f)]
     wanted = sys.argv[1:]
     if wanted:
@@ -634,7 +725,4 @@ def main(names):
         sys.exit(0)
     ensure_fusectl()
     print("1..%d" % len(tests), flush=True)
-    ok = True
-    for number, (name, function) in enumerate(tests, 1):
-        ok = run_one(number, name, function) and ok
-    sys.exit(0 if ok else 1)
+    sys.exit(supervise(tests))

@@ -12,7 +12,7 @@ import threading
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import Failure, expect, read_file, write_file
+from leasehold import Failure, expect, peek, read_file, write_file
 
 ROUNDS = int(os.environ.get("LEASEHOLD_TEST_ROUNDS", "300"))
 
@@ -104,7 +104,7 @@ def test_a_counter_seen_through_mappings(w):
         with open(h / "f", "rb") as f:
             maps[h.name] = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
     Race(lambda v: os.pwrite(writer, b"%08d" % v, 0),
-         {n: lambda m=m: int(m[0:8]) for n, m in maps.items()}).run()
+         {n: lambda m=m: int(peek(m, 0, 8)) for n, m in maps.items()}).run()
     for m in maps.values():
         m.close()
     os.close(writer)
