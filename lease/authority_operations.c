@@ -611,12 +611,31 @@ void authority_finish(struct authority *a, struct instant now, uint64_t op, bool
 	authority_flush(a, out);
 }
 
+/* Memory failed when `op` was to leave: the action that names it must not leave any more. */
+static void operation_unpend(struct authority *a, uint64_t op)
+{
+	LIST_FOR_EACH(at, &a->pending) {
+		struct pending *pending = LIST_ENTRY(at, struct pending, link);
+		struct operation *o = LIST_ENTRY(pending, struct operation, pending);
+
+		if (pending->what != PENDING_OPERATION || o->id != op ||
+		    o->kind != AUTHORITY_READ_STRICT)
+			continue;
+		list_remove(at);
+		if (o->state != OPERATION_OVER)
+			operation_end(a, o);
+		operation_free(a, o);
+		return;
+	}
+}
+
 void authority_cancel(struct authority *a, struct instant now, uint64_t op,
 		      struct authority_actions *out)
 {
 	struct operation *o;
 
 	authority_advance(a, now);
+	operation_unpend(a, op);
 	o = map_get(&a->operations, &op);
 	if (o && o->kind == AUTHORITY_READ_STRICT && o->state == OPERATION_QUEUED) {
 		operation_end(a, o);

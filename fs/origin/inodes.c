@@ -235,7 +235,7 @@ int inodes_get(struct inodes *inodes, const struct file_id *id, struct inode **r
 	return 0;
 }
 
-struct inode *inode_ref(struct inodes *inodes, struct inode *inode)
+struct inode *inodes_ref(struct inodes *inodes, struct inode *inode)
 {
 	pthread_mutex_lock(&inodes->lock);
 	assert(inode->references > 0);
@@ -244,7 +244,7 @@ struct inode *inode_ref(struct inodes *inodes, struct inode *inode)
 	return inode;
 }
 
-void inode_put(struct inodes *inodes, struct inode *inode)
+void inodes_put(struct inodes *inodes, struct inode *inode)
 {
 	bool last = false;
 
@@ -272,7 +272,7 @@ void inodes_forget(struct inodes *inodes, struct inode *inode)
 	pthread_mutex_unlock(&inodes->lock);
 }
 
-int inode_data_fd(struct inodes *inodes, struct inode *inode, bool write)
+int inodes_data_fd(struct inodes *inodes, struct inode *inode, bool write)
 {
 	_Atomic int *slot = write ? &inode->write_fd : &inode->read_fd;
 	int fd = atomic_load(slot), none = -1;
@@ -298,7 +298,7 @@ int inode_data_fd(struct inodes *inodes, struct inode *inode, bool write)
 	return fd;
 }
 
-void inode_give_data_fd(struct inode *inode, int fd)
+void inodes_give_data_fd(struct inode *inode, int fd)
 {
 	int none = -1;
 
@@ -306,7 +306,7 @@ void inode_give_data_fd(struct inode *inode, int fd)
 		close(fd);
 }
 
-void inode_mark_dirty(struct inode *inode)
+void inodes_mark_dirty(struct inode *inode)
 {
 	atomic_store(&inode->dirty, true);
 }
@@ -349,7 +349,7 @@ int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only)
 	if (!S_ISREG(inode->type))
 		return sync_all(inodes);
 	if (fd < 0)
-		fd = inode_data_fd(inodes, inode, false);
+		fd = inodes_data_fd(inodes, inode, false);
 	if (fd < 0)
 		return fd;
 	return (data_only ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;

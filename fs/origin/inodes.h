@@ -52,17 +52,17 @@ void identity_of(const struct handle_space *space, const struct file_id *id,
 
 /* The inode, referenced. -ESTALE when it is gone, -errno. */
 int inodes_get(struct inodes *inodes, const struct file_id *id, struct inode **ret_inode) MUST_CHECK;
-struct inode *inode_ref(struct inodes *inodes, struct inode *inode);
+struct inode *inodes_ref(struct inodes *inodes, struct inode *inode);
 /* NULL is fine. */
-void inode_put(struct inodes *inodes, struct inode *inode);
+void inodes_put(struct inodes *inodes, struct inode *inode);
 /* It was removed from the store: descriptors are closed with the last reference, so that its space
    is given back. */
 void inodes_forget(struct inodes *inodes, struct inode *inode);
 /* A descriptor for the data of a regular file, borrowed while the reference is held; or -errno. */
-int inode_data_fd(struct inodes *inodes, struct inode *inode, bool write) MUST_CHECK;
+int inodes_data_fd(struct inodes *inodes, struct inode *inode, bool write) MUST_CHECK;
 /* Takes over `fd`, open for reading and writing. */
-void inode_give_data_fd(struct inode *inode, int fd);
-void inode_mark_dirty(struct inode *inode);
+void inodes_give_data_fd(struct inode *inode, int fd);
+void inodes_mark_dirty(struct inode *inode);
 /* Makes what was written durable: fsync or fdatasync. 0 or -errno. */
 int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only) MUST_CHECK;
 

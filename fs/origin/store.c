@@ -169,7 +169,7 @@ int store_get_root(struct store *s, struct inode **ret_inode)
 
 void store_put(struct store *s, struct inode *inode)
 {
-	inode_put(s->inodes, inode);
+	inodes_put(s->inodes, inode);
 }
 
 bool store_is_root(const struct store *s, const struct inode *inode)

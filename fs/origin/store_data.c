@@ -57,7 +57,7 @@ int store_read(struct store *s, const struct credential *caller, struct inode *i
 		return error;
 	if (offset > INT64_MAX - (uint64_t)count)
 		return -EINVAL;
-	fd = inode_data_fd(s->inodes, inode, false);
+	fd = inodes_data_fd(s->inodes, inode, false);
 	if (fd < 0)
 		return fd;
 	while (done < count) {
@@ -106,7 +106,7 @@ int store_write(struct store *s, const struct credential *caller, struct inode *
 	error = store_access(s, caller, inode, OPEN_ACCESS_WRITE, true);
 	if (error)
 		return error;
-	fd = inode_data_fd(s->inodes, inode, true);
+	fd = inodes_data_fd(s->inodes, inode, true);
 	if (fd < 0)
 		return fd;
 	credentials_reset();
@@ -122,7 +122,7 @@ int store_write(struct store *s, const struct credential *caller, struct inode *
 		if (error)
 			return error;
 	}
-	inode_mark_dirty(inode);
+	inodes_mark_dirty(inode);
 	while (done < data.length) {
 		ssize_t put = pwrite(fd, data.data + done, data.length - done,
 				     (off_t)(offset + done));
@@ -152,10 +152,10 @@ int store_truncate(struct store *s, const struct credential *caller, struct inod
 		return error;
 	if (size > INT64_MAX)
 		return -EFBIG;
-	fd = inode_data_fd(s->inodes, inode, true);
+	fd = inodes_data_fd(s->inodes, inode, true);
 	if (fd < 0)
 		return fd;
-	inode_mark_dirty(inode);
+	inodes_mark_dirty(inode);
 	return ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
 }
 

@@ -101,7 +101,7 @@ int store_lookup(struct store *s, const struct credential *caller, struct inode 
 	if (is_private(s, directory, text))
 		return -ENOENT;
 	if (strcmp(text, ".") == 0 || (strcmp(text, "..") == 0 && store_is_root(s, directory))) {
-		*ret_inode = inode_ref(s->inodes, directory);
+		*ret_inode = inodes_ref(s->inodes, directory);
 		return 0;
 	}
 	error = credentials_assume(caller);
@@ -148,8 +148,8 @@ int store_create(struct store *s, const struct credential *caller, struct inode 
 		close(fd);
 		return error;
 	}
-	inode_give_data_fd(inode, fd);
-	inode_mark_dirty(inode);
+	inodes_give_data_fd(inode, fd);
+	inodes_mark_dirty(inode);
 	*ret_inode = inode;
 	return 0;
 }
@@ -415,7 +415,7 @@ static void sweep_one(struct store *s, const struct file_id *id,
 	if (!used(context, &inode->identity.handle))
 		store_remove_orphan(s, inode);
 	store_unlock_exclusive(s, &locks);
-	inode_put(s->inodes, inode);
+	inodes_put(s->inodes, inode);
 }
 
 void store_sweep_orphans(struct store *s, bool (*used)(void *context, const struct handle *handle),

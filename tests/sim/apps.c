@@ -139,7 +139,7 @@ static struct request *new_request(struct sim *sim, unsigned index, unsigned num
 	request->stamp = holder_request_begin(h->holder);
 	request->inode = h->apps[number].inode;
 	if (!modify)
-		request->held = holder_lease_held(h->holder, host_now(sim, h), &handle) != 0;
+		request->held = holder_lease_held(h->holder, host_now(sim, h), &handle);
 	for (uint32_t i = 0; i < INODES_MAX; i++) {
 		request->modify_epoch[i] = h->copies[i].modify_epoch;
 		request->drop_epoch[i] = h->copies[i].drop_epoch;
@@ -236,16 +236,19 @@ static void ask_modification(struct sim *sim, unsigned index, unsigned number)
 		retry(sim, index, number);
 		return;
 	}
+	if (!app->what && !cache_modify_begin(sim, index, app)) {
+		retry(sim, index, number);
+		return;
+	}
 	app->attempt = model_attempt(sim, app->what ? app->what : sim->model.attempt_count,
 				     session, slot, h->slots[slot].sequence + 1);
 	if (!app->attempt) {
+		cache_modify_end(sim, index, NULL, app, NULL);
 		think(sim, index, number);
 		return;
 	}
-	if (!app->what) {
+	if (!app->what)
 		app->what = app->attempt;
-		cache_modify_begin(sim, index, app);
-	}
 	app->slot = (int)slot;
 	h->slots[slot].busy = true;
 	h->slots[slot].sequence++;
@@ -402,6 +405,7 @@ static void read_answered(struct sim *sim, unsigned index, struct request *reque
 	case STATUS_NOSESSION:
 	case STATUS_PUSHBACK:
 	case STATUS_DEADLINE:
+	case STATUS_NOMEM:
 		host_request_free(sim, index, request);
 		retry(sim, index, number);
 		return;
@@ -439,7 +443,7 @@ static void modification_answered(struct sim *sim, unsigned index, struct reques
 	struct app *app = &h->apps[request->app];
 	uint16_t status = reply->reply.status;
 
-	if (status == STATUS_PUSHBACK)
+	if (status == STATUS_PUSHBACK || status == STATUS_NOMEM)
 		return; /* nothing was begun: the request is repeated when its timer says so */
 	model_answered(sim, index, app->attempt, status);
 	free_slot(h, app);

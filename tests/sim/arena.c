@@ -80,6 +80,8 @@ static void *arena_resize(void *context, void *pointer, size_t old_size, size_t 
 	}
 	block = NULL;
 	if (size) {
+		if (arena->fail && rng_chance(arena->chance, arena->fail))
+			return NULL;
 		block = take(arena, size);
 		if (!block)
 			return NULL;
@@ -116,5 +118,6 @@ void arena_reset(struct arena *arena)
 	UNPOISON(arena->base, arena->used);
 	arena->used = 0;
 	arena->in_use = 0;
+	arena->fail = 0;
 	memset(arena->free, 0, sizeof(arena->free));
 }

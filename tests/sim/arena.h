@@ -6,6 +6,7 @@
 #define TESTS_SIM_ARENA_H
 
 #include "lease/base/allocator.h"
+#include "tests/sim/chance.h"
 
 #include <stdint.h>
 
@@ -19,6 +20,9 @@ struct arena {
 	size_t used_max; /* of all runs */
 	size_t in_use;   /* bytes of blocks that are out, as the callers asked for them */
 	void *free[ARENA_CLASSES];
+	/* While it is set, so many of a thousand allocations fail, as `chance` has it. */
+	uint32_t fail;
+	struct rng *chance;
 };
 
 /* Reserves `bytes` of address space. Returns 0 or -ENOMEM. */

@@ -99,6 +99,25 @@ static uint64_t node_instance(struct sim *sim, unsigned index, const struct requ
 	return instance;
 }
 
+/*
+ * A grant that a recall of names overtook is void, but where the same lease stood when the request
+ * was sent and stands now, the names that the recall did not name are good: that recall, and any
+ * other since the answer was made, is remembered, and holder_overtaken() tells for each name.
+ */
+static uint64_t standing_instance(struct sim *sim, unsigned index, const struct request *request,
+				  const struct item_node *node)
+{
+	struct host *h = &sim->hosts[index];
+	uint32_t inode = store_inode_of(sim, &node->handle);
+	struct copy *copy = &h->copies[inode];
+
+	if (node->lease == LEASE_NONE || inode != request->inode || copy->modifying ||
+	    copy->modify_epoch != request->modify_epoch[inode] || !request->held ||
+	    holder_lease_held(h->holder, host_now(sim, h), &node->handle) != request->held)
+		return 0;
+	return request->held;
+}
+
 /* Names of the directory `inode` as of its version `version`. */
 static void learn_names(struct sim *sim, unsigned index, const struct request *request,
 			uint64_t recall_sequence, uint32_t inode, uint64_t instance,
@@ -139,6 +158,8 @@ void cache_learn(struct sim *sim, unsigned index, const struct request *request,
 		bool whole = instance &&
 			     !overtaken(h, request, recall_sequence, &node.handle, NULL);
 
+		if (!instance && sim->store.inodes[inode].directory)
+			instance = standing_instance(sim, index, request, &node);
 		if (whole)
 			remember(copy, instance, ASPECT_ATTRIBUTES, version);
 		if (asked.type == MESSAGE_read) {
@@ -180,7 +201,7 @@ static uint32_t modified_names(const struct modification *m, uint32_t inode)
 	return parts;
 }
 
-static void begin_one(struct sim *sim, unsigned index, struct app *app, uint32_t inode)
+static bool begin_one(struct sim *sim, unsigned index, struct app *app, uint32_t inode)
 {
 	struct host *h = &sim->hosts[index];
 	struct copy *copy = &h->copies[inode];
@@ -189,11 +210,11 @@ static void begin_one(struct sim *sim, unsigned index, struct app *app, uint32_t
 
 	for (uint32_t i = 0; i < app->begun_count; i++) {
 		if (app->begun[i] == inode)
-			return;
+			return true;
 	}
-	app->begun[app->begun_count++] = inode;
 	if (holder_modify_begin(h->holder, &handle))
-		sim_fail(sim, "no memory to begin a modification");
+		return false;
+	app->begun[app->begun_count++] = inode;
 	copy->modifying++;
 	copy->modify_epoch++;
 	for (uint32_t part = 0; part < PARTS; part++)
@@ -201,28 +222,33 @@ static void begin_one(struct sim *sim, unsigned index, struct app *app, uint32_t
 	copy->valid &= ~(parts | ASPECT_BIT(ASPECT_ATTRIBUTES) | ASPECT_BIT(ASPECT_LISTING));
 	/* Pages go before it is sent: another host may see the new state before we hear of it. */
 	cache_drop_pages(h, inode);
+	return true;
 }
 
-void cache_modify_begin(struct sim *sim, unsigned index, struct app *app)
+bool cache_modify_begin(struct sim *sim, unsigned index, struct app *app)
 {
 	struct host *h = &sim->hosts[index];
 	struct modification *m = &app->m;
 	uint32_t version;
 
 	app->begun_count = 0;
-	begin_one(sim, index, app, m->inode);
-	if (m->action == ACTION_RENAME)
-		begin_one(sim, index, app, m->to_inode);
+	if (!begin_one(sim, index, app, m->inode) ||
+	    (m->action == ACTION_RENAME && !begin_one(sim, index, app, m->to_inode))) {
+		cache_modify_end(sim, index, NULL, app, NULL);
+		return false;
+	}
 	if (m->action != ACTION_UNLINK && m->action != ACTION_RENAME)
-		return;
+		return true;
 	/* What the names lead to is modified, too, as far as this host knows. */
 	if (h->copies[m->inode].version[m->part] &&
 	    cache_serve(sim, index, m->inode, (enum aspect)m->part, &version)) {
 		uint32_t child = sim->store.inodes[m->inode].history[version].child[m->part];
 
+		/* Should there be no memory for that, the origin's recall does as well. */
 		if (child)
-			begin_one(sim, index, app, child);
+			(void)begin_one(sim, index, app, child);
 	}
+	return true;
 }
 
 static bool find_node(struct sim *sim, const struct message *reply, uint32_t inode,

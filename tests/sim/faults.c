@@ -53,6 +53,9 @@ void faults_draw_profile(struct sim *sim)
 	p->recall_window_max = rng_chance(r, 300) ? (uint32_t)rng_between(r, 1, 4) : 32;
 	p->ended_count_max = rng_chance(r, 300) ? (uint32_t)rng_between(r, 1, 2) : 16;
 	p->operation_count_max = rng_chance(r, 200) ? (uint32_t)rng_between(r, 2, 4) : 64;
+	p->session_count_max = p->host_count + (uint32_t)(rng_chance(r, 200) ? rng_below(r, 3) : 30);
+	p->host_lease_count_max = rng_chance(r, 300) ? (uint32_t)rng_between(r, 1, 5) : 64;
+	p->starved = rng_chance(r, 150) ? (uint32_t)rng_between(r, 1, 100) : 0;
 	draw_times(sim, p);
 	p->modify = (uint32_t)rng_between(r, 50, 400);
 	if (rng_chance(r, 600)) {
@@ -264,6 +267,7 @@ void faults_strike(struct sim *sim)
 
 void faults_heal(struct sim *sim)
 {
+	sim->arena.fail = 0;
 	for (unsigned i = 0; i < sim->profile.host_count; i++) {
 		struct host *h = &sim->hosts[i];
 

@@ -377,9 +377,8 @@ static void answer(struct sim *sim, unsigned index, struct request *request,
 		session_opened(sim, index, request, &message->session_opened);
 		break;
 	case FOR_KEEPALIVE:
-		if (message->kept_alive.status == STATUS_OK)
-			holder_kept_alive(h->holder, now, request->sent, request->session,
-					  &message->kept_alive, &h->actions);
+		holder_kept_alive(h->holder, now, request->sent, request->session,
+				  &message->kept_alive, &h->actions);
 		break;
 	case FOR_STREAM:
 		/* Only a refusal comes this way. */
@@ -546,7 +545,7 @@ void host_start(struct sim *sim, unsigned index)
 	const struct profile *p = &sim->profile;
 	struct holder_config config = {
 		.fence_margin = { p->fence_margin },
-		.lease_count_max = p->lease_count_max,
+		.lease_count_max = p->host_lease_count_max,
 		.recall_window_max = p->recall_window_max,
 		.retry_min_ms = 10,
 		.retry_max_ms = 200,
@@ -559,9 +558,11 @@ void host_start(struct sim *sim, unsigned index)
 	h->tick_generation++;
 	memset(h->identity, (int)('a' + index), sizeof(h->identity));
 	sim_note(sim, "HOST %u STARTS", index);
+	sim->arena.fail = 0;
 	holder_actions_init(&h->actions, &sim->arena.allocator);
 	if (holder_create(&config, &sim->arena.allocator, rng_next(&sim->rng), &h->holder))
 		sim_fail(sim, "no memory for a holder");
+	sim->arena.fail = sim->phase == PHASE_WILD ? p->starved : 0;
 	holder_connect(h->holder, host_now(sim, h), &h->actions);
 	app_start(sim, index);
 	host_after_step(sim, index);

@@ -379,7 +379,7 @@ static void operation_begin(struct sim *sim, struct origin_operation *operation)
 		operation_targets(op, &operation->m);
 	}
 	if (authority_begin(o->authority, origin_now(sim), op, &o->actions))
-		sim_fail(sim, "the authority is out of memory");
+		operation_refuse(sim, operation, STATUS_NOMEM);
 }
 
 static struct origin_operation *operation_arrives(struct sim *sim, const struct packet *packet,
@@ -924,7 +924,7 @@ void origin_start(struct sim *sim)
 		.term = { p->term },
 		.drift_ppm = p->drift_ppm,
 		.margin = { p->margin },
-		.session_count_max = 32,
+		.session_count_max = p->session_count_max,
 		.slot_count_max = SLOTS_MAX,
 		.lease_count_max = p->lease_count_max,
 		.lease_total_max = p->lease_total_max,
@@ -946,6 +946,7 @@ void origin_start(struct sim *sim)
 	}
 	o->up = true;
 	o->life++;
+	sim->arena.fail = 0;
 	o->operation_high = 0;
 	o->kept_high = 0;
 	o->tick_at = UINT64_MAX;
@@ -955,6 +956,7 @@ void origin_start(struct sim *sim)
 			     unknown ? 0 : count, unknown, (struct duration){ store->term_max },
 			     &o->authority))
 		sim_fail(sim, "no memory for an authority");
+	sim->arena.fail = sim->phase == PHASE_WILD ? p->starved : 0;
 	o->grace_until = count ? origin_now(sim).ns + store->term_max + MS : 0;
 	sim_note(sim, "ORIGIN STARTS, %u sessions in its record%s", count,
 		 unknown ? ", which is unreadable" : "");
@@ -1019,7 +1021,8 @@ static void check_waits(struct sim *sim)
 	uint64_t now = origin_now(sim).ns;
 	bool grace = authority_grace(o->authority, (struct instant){ now }).ns > 0;
 	/* Renewal stops when a recall has been out for a third of the term (4.4). */
-	uint64_t bound = promise(&sim->profile) + sim->profile.term / 3 + MS;
+	uint64_t bound = promise(&sim->profile) + sim->profile.term / 3 + MS +
+			 (sim->profile.starved ? 200 * MS : 0);
 
 	if (grace && now > o->grace_until)
 		sim_fail(sim, "I8: grace lasts longer than the longest promise");

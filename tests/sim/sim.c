@@ -47,7 +47,6 @@ static void report(struct sim *sim, const struct options *o, uint64_t seed)
 	char violation[sizeof(sim->violation)];
 
 	memcpy(violation, sim->violation, sizeof(violation));
-	sim->trace_file = o->trace ? stdout : NULL;
 	if (sim_run(sim, seed, true) || strcmp(sim->violation, violation) != 0)
 		printf("seed %" PRIu64 " does not fail in the same way twice: the simulator or "
 		       "the core is not deterministic\n", seed);
@@ -61,8 +60,10 @@ static void report(struct sim *sim, const struct options *o, uint64_t seed)
 /* True when the seed broke no rule. */
 static bool run_seed(struct sim *sim, const struct options *o, uint64_t seed)
 {
-	if (sim_run(sim, seed, false))
+	sim->trace_file = o->trace ? stdout : NULL;
+	if (sim_run(sim, seed, o->trace))
 		return true;
+	sim->trace_file = NULL;
 	if (!o->expect_failure)
 		report(sim, o, seed);
 	return false;
@@ -144,7 +145,7 @@ static int run_range(struct sim *sim, const struct options *o)
 static void usage(void)
 {
 	puts("usage: sim [--first N] [--seeds N] [--expect-failure] [--regressions FILE]\n"
-	     "       sim --seed N [--trace]   one run; a failure prints its last events, or all\n"
+	     "       sim --seed N [--trace]   one run; a failure prints its last events; or print all\n"
 	     "       sim --scale HOSTS LEASES memory and recall cost of a large authority");
 }
 

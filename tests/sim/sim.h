@@ -89,7 +89,8 @@ enum phase {
 /* Drawn at the start of a run: what this run is like. */
 struct profile {
 	uint32_t host_count, app_count, slot_count, lease_count_max, recall_window_max;
-	uint32_t ended_count_max, operation_count_max;
+	uint32_t ended_count_max, operation_count_max, session_count_max;
+	uint32_t host_lease_count_max;
 	uint64_t term, margin, fence_margin;
 	uint64_t lease_total_max;
 	uint32_t drift_ppm;
@@ -100,6 +101,7 @@ struct profile {
 	uint64_t fault_interval; /* mean; 0: no scheduled faults */
 	uint32_t fault_weight[8];
 	uint64_t think_max, drop_max, apply_max;
+	uint32_t starved; /* permille of allocations that fail in the wild phase */
 	uint32_t modify; /* permille of what applications ask */
 	uint64_t wild, settle, mild, quiet; /* lengths of the phases */
 };
@@ -396,7 +398,7 @@ struct request {
 	uint32_t stream;
 	/* For recognising what may be remembered of the answer. */
 	uint32_t inode;
-	bool held; /* the lease on `inode` stood when this was sent */
+	uint64_t held; /* instance of the lease on `inode` that stood when this was sent */
 	uint32_t modify_epoch[INODES_MAX], drop_epoch[INODES_MAX];
 	uint16_t length, bulk_length;
 	uint8_t data[PACKET_BYTES];
@@ -506,8 +508,8 @@ bool cache_serve(struct sim *sim, unsigned index, uint32_t inode, enum aspect as
 /* Works in the answer to a read-only request. */
 void cache_learn(struct sim *sim, unsigned index, const struct request *request,
 		 const struct message *reply, struct slice bulk, bool *ret_page_allowed);
-/* This host is about to send `app`'s modification. */
-void cache_modify_begin(struct sim *sim, unsigned index, struct app *app);
+/* This host is about to send `app`'s modification. False: there is no memory to. */
+bool cache_modify_begin(struct sim *sim, unsigned index, struct app *app);
 /* It was answered, or given up (`reply` NULL): nothing is known of its outcome then. */
 void cache_modify_end(struct sim *sim, unsigned index, const struct request *request,
 		      struct app *app, const struct message *reply);

@@ -249,6 +249,7 @@ static void set_up(struct sim *sim, uint64_t seed)
 	sim->model.attempt_count = 1;
 	memset(sim->model.what_applied, 0,
 	       sizeof(struct model) - offsetof(struct model, what_applied));
+	sim->arena.chance = &sim->rng;
 	faults_draw_profile(sim);
 	store_init(sim);
 	for (unsigned i = 0; i < sim->profile.host_count; i++)
