@@ -28,7 +28,8 @@ int credentials_probe(int directory_fd)
 		return fd;
 	close(fd);
 	error = credentials_assume(&someone);
-	if (!error && (setfsuid((uid_t)-1) != (int)NOBODY_ID || setfsgid((gid_t)-1) != (int)NOBODY_ID))
+	if (!error && (setfsuid((uid_t)-1) != (int)NOBODY_ID ||
+		       setfsgid((gid_t)-1) != (int)NOBODY_ID))
 		error = -EPERM;
 	credentials_reset();
 	return error;

@@ -332,7 +332,7 @@ int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only)
 	int fd = atomic_load(&inode->write_fd), error = 0;
 	bool dirty = atomic_exchange(&inode->dirty, false);
 
-	/* Without a descriptor from before the write only the file system's knows of late errors. */
+	/* Without a descriptor from before the write only the file system's hears of errors. */
 	if (!dirty && atomic_load(&inodes->evicted_dirty) > 0) {
 		error = sync_all(inodes);
 		if (error)

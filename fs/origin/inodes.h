@@ -5,11 +5,11 @@
  * needed, descriptors for its data when they are. Inodes are counted references; those that nobody
  * holds stay until room is needed. A descriptor through which something was written stays open
  * until a sync, so that a late error of the store is reported to it; when room must be made
- * nevertheless, inodes_sync() falls back to syncing the whole file system, whose descriptor has been
- * open since the start and hears of every error.
+ * nevertheless, inodes_sync() falls back to syncing the whole file system, whose descriptor has
+ * been open since the start and hears of every error.
  *
- * The object is thread-safe. Its mutex is held across no system call; another one lets one sync of the
- * whole file system run at a time.
+ * The object is thread-safe. Its mutex is held across no system call; another one lets one sync of
+ * the whole file system run at a time.
  */
 #ifndef FS_ORIGIN_INODES_H
 #define FS_ORIGIN_INODES_H
@@ -51,7 +51,8 @@ void identity_of(const struct handle_space *space, const struct file_id *id,
 		 struct identity *ret_identity);
 
 /* The inode, referenced. -ESTALE when it is gone, -errno. */
-int inodes_get(struct inodes *inodes, const struct file_id *id, struct inode **ret_inode) MUST_CHECK;
+int inodes_get(struct inodes *inodes, const struct file_id *id, struct inode **ret_inode)
+	MUST_CHECK;
 struct inode *inodes_ref(struct inodes *inodes, struct inode *inode);
 /* NULL is fine. */
 void inodes_put(struct inodes *inodes, struct inode *inode);

@@ -25,7 +25,7 @@
 #define OPERATIONS_MAX 65536u
 #define LEASES_TOTAL_MAX (UINT64_C(16) << 20)
 #define OPENS_MAX 262144u
-#define SLOTS_MAX 256u
+#define SLOTS_MAX 64u
 #define ENDED_MAX 1024u
 #define INODES_MAX 65536u
 #define NAMES_MAX 32
@@ -158,8 +158,8 @@ static int check_exports(const struct origin_options *options)
 		for (uint32_t j = 0; j < i; j++)
 			if (handle_export_id(options->exports[i].name) ==
 			    handle_export_id(options->exports[j].name))
-				return complain(0, "two exports have this name (or names too alike; "
-						   "choose another)", options->exports[i].name);
+				return complain(0, "two exports have this name, or names too alike;"
+						   " choose another", options->exports[i].name);
 	return 0;
 }
 
@@ -304,13 +304,13 @@ static unsigned loop_count(void)
 
 static int open_server(struct origin *o)
 {
+	uint64_t connections = (uint64_t)o->options->sessions * CONNECTIONS_PER_SESSION;
 	struct server_config config = {
 		.address = o->options->listen,
 		.tls = o->tls,
 		.loop_count = loop_count(),
-		.connection_count_max = o->options->sessions > UINT32_MAX / CONNECTIONS_PER_SESSION ?
-						UINT32_MAX :
-						o->options->sessions * CONNECTIONS_PER_SESSION,
+		.connection_count_max = connections > UINT32_MAX ? UINT32_MAX :
+								    (unsigned)connections,
 		.request_count_max = REQUESTS_MAX,
 		.handler = service_handle,
 		.context = o->service,
@@ -373,6 +373,8 @@ static void wait_for_signal(struct origin *o)
 /* The other way round; also from half-way. `clean`: everything was served to its end. */
 static void origin_finish(struct origin *o, bool clean)
 {
+	if (o->service)
+		service_drain(o->service);
 	if (o->server)
 		server_drain(o->server, duration_ms(DRAIN_MS));
 	if (o->service) {

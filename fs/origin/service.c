@@ -12,6 +12,7 @@
 #include "fs/origin/credentials.h"
 
 #define TIMER_WAIT_MS_MAX 1000u
+#define UNKNOWN_PROMISE_MS 3600000u
 
 struct instant service_now(void)
 {
@@ -197,300 +198,6 @@ int service_buffer(struct service *s, size_t size, struct server_bulk *ret_bulk)
 	return 0;
 }
 
-/* ---- the authority ---- */
-
-struct session *session_find(struct service *s, struct session_id id)
-{
-	struct session *session = s->sessions[id.value % SESSION_BUCKETS];
-
-	while (session && session->id.value != id.value)
-		session = session->next;
-	return session;
-}
-
-static struct task *task_of(uint64_t op)
-{
-	return (struct task *)(uintptr_t)op;
-}
-
-static void send_recall(struct service *s, const struct authority_action *action)
-{
-	uint8_t names[AUTHORITY_NAMES_MAX * (1 + NAME_BYTES_MAX)];
-	struct writer w = writer_of(names, sizeof(names));
-	struct session *session = session_find(s, action->session);
-	struct message message = { .type = MESSAGE_recall };
-
-	if (!session || !session->stream)
-		return; /* sent when its stream is attached */
-	for (uint32_t i = 0; i < action->name_count; i++) {
-		struct item_name name = { { action->names[i], action->name_length[i] } };
-
-		item_name_write(&w, &name);
-	}
-	message.recall = (struct message_recall){
-		.sequence = action->recall_sequence,
-		.scope = (uint8_t)action->scope,
-		.handle = action->handle,
-		.names = { names, w.at },
-	};
-	if (server_stream_send(session->stream, &message) < 0)
-		return; /* it has ended, and `ended` will say so: sent again when there is another */
-}
-
-static void end_session(struct service *s, struct session_id id)
-{
-	struct session *session = session_find(s, id);
-	struct task *t;
-
-	if (session) {
-		session->alive = false;
-		if (session->stream)
-			server_stream_end(session->stream);
-	}
-	/* The record may name it a little longer: grace would only last longer. */
-	if (s->record_queued || s->stopping)
-		return;
-	t = task_create(s, TASK_RECORD);
-	if (t)
-		s->record_queued = task_enqueue(t, true);
-}
-
-static void forget_session(struct service *s, struct session_id id)
-{
-	struct session **at = &s->sessions[id.value % SESSION_BUCKETS];
-	struct session *session;
-
-	while (*at && (*at)->id.value != id.value)
-		at = &(*at)->next;
-	session = *at;
-	if (!session)
-		return;
-	*at = session->next;
-	s->session_count--;
-	session_destroy(session);
-}
-
-/* The operation of `t` is no longer the authority's. */
-void service_task_over(struct task *t)
-{
-	struct service *s = t->service;
-
-	if (!t->begun)
-		return;
-	if (t->newer)
-		t->newer->older = t->older;
-	else
-		s->tasks = t->older;
-	if (t->older)
-		t->older->newer = t->newer;
-	t->newer = t->older = NULL;
-	t->begun = false;
-}
-
-static void task_begun(struct task *t)
-{
-	struct service *s = t->service;
-
-	t->begun = true;
-	t->newer = NULL;
-	t->older = s->tasks;
-	if (s->tasks)
-		s->tasks->newer = t;
-	s->tasks = t;
-}
-
-static void own_work(struct service *s, enum task_step step, const struct handle *handle)
-{
-	struct task *t = task_create(s, step);
-
-	if (!t)
-		return; /* an orphan stays until the sweep of the next start */
-	if (handle)
-		t->handle = *handle;
-	(void)task_enqueue(t, true); /* urgent work is always taken */
-}
-
-static void join(struct task *t, struct task *other)
-{
-	struct task **end = &t->joined;
-
-	/* With those that wait for `t`, which can be here for the second time. */
-	service_task_over(t);
-	while (*end)
-		end = &(*end)->next;
-	*end = other->joined;
-	t->next = t->joined;
-	t->joined = NULL;
-	other->joined = t;
-}
-
-/* True when the operation of `own` may run now. */
-static bool perform(struct service *s, const struct authority_action *action,
-		    const struct task *own)
-{
-	struct task *t;
-
-	switch (action->kind) {
-	case AUTHORITY_SEND_RECALL:
-		send_recall(s, action);
-		break;
-	case AUTHORITY_RUN:
-		t = task_of(action->op);
-		t->step = TASK_RUN;
-		if (t == own)
-			return true;
-		(void)task_enqueue(t, true);
-		break;
-	case AUTHORITY_REFUSE:
-		t = task_of(action->op);
-		service_task_over(t);
-		t->step = TASK_REFUSE;
-		t->status = action->status;
-		(void)task_enqueue(t, true);
-		break;
-	case AUTHORITY_REPLAY:
-		t = task_of(action->op);
-		service_task_over(t);
-		t->step = TASK_REPLAY;
-		(void)task_enqueue(t, true);
-		break;
-	case AUTHORITY_JOIN:
-		join(task_of(action->op), task_of(action->other));
-		break;
-	case AUTHORITY_SESSION_ENDED:
-		end_session(s, action->session);
-		break;
-	case AUTHORITY_SESSION_FORGOTTEN:
-		forget_session(s, action->session);
-		break;
-	case AUTHORITY_UNUSED:
-		own_work(s, TASK_ORPHAN, &action->handle);
-		break;
-	case AUTHORITY_GRACE_ENDED:
-		service_log("event=grace_ended");
-		own_work(s, TASK_SWEEP, NULL);
-		break;
-	}
-	return false;
-}
-
-void service_lock(struct service *s)
-{
-	pthread_mutex_lock(&s->lock);
-}
-
-bool service_unlock(struct service *s, const struct task *own)
-{
-	struct instant timer;
-	bool run = false;
-
-	for (size_t i = 0; i < s->actions.count; i++)
-		run |= perform(s, &s->actions.items[i], own);
-	s->actions.count = 0;
-	timer = authority_timer(s->authority);
-	if (instant_before(timer, s->timer_armed))
-		pthread_cond_signal(&s->timer_changed);
-	pthread_mutex_unlock(&s->lock);
-	return run;
-}
-
-enum lease_kind task_grant_locked(struct task *t, const struct handle *handle, uint64_t op)
-{
-	struct service *s = t->service;
-	uint64_t sequence;
-	enum lease_kind kind = authority_grant(
-		s->authority, service_now(), (struct session_id){ t->message.common.session },
-		handle, op, &s->actions, &sequence);
-
-	if (sequence < t->recall_sequence)
-		t->recall_sequence = sequence;
-	return kind;
-}
-
-enum lease_kind task_grant(struct task *t, const struct handle *handle, uint64_t op)
-{
-	enum lease_kind kind;
-
-	service_lock(t->service);
-	kind = task_grant_locked(t, handle, op);
-	(void)service_unlock(t->service, NULL);
-	return kind;
-}
-
-void service_outside(struct service *s, struct store *store, const struct handle *handle)
-{
-	struct task *t = task_create(s, TASK_OUTSIDE);
-
-	if (!t)
-		return;
-	t->store = store;
-	t->handle = *handle;
-	t->op = (struct authority_op){
-		.id = (uint64_t)(uintptr_t)t,
-		.kind = AUTHORITY_MODIFY,
-		.deadline = instant_add(service_now(), duration_ms(DEADLINE_MS_MAX)),
-		.target_count = 1,
-		.targets = { { .handle = *handle, .scope = RECALL_ALL } },
-	};
-	service_lock(s);
-	if (s->outside_count >= OUTSIDE_COUNT_MAX || s->stopping) {
-		atomic_fetch_add(&s->outside_dropped, 1);
-	} else {
-		s->outside_count++;
-		task_begun(t);
-		if (authority_begin(s->authority, service_now(), &t->op, &s->actions) == 0) {
-			t = NULL; /* its outcome comes through the queue */
-		} else {
-			service_task_over(t);
-			s->outside_count--;
-		}
-	}
-	(void)service_unlock(s, NULL);
-	if (t)
-		task_destroy(t);
-}
-
-static void refuse(struct task *t)
-{
-	struct task *joined = t->joined;
-
-	t->joined = NULL;
-	while (joined) {
-		struct task *next = joined->next;
-
-		task_reply(joined, t->status);
-		joined = next;
-	}
-	task_reply(t, t->status);
-}
-
-bool service_begin(struct task *t)
-{
-	struct service *s = t->service;
-	bool run;
-	int error;
-
-	t->op.id = (uint64_t)(uintptr_t)t;
-	service_lock(s);
-	if (s->stopping) {
-		pthread_mutex_unlock(&s->lock);
-		t->status = STATUS_DRAINING;
-		refuse(t);
-		return false;
-	}
-	task_begun(t);
-	error = authority_begin(s->authority, service_now(), &t->op, &s->actions);
-	if (error)
-		service_task_over(t);
-	run = service_unlock(s, t);
-	/* Unless it runs here, `t` is another thread's from now on. */
-	if (error) {
-		t->status = STATUS_NOMEM;
-		refuse(t);
-	}
-	return run;
-}
-
 /* ---- workers ---- */
 
 static void outside_over(struct task *t)
@@ -674,7 +381,7 @@ static void work(struct task *t)
 		if (!t->request)
 			outside_over(t);
 		else
-			refuse(t);
+			task_refuse(t);
 		break;
 	case TASK_REPLAY:
 		replay(t);
@@ -806,51 +513,85 @@ static int fail(char *text, size_t size, int error, const char *what)
 	return error;
 }
 
+/*
+ * The record of the previous run; what is damaged becomes `unknown`. The epoch and the longest
+ * promise stand in a file of their own as well, which is written once a run.
+ */
+static int load_record(struct service *s, struct session_record *ret_record)
+{
+	struct session_record record, lasting;
+	struct timespec now;
+	int error = session_record_load(s->state_fd, "sessions", &record);
+
+	if (error == -EUCLEAN)
+		record = (struct session_record){ .unknown = true };
+	else if (error)
+		return error;
+	error = session_record_load(s->state_fd, "promise", &lasting);
+	if (error == -EUCLEAN || (!error && record.unknown && !lasting.promise_ms)) {
+		/* Nothing tells what was promised: as much as an operator might have set. */
+		lasting = (struct session_record){ .promise_ms = UNKNOWN_PROMISE_MS };
+		record.unknown = true;
+	} else if (error) {
+		session_record_finish(&record);
+		return error;
+	}
+	if (record.promise_ms < lasting.promise_ms)
+		record.promise_ms = lasting.promise_ms;
+	if (record.epoch < lasting.epoch)
+		record.epoch = lasting.epoch;
+	session_record_finish(&lasting);
+	/* It also grows when both files are lost. */
+	clock_gettime(CLOCK_REALTIME, &now);
+	record.epoch++;
+	if (record.epoch < (uint64_t)now.tv_sec)
+		record.epoch = (uint64_t)now.tv_sec;
+	*ret_record = record;
+	return 0;
+}
+
+/* What this run promises, durable before anyone hears it. */
+static int store_promise(struct service *s, const struct session_record *record)
+{
+	struct session_record lasting = { .epoch = record->epoch,
+					  .promise_ms = record->promise_ms };
+	int error = session_record_store(s->state_fd, "promise", &lasting);
+
+	return error ? error : session_record_store(s->state_fd, "sessions", record);
+}
+
 /* The authority continues where the record of the previous run ends. */
 static int start_authority(struct service *s, char *text, size_t size)
 {
-	struct session_record record;
-	struct duration previous;
-	struct timespec now;
 	uint64_t drift_ns = s->config.term.ns / 1000000 * s->config.drift_ppm;
-	int error = session_record_load(s->state_fd, "sessions", &record);
-	bool unknown = error == -EUCLEAN;
+	struct session_record record;
+	struct duration longest;
+	int error = load_record(s, &record);
 
-	if (unknown)
-		record = (struct session_record){ .count = 0 };
-	else if (error)
+	if (error)
 		return fail(text, size, error, "cannot read the record of sessions");
-	s->promise = (struct duration){ s->config.term.ns + drift_ns + s->config.margin.ns };
-	s->record_promise_ms = s->promise.ns / NS_PER_MS + 1;
-	if (record.promise_ms > s->record_promise_ms)
+	longest = duration_ms(record.promise_ms);
+	s->previous = record;
+	s->record_promise_ms = (s->config.term.ns + drift_ns + s->config.margin.ns) / NS_PER_MS + 1;
+	if (s->record_promise_ms < record.promise_ms)
 		s->record_promise_ms = record.promise_ms;
-	/* An unreadable record may have promised more than this run would. */
-	previous = duration_ms(unknown && s->record_promise_ms < 3600000 ? 3600000 :
-									   s->record_promise_ms);
-	clock_gettime(CLOCK_REALTIME, &now);
-	s->config.epoch = record.epoch + 1;
-	if (s->config.epoch < (uint64_t)now.tv_sec)
-		s->config.epoch = (uint64_t)now.tv_sec; /* also grows when the record is lost */
+	s->previous.promise_ms = s->record_promise_ms;
+	s->config.epoch = record.epoch;
+	error = store_promise(s, &s->previous);
+	if (error)
+		return fail(text, size, error, "cannot write the record of sessions");
 	if (getrandom(&s->config.seed, sizeof(s->config.seed), 0) != sizeof(s->config.seed))
 		error = -EIO;
 	else
 		error = authority_create(&s->config, &heap, service_now(), record.entries,
-					 record.count, unknown, previous, &s->authority);
-	if (error) {
-		session_record_finish(&record);
+					 record.count, record.unknown, longest, &s->authority);
+	if (error)
 		return fail(text, size, error, "cannot start the lease authority");
-	}
-	if (unknown || record.count)
+	if (record.unknown || record.count)
 		service_log("event=grace sessions=%u longest_ms=%llu%s", record.count,
-			    (unsigned long long)(previous.ns / NS_PER_MS),
-			    unknown ? " (the record of sessions is damaged)" : "");
-	/* The epoch, durable before anyone hears it; the sessions of before stay in it. */
-	record.epoch = s->config.epoch;
-	record.promise_ms = s->record_promise_ms;
-	if (!unknown)
-		error = session_record_store(s->state_fd, "sessions", &record);
-	session_record_finish(&record);
-	return error ? fail(text, size, error, "cannot write the record of sessions") : 0;
+			    (unsigned long long)(longest.ns / NS_PER_MS),
+			    record.unknown ? " (the record of sessions is damaged)" : "");
+	return 0;
 }
 
 static int start_threads(struct service *s, unsigned count)
@@ -917,7 +658,7 @@ int service_create(const struct service_config *config, struct service **ret_ser
 	}
 	/* Without grace nobody will claim an orphan. */
 	if (authority_grace(s->authority, service_now()).ns == 0)
-		own_work(s, TASK_SWEEP, NULL);
+		service_own_work(s, TASK_SWEEP, NULL);
 	*ret_service = s;
 	return 0;
 }
@@ -955,14 +696,35 @@ static void drop(struct task *t, uint16_t status)
 	}
 }
 
-void service_stop(struct service *s)
+void service_drain(struct service *s)
 {
-	struct task *t, *older;
+	struct task *t, *older, *waiting = NULL;
 
 	pthread_mutex_lock(&s->lock);
 	s->stopping = true;
 	pthread_cond_broadcast(&s->timer_changed);
+	/* Acknowledgements do not come in any more: what waits for them never runs here. */
+	for (t = s->tasks; t; t = older) {
+		older = t->older;
+		if (t->step == TASK_RUN)
+			continue;
+		service_task_over(t);
+		t->next = waiting;
+		waiting = t;
+	}
 	pthread_mutex_unlock(&s->lock);
+	while (waiting) {
+		t = waiting;
+		waiting = t->next;
+		drop(t, STATUS_DRAINING);
+	}
+}
+
+void service_stop(struct service *s)
+{
+	struct task *t;
+
+	service_drain(s);
 	if (s->timer_started)
 		pthread_join(s->timer, NULL);
 	s->timer_started = false;
@@ -973,17 +735,16 @@ void service_stop(struct service *s)
 	for (unsigned i = 0; i < s->worker_count; i++)
 		pthread_join(s->workers[i], NULL);
 	s->worker_count = 0;
-	/* Nobody works any more. What still waits for recalls was not applied and never will be
-	   by this run. */
-	for (t = s->tasks; t; t = older) {
-		older = t->older;
+	pthread_mutex_lock(&s->queue_lock);
+	while ((t = queue_take(&s->urgent)) || (t = queue_take(&s->fresh)))
 		drop(t, STATUS_DRAINING);
-	}
-	s->tasks = NULL;
+	pthread_mutex_unlock(&s->queue_lock);
+	pthread_mutex_lock(&s->lock);
 	for (unsigned i = 0; i < SESSION_BUCKETS; i++)
 		for (struct session *session = s->sessions[i]; session; session = session->next)
 			if (session->stream)
 				server_stream_end(session->stream);
+	pthread_mutex_unlock(&s->lock);
 }
 
 void service_destroy(struct service *s)
@@ -999,6 +760,7 @@ void service_destroy(struct service *s)
 		}
 	}
 	authority_destroy(s->authority);
+	session_record_finish(&s->previous);
 	authority_actions_finish(&s->actions);
 	while (s->pool_count > 0)
 		free(s->pool[--s->pool_count]);

@@ -3,8 +3,8 @@
  *
  * service_handle() is the server's handler: session messages, which must never wait, are worked in
  * on the server's thread; all else goes to a pool of workers through a bounded queue (full:
- * PUSHBACK). A modification that waits for recalls is a struct in the authority's hands and occupies
- * no worker; when its turn comes it is queued again, ahead of new requests.
+ * PUSHBACK). A modification that waits for recalls is a struct in the authority's hands and
+ * occupies no worker; when its turn comes it is queued again, ahead of new requests.
  *
  * Lock order: inode locks of a store, then the authority's mutex, then leaves (queue, inodes,
  * changes, the server's own). The authority's mutex is held across no system call that can wait.
@@ -42,6 +42,9 @@ void service_handle(void *context, struct server_request *request);
 void service_set_server(struct service *s, struct server *server);
 /* Left of the grace that this run started with. */
 struct duration service_grace(struct service *s);
+/* Answers modifications that wait for recalls with DRAINING, since acknowledgements no longer come
+   in once the server drains. Call it before server_drain(). */
+void service_drain(struct service *s);
 /*
  * Answers what is still waiting with DRAINING and stops the threads. No request comes in any more
  * (server_drain() was called), but the server still exists.

@@ -143,7 +143,7 @@ static void answer_status(struct task *t)
 	struct instant now = service_now();
 	json_t *object = json_object(), *sessions;
 	struct server *server;
-	struct duration grace;
+	struct duration grace, uptime = instant_until(s->started, now);
 	char *text;
 
 	pthread_mutex_lock(&s->lock);
@@ -154,7 +154,7 @@ static void answer_status(struct task *t)
 	pthread_mutex_unlock(&s->lock);
 	json_object_set_new(object, "version", json_string(LEASEHOLD_VERSION));
 	json_object_set_new(object, "uptime_ms",
-			    json_integer((json_int_t)(instant_until(s->started, now).ns / NS_PER_MS)));
+			    json_integer((json_int_t)(uptime.ns / NS_PER_MS)));
 	json_object_set_new(object, "epoch", json_integer((json_int_t)s->config.epoch));
 	json_object_set_new(object, "grace_ms", json_integer((json_int_t)(grace.ns / NS_PER_MS)));
 	json_object_set_new(object, "exports", exports_json(s));
@@ -251,48 +251,74 @@ static bool parse_range(const char *text, uint64_t size, struct byte_range *ret_
 	return true;
 }
 
-static void answer_file(struct task *t, int fd, uint64_t size)
+/* Reads the range, and what the size was then. 0 with memory to be freed, or -errno. */
+static int read_range(int fd, const struct byte_range *range, char **ret_data, size_t *ret_length)
 {
-	struct byte_range range;
-	char header[96];
-	size_t length, done = 0;
-	char *data;
+	uint64_t wanted = range->to - range->from;
+	size_t length = wanted > FILE_BYTES_MAX ? FILE_BYTES_MAX : (size_t)wanted, done = 0;
+	char *data = (char *)malloc(length + 1);
 
-	if (!parse_range(t->view.range, size, &range)) {
-		answer_line(t, 416, "the file ends before that range");
-		return;
-	}
-	length = range.to - range.from > FILE_BYTES_MAX ? FILE_BYTES_MAX :
-							  (size_t)(range.to - range.from);
-	if (!range.asked && length < size) {
-		answer_line(t, 413, "the file is large; ask for ranges of at most 64 MiB");
-		return;
-	}
-	data = (char *)malloc(length + 1);
-	while (data && done < length) {
-		ssize_t got = pread(fd, data + done, length - done, (off_t)(range.from + done));
+	if (!data)
+		return -ENOMEM;
+	while (done < length) {
+		ssize_t got = pread(fd, data + done, length - done, (off_t)(range->from + done));
+		int error = errno;
 
-		if (got < 0 && errno == EINTR)
+		if (got < 0 && error == EINTR)
 			continue;
 		if (got < 0) {
 			free(data);
-			answer_line(t, 500, "the store failed");
-			return;
+			return -error;
 		}
 		if (got == 0)
 			break;
 		done += (size_t)got;
 	}
-	if (!data) {
-		answer_line(t, 503, "out of memory");
+	*ret_data = data;
+	*ret_length = done;
+	return 0;
+}
+
+static void answer_file(struct task *t, struct store *store, int fd)
+{
+	struct byte_range range = { 0, 0, false };
+	struct inode *inode;
+	struct stat st;
+	char header[96], *data = NULL;
+	bool good = true;
+	size_t length = 0;
+	int error = store_get_fd(store, fd, &inode);
+
+	if (error) {
+		answer_line(t, 404, "no such file");
 		return;
 	}
-	(void)snprintf(header, sizeof(header), "content-range: bytes %llu-%llu/%llu",
-		       (unsigned long long)range.from,
-		       (unsigned long long)(range.from + done - (done > 0)),
-		       (unsigned long long)size);
-	answer_body(t, range.asked ? 206 : 200, "application/octet-stream",
-		    range.asked ? header : "accept-ranges: bytes", data, done);
+	/* I4: size and bytes of one moment. */
+	store_lock_shared(store, inode);
+	if (fstat(fd, &st) < 0)
+		error = -errno;
+	else
+		good = parse_range(t->view.range, (uint64_t)st.st_size, &range);
+	if (!error && good && !range.asked && range.to > FILE_BYTES_MAX)
+		error = -EFBIG;
+	if (!error && good)
+		error = read_range(fd, &range, &data, &length);
+	store_unlock_shared(store, inode);
+	store_put(store, inode);
+	if (!good) {
+		answer_line(t, 416, "the file ends before that range");
+	} else if (error) {
+		answer_line(t, error == -EFBIG ? 413 : 500,
+			    error == -EFBIG ? "the file is large; ask for ranges of up to 64 MiB" :
+					      "the store failed");
+	} else {
+		(void)snprintf(header, sizeof(header), "content-range: bytes %llu-%llu/%llu",
+			       (unsigned long long)range.from,
+			       (unsigned long long)(range.from + length - (length > 0)),
+			       (unsigned long long)st.st_size);
+		answer_body(t, range.asked ? 206 : 200, "application/octet-stream",
+			    range.asked ? header : "accept-ranges: bytes", data, length);
+	}
 }
 
 static void answer_directory(struct task *t, int fd, bool is_root)
@@ -364,7 +390,7 @@ static void answer_path(struct task *t, const char *address)
 		return;
 	}
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-		answer_file(t, fd, (uint64_t)st.st_size);
+		answer_file(t, export->store, fd);
 	else if (S_ISDIR(st.st_mode))
 		answer_directory(t, fd, strspn(rest, "/") == strlen(rest));
 	else

@@ -311,8 +311,8 @@ static int apply_create(struct task *t)
 	struct inode *existing = t->inodes[TASK_TARGET];
 
 	if (!existing)
-		return store_create(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name, m->mode,
-				    &t->inodes[TASK_TARGET]);
+		return store_create(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
+				    m->mode, &t->inodes[TASK_TARGET]);
 	if (m->exclusive)
 		return -EEXIST;
 	if (S_ISDIR(existing->type))
@@ -339,8 +339,9 @@ static int apply_unlink(struct task *t)
 	if (!victim)
 		return -ENOENT;
 	error = ask_who_has_it_open(t, victim, &m->victim_open, &keep);
-	return error ? error : store_unlink(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
-					    victim, m->is_directory, keep);
+	return error ? error :
+		       store_unlink(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
+				    victim, m->is_directory, keep);
 }
 
 static int apply_rename(struct task *t)
@@ -355,9 +356,10 @@ static int apply_rename(struct task *t)
 	if (replaced == t->inodes[TASK_TARGET] && !m->flags)
 		return 0; /* two names of one inode: POSIX says that nothing happens */
 	error = ask_who_has_it_open(t, replaced, &m->victim_open, &keep);
-	return error ? error : store_rename(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
-					    t->inodes[TASK_NEW_DIRECTORY], m->new_name, replaced,
-					    m->flags, keep);
+	return error ? error :
+		       store_rename(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
+				    t->inodes[TASK_NEW_DIRECTORY], m->new_name, replaced, m->flags,
+				    keep);
 }
 
 static int apply_write(struct task *t)

@@ -1,7 +1,8 @@
 /*
  * service_private.h - what the files of the service share.
  *
- *   service.c           threads, queues, the authority's actions, answers
+ *   service.c           threads, queues, answers, life
+ *   service_actions.c   around the authority: operations, and what it wants done
  *   service_sessions.c  session messages, the recall stream, reclaim
  *   service_reads.c     requests that modify nothing
  *   service_modify.c    requests that do: plan, begin, run
@@ -18,7 +19,7 @@
 #define PEER_BYTES 72
 #define SESSION_BUCKETS 4096u
 #define QUEUE_COUNT_MAX 8192u    /* requests that no worker has taken yet; beyond: PUSHBACK */
-#define OUTSIDE_COUNT_MAX 256u   /* recalls under way for changes behind our back; beyond: the next look */
+#define OUTSIDE_COUNT_MAX 256u   /* recalls for changes behind our back; beyond: the next look */
 #define MODIFY_TRIES_MAX 16u     /* names that change under a modification; then BUSY */
 #define LOOKUP_TRIES_MAX 16u
 #define DEADLINE_MS_DEFAULT 30000u
@@ -110,7 +111,6 @@ struct service {
 	char *tls_directory;
 	struct server *server;
 	struct instant started;
-	struct duration promise; /* how long a session counts after its last keep-alive */
 
 	/* The authority and what belongs to it. */
 	pthread_mutex_t lock;
@@ -129,6 +129,8 @@ struct service {
 	pthread_mutex_t record_lock;
 	int state_fd;
 	uint64_t record_promise_ms;
+	/* Sessions of the previous run that grace still waits for; under `lock`. */
+	struct session_record previous;
 
 	/* Work. */
 	pthread_mutex_t queue_lock;
@@ -148,7 +150,7 @@ struct service {
 	_Atomic uint64_t requests, pushbacks, outside_dropped, retries, replays;
 };
 
-/* ---- service.c ---- */
+/* ---- service.c, service_actions.c ---- */
 
 struct instant service_now(void);
 void service_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -169,6 +171,8 @@ void task_forget_inodes(struct task *t);
 uint16_t service_status(int error);
 /* Answers a request's message with `status` and what `reply`, nodes and bulk hold; destroys. */
 void task_reply(struct task *t, uint16_t status);
+/* Answers `t` and those that wait for the same answer with t->status; destroys. */
+void task_refuse(struct task *t);
 /* Answers without a task. */
 void service_answer_status(struct server_request *request, uint16_t status);
 /* Adds `node` to the answer. */
@@ -184,6 +188,8 @@ void service_outside(struct service *s, struct store *store, const struct handle
 bool service_begin(struct task *t) MUST_CHECK;
 /* With the lock held: the operation of `t` is no longer the authority's. */
 void service_task_over(struct task *t);
+/* Queues a step of our own; `handle` may be NULL. With the lock held. */
+void service_own_work(struct service *s, enum task_step step, const struct handle *handle);
 /* A buffer for bulk data; 0 or -ENOMEM. */
 int service_buffer(struct service *s, size_t size, struct server_bulk *ret_bulk) MUST_CHECK;
 

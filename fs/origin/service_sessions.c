@@ -43,8 +43,15 @@ int service_write_record(struct service *s)
 	pthread_mutex_lock(&s->record_lock);
 	pthread_mutex_lock(&s->lock);
 	record.promise_ms = s->record_promise_ms;
-	record.entries = (struct authority_previous *)calloc(s->session_count + 1u,
-							     sizeof(*record.entries));
+	record.unknown = s->previous.unknown;
+	record.entries = (struct authority_previous *)calloc(
+		s->session_count + s->previous.count + 1u, sizeof(*record.entries));
+	/* This run may end within its grace, too. */
+	if (record.entries && s->previous.count) {
+		memcpy(record.entries, s->previous.entries,
+		       s->previous.count * sizeof(*record.entries));
+		record.count = s->previous.count;
+	}
 	for (unsigned i = 0; record.entries && i < SESSION_BUCKETS; i++)
 		for (struct session *session = s->sessions[i]; session; session = session->next)
 			if (session->alive) {
@@ -205,9 +212,14 @@ void service_session_open(struct task *t)
 		/* PROTOCOL.md 6.1: on disk before the first grant. */
 		error = service_write_record(s);
 		if (error) {
-			service_log("event=session_refused error=\"the record of sessions cannot be "
-				    "written: %s\"", strerror(-error));
+			service_log("event=session_refused error=\"the record of sessions cannot "
+				    "be written: %s\"", strerror(-error));
 			reply.status = service_status(error);
+			service_lock(s);
+			(void)authority_session_close(s->authority, service_now(),
+						      (struct session_id){ reply.session },
+						      &s->actions);
+			(void)service_unlock(s, NULL);
 		} else {
 			service_log("event=session_opened host=%s export=%s",
 				    *t->view.peer ? t->view.peer : "-", store_name(export->store));

@@ -12,7 +12,7 @@
 
 #define MAGIC UINT64_C(0x7373657373694c01)
 #define VERSION 1u
-#define HEAD_BYTES (8 + 4 + 8 + 8 + 4)
+#define HEAD_BYTES (8 + 4 + 8 + 8 + 1 + 4)
 #define ENTRY_BYTES (8 + 16)
 #define CHECK_BYTES 8
 
@@ -37,6 +37,7 @@ static int decode(const uint8_t *data, size_t length, struct session_record *ret
 		return -EUCLEAN;
 	record.epoch = reader_u64(&r);
 	record.promise_ms = reader_u64(&r);
+	record.unknown = reader_u8(&r) != 0;
 	record.count = reader_u32(&r);
 	if (record.count > SESSION_RECORD_COUNT_MAX ||
 	    length != HEAD_BYTES + (size_t)record.count * ENTRY_BYTES + CHECK_BYTES)
@@ -121,6 +122,7 @@ int session_record_store(int state_fd, const char *name, const struct session_re
 	writer_u32(&w, VERSION);
 	writer_u64(&w, record->epoch);
 	writer_u64(&w, record->promise_ms);
+	writer_u8(&w, record->unknown);
 	writer_u32(&w, record->count);
 	for (uint32_t i = 0; i < record->count; i++) {
 		writer_u64(&w, record->entries[i].session.value);

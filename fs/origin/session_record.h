@@ -2,7 +2,8 @@
  * session_record.h - the durable record of the sessions that may hold leases (PROTOCOL.md 6.1).
  *
  * One small file in the state directory, replaced as a whole: magic, version, epoch, the longest
- * promise ever made, and (session, host) for each session; a checksum. It is on disk before a
+ * promise ever made, and (session, host) for each session that may still hold leases, those of an
+ * earlier run included; a checksum. It is on disk before a
  * session's first answer, so that the next run knows for whom to wait. Plain functions; the caller
  * serialises them.
  */
@@ -16,6 +17,7 @@
 struct session_record {
 	uint64_t epoch;
 	uint64_t promise_ms; /* the longest term with drift and margin that any session was told */
+	bool unknown;        /* there may be sessions that it does not name: grace waits for time */
 	uint32_t count;
 	struct authority_previous *entries; /* malloc()ed */
 };

@@ -9,8 +9,8 @@
  * Who calls keeps I4 and the order of changes: it holds an inode's lock shared while it reads it
  * and takes its change (store_look), and holds all inodes of a modification exclusively from
  * store_touch_begin() to store_touch_end(). The locks are striped read-write locks; exclusive ones
- * are taken in stripe order, and who holds a shared one only ever tries for another. No other lock is
- * held while waiting for them.
+ * are taken in stripe order, and who holds a shared one only ever tries for another. No other lock
+ * is held while waiting for them.
  *
  * Operations run on the calling thread as `caller` (credentials.h), already squashed by
  * store_caller(). They return 0 or -errno; -ESTALE: the inode is gone; -EBADMSG: not a handle of
@@ -95,7 +95,8 @@ struct store_touch {
 };
 
 /* Records that `inode` is about to be modified. 0, -ESTALE, -EBUSY. */
-int store_touch_begin(struct store *s, struct inode *inode, struct store_touch *ret_touch) MUST_CHECK;
+int store_touch_begin(struct store *s, struct inode *inode, struct store_touch *ret_touch)
+	MUST_CHECK;
 /*
  * The modification is over. `untouched`: the call failed and, being one system call, modified
  * nothing; the change then stays if ctime and size did. Fills a node with before and change.
@@ -117,7 +118,8 @@ int store_lookup(struct store *s, const struct credential *caller, struct inode 
 int store_create(struct store *s, const struct credential *caller, struct inode *directory,
 		 struct slice name, uint32_t mode, struct inode **ret_inode) MUST_CHECK;
 int store_mknod(struct store *s, const struct credential *caller, struct inode *directory,
-		struct slice name, uint32_t mode, uint64_t rdev, struct inode **ret_inode) MUST_CHECK;
+		struct slice name, uint32_t mode, uint64_t rdev, struct inode **ret_inode)
+	MUST_CHECK;
 int store_symlink(struct store *s, const struct credential *caller, struct inode *directory,
 		  struct slice name, struct slice target, struct inode **ret_inode) MUST_CHECK;
 int store_link(struct store *s, const struct credential *caller, struct inode *inode,
@@ -189,7 +191,10 @@ int store_listxattr(struct store *s, const struct credential *caller, struct ino
 		    void *buffer, size_t size, size_t *ret_length) MUST_CHECK;
 int store_removexattr(struct store *s, const struct credential *caller, struct inode *inode,
 		      struct slice name) MUST_CHECK;
-/* A descriptor for reading `path` below the root as `caller`; no symlinks, no other mounts. */
+/* A descriptor for reading the file or directory `path` below the root as `caller`; no symlinks, no
+   other mounts, nothing that is neither. */
 int store_open_path(struct store *s, const struct credential *caller, const char *path) MUST_CHECK;
+/* The inode of a descriptor that came from there, for its lock. */
+int store_get_fd(struct store *s, int fd, struct inode **ret_inode) MUST_CHECK;
 
 #endif

@@ -37,7 +37,7 @@ int store_access(struct store *s, const struct credential *caller, struct inode 
 	/* The kernel decides, access control lists included. */
 	if (syscall(SYS_faccessat2, inode->fd, "", mode, AT_EMPTY_PATH | AT_EACCESS) == 0)
 		return 0;
-	if (errno != EACCES || access != OPEN_ACCESS_READ || !owner_override)
+	if (errno != EACCES || access != OPEN_ACCESS_READ)
 		return -errno;
 	/* Who may execute it reads it page by page: the host cannot tell the two apart. */
 	return syscall(SYS_faccessat2, inode->fd, "", X_OK, AT_EMPTY_PATH | AT_EACCESS) == 0 ?
@@ -226,8 +226,10 @@ int store_setattr(struct store *s, const struct credential *caller, struct inode
 		return error;
 	if (m->valid & times_valid) {
 		struct timespec times[2] = {
-			time_of(m->valid, SETATTR_ATIME, SETATTR_ATIME_NOW, m->atime_s, m->atime_ns),
-			time_of(m->valid, SETATTR_MTIME, SETATTR_MTIME_NOW, m->mtime_s, m->mtime_ns),
+			time_of(m->valid, SETATTR_ATIME, SETATTR_ATIME_NOW, m->atime_s,
+				m->atime_ns),
+			time_of(m->valid, SETATTR_MTIME, SETATTR_MTIME_NOW, m->mtime_s,
+				m->mtime_ns),
 		};
 
 		if (utimensat(inode->fd, "", times, AT_EMPTY_PATH) < 0)
@@ -391,16 +393,26 @@ int store_removexattr(struct store *s, const struct credential *caller, struct i
 
 /* ---- paths, for GET ---- */
 
+int store_get_fd(struct store *s, int fd, struct inode **ret_inode)
+{
+	struct file_id id;
+	int mount_id;
+	int error = file_id_of(fd, "", &id, &mount_id);
+
+	return error ? error : inodes_get(s->inodes, &id, ret_inode);
+}
+
 int store_open_path(struct store *s, const struct credential *caller, const char *path)
 {
 	struct open_how how = {
-		.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+		.flags = O_PATH | O_CLOEXEC,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS |
 			   RESOLVE_NO_XDEV,
 	};
 	size_t private_bytes = strlen(STORE_PRIVATE_NAME);
-	long fd;
-	int error;
+	char proc[PROC_PATH_BYTES];
+	struct stat st;
+	int path_fd, fd, error;
 
 	while (*path == '/' || (path[0] == '.' && path[1] == '/'))
 		path++;
@@ -411,6 +423,17 @@ int store_open_path(struct store *s, const struct credential *caller, const char
 	error = credentials_assume(caller);
 	if (error)
 		return error;
-	fd = syscall(SYS_openat2, s->root_fd, *path ? path : ".", &how, sizeof(how));
-	return fd < 0 ? -errno : (int)fd;
+	path_fd = (int)syscall(SYS_openat2, s->root_fd, *path ? path : ".", &how, sizeof(how));
+	if (path_fd < 0)
+		return -errno;
+	/* Looked at before it is opened: opening a device or a fifo does something. */
+	if (fstat(path_fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))) {
+		close(path_fd);
+		return -ENOENT;
+	}
+	store_proc_path(path_fd, proc);
+	fd = open(proc, O_RDONLY | O_CLOEXEC);
+	error = fd < 0 ? -errno : 0;
+	close(path_fd);
+	return error ? error : fd;
 }

@@ -36,7 +36,7 @@ static inline uint32_t store_stripe(const struct changes_key *key)
 	return (uint32_t)(key->words[0] >> 32) % STORE_STRIPES;
 }
 
-/* A path to what `fd` refers to, symlinks themselves included, for calls that take no descriptor. */
+/* A path to what `fd` refers to, symlinks themselves included, for calls without descriptors. */
 void store_proc_path(int fd, char ret_path[PROC_PATH_BYTES]);
 /* The node of what `st` and `identity` describe. */
 void store_fill_node(struct store *s, const struct identity *identity, const struct stat *st,

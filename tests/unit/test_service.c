@@ -68,8 +68,8 @@ static void origin_start_with(uint64_t term_ms, const char *tree)
 	file = fdopen(out[0], "r");
 	ck_assert_ptr_nonnull(fgets(line, sizeof(line), file));
 	fclose(file);
-	ck_assert_int_eq(sscanf(line, "leasehold mount %127s MOUNTPOINT --cache DIR --cache-size 10G "
-				      "--join %79s", url, token), 2);
+	ck_assert_int_eq(sscanf(line, "leasehold mount %127s MOUNTPOINT --cache DIR "
+				      "--cache-size 10G --join %79s", url, token), 2);
 	*strrchr(url, '/') = 0; /* the export */
 	snprintf(running.url, sizeof(running.url), "%s", url);
 	snprintf(running.token, sizeof(running.token), "%s", token);
@@ -97,7 +97,7 @@ static void origin_stop(void)
 {
 	int status = origin_end(SIGTERM);
 
-	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "origin ended with %d", status);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "origin: %d", status);
 }
 
 /* ---- a host ---- */
@@ -275,8 +275,8 @@ static void attach(struct host *h)
 	struct message m = { .type = MESSAGE_recall_stream,
 			     .recall_stream = { .session = h->session } };
 
-	ck_assert_int_eq(client_stream(h->client, "/v1/recalls", &m, received, ended, h, &h->stream),
-			 0);
+	ck_assert_int_eq(client_stream(h->client, "/v1/recalls", &m, received, ended, h,
+				       &h->stream), 0);
 }
 
 static void host_connect(struct host *h, uint8_t id)
@@ -380,7 +380,8 @@ static uint16_t ask(struct host *h, struct call *call, const struct message *m, 
 
 static bool node_in(const struct call *call, enum node_role role, struct item_node *ret_node)
 {
-	struct reader r = reader_of(call->message.reply.nodes.data, call->message.reply.nodes.length);
+	struct slice nodes = call->message.reply.nodes;
+	struct reader r = reader_of(nodes.data, nodes.length);
 
 	while (item_node_read(&r, ret_node))
 		if (ret_node->role == role)

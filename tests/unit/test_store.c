@@ -511,8 +511,8 @@ START_TEST(rename_knows_noreplace_and_exchange)
 				      RENAME_FLAG_EXCHANGE, false), 0);
 	ck_assert_int_eq(store_lookup(store, &as_root, root, text_of("a"), &now), 0);
 	ck_assert_ptr_eq(now, b);
-	ck_assert_int_eq(store_rename(store, &as_root, root, text_of("a"), root, text_of("b"), a, 64,
-				      false), -EINVAL);
+	ck_assert_int_eq(store_rename(store, &as_root, root, text_of("a"), root, text_of("b"), a,
+				      64, false), -EINVAL);
 	store_put(store, now);
 	store_put(store, a);
 	store_put(store, b);
@@ -560,8 +560,8 @@ START_TEST(extended_attributes_are_stored_but_not_ours)
 
 	ck_assert_int_eq(store_setxattr(store, &as_user, file, text_of("user.x"), text_of("value"),
 					true, false), 0);
-	ck_assert_int_eq(store_setxattr(store, &as_user, file, text_of("user.x"), text_of("v"), true,
-					false), -EEXIST);
+	ck_assert_int_eq(store_setxattr(store, &as_user, file, text_of("user.x"), text_of("v"),
+					true, false), -EEXIST);
 	ck_assert_int_eq(store_getxattr(store, &as_user, file, text_of("user.x"), buffer, 0,
 					&length), 0);
 	ck_assert_uint_eq(length, 5);
@@ -573,7 +573,8 @@ START_TEST(extended_attributes_are_stored_but_not_ours)
 					false, false), 0);
 	ck_assert_int_eq(store_getxattr(store, &as_user, file, text_of("trusted.x"), buffer, 9,
 					&length), -ENODATA);
-	ck_assert_int_eq(store_listxattr(store, &as_user, file, buffer, sizeof(buffer), &length), 0);
+	ck_assert_int_eq(store_listxattr(store, &as_user, file, buffer, sizeof(buffer), &length),
+			 0);
 	ck_assert_uint_eq(length, 7);
 	ck_assert_int_eq(store_removexattr(store, &as_user, file, text_of("user.x")), 0);
 	ck_assert_int_eq(store_removexattr(store, &as_user, file, text_of("user.x")), -ENODATA);
