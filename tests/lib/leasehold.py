@@ -313,6 +313,13 @@ class Host(Daemon):
     def status(self):
         return json.loads(self.xattr("status"))
 
+    def wait_until_disconnected(self):
+        """
+        Until the session is over. From the log: looking at a mount may need the origin, since the
+        kernel asks for the root's attributes to know who may look.
+        """
+        eventually(lambda: b"nothing is served from the cache" in self.log(), "the term is over")
+
     def unmount(self, check=True):
         """umount(8), and waits for the daemon to end in good order."""
         run("umount", self.path, timeout=STOP_TIMEOUT_S)

@@ -93,7 +93,7 @@ def test_appends_across_cuts_are_done_once(w):
         eventually(lambda: len(done) > before + 20, "appends go on")
         b.namespace.cut(incoming=round != 1, outgoing=round != 2)
         if round == 0:
-            eventually(lambda: b.status()["state"] == "disconnected", "the session is over")
+            b.wait_until_disconnected()
         b.namespace.mend()
     before = len(done)
     eventually(lambda: len(done) > before + 20, "appends go on after the last cut", 60)
