@@ -357,7 +357,7 @@ void cache_drop_all(struct host *host)
 
 void cache_check_applied(struct sim *sim, const struct modification *m)
 {
-	for (uint32_t t = 0; t < m->touched_count; t++) {
+	for (uint32_t t = 0; t < m->touched_count && !sim->observed_only; t++) {
 		uint32_t inode = m->touched[t].inode, version;
 
 		for (unsigned index = 0; index < sim->profile.host_count; index++) {

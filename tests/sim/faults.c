@@ -12,8 +12,12 @@ enum fault {
 	FAULT_ORIGIN_CRASH,
 	FAULT_STREAM,
 	FAULT_WEDGE,
+	FAULT_FADE,
 	FAULT_COUNT,
 };
+
+/* What an EVENT_FAULT is for. */
+enum mark { MARK_ANY, MARK_MILD, MARK_CUT };
 
 /* ---- the profile ---- */
 
@@ -97,7 +101,7 @@ static void schedule_next(struct sim *sim)
 	if (sim->profile.fault_interval && sim->phase == PHASE_WILD)
 		sim_schedule(sim,
 			     sim->now + rng_below(&sim->rng, 2 * sim->profile.fault_interval),
-			     EVENT_FAULT, 0, 0, 0);
+			     EVENT_FAULT, 0, 0, MARK_ANY);
 }
 
 void faults_draw_clocks(struct sim *sim)
@@ -115,7 +119,7 @@ void faults_schedule(struct sim *sim)
 	for (uint64_t at = sim->now + sim->profile.wild + sim->profile.settle;
 	     at < sim->now + sim->profile.wild + sim->profile.settle + sim->profile.mild;
 	     at += rng_between(&sim->rng, 50 * MS, 600 * MS))
-		sim_schedule(sim, at, EVENT_FAULT, 0, 0, 1);
+		sim_schedule(sim, at, EVENT_FAULT, 0, 0, MARK_MILD);
 }
 
 /* ---- striking ---- */
@@ -197,6 +201,21 @@ static void strike_crash(struct sim *sim, struct host *h, unsigned index)
 					       rng_chance(&sim->rng, 400));
 }
 
+/*
+ * Answers come later and later, and then nothing does any more: what a host makes of the last
+ * keep-alive that was answered is all that its caches stand on.
+ */
+static void strike_fade(struct sim *sim, struct host *h, unsigned index)
+{
+	uint64_t term = sim->profile.term;
+
+	sim_note(sim, "FAULT: the link of host %u fades", index);
+	h->link.slow_until = sim->now + term;
+	h->link.slow_by = rng_between(&sim->rng, term / 8, term * 3 / 4);
+	sim_schedule(sim, sim->now + rng_between(&sim->rng, term / 4, term), EVENT_FAULT, index, 0,
+		     MARK_CUT);
+}
+
 static void strike(struct sim *sim, enum fault fault, unsigned index)
 {
 	struct host *h = &sim->hosts[index];
@@ -237,20 +256,37 @@ static void strike(struct sim *sim, enum fault fault, unsigned index)
 		sim_note(sim, "FAULT: host %u cannot drop until %.3f", index, (double)until / 1e9);
 		h->wedged_until = until;
 		break;
+	case FAULT_FADE:
+		strike_fade(sim, h, index);
+		break;
 	case FAULT_COUNT:
 		break;
 	}
 }
 
-void faults_strike(struct sim *sim)
+/* The link of this host is gone for longer than a term. */
+static void cut(struct sim *sim, unsigned index)
+{
+	struct link *link = &sim->hosts[index].link;
+
+	sim_note(sim, "FAULT: host %u is cut off for long", index);
+	link->slow_until = 0;
+	link->blocked_to_origin_until = sim->now + 2 * sim->profile.term;
+	if (rng_chance(&sim->rng, 500))
+		link->blocked_to_host_until = link->blocked_to_origin_until;
+}
+
+void faults_strike(struct sim *sim, unsigned index, uint32_t mark)
 {
 	const struct profile *p = &sim->profile;
 	unsigned host = (unsigned)rng_below(&sim->rng, p->host_count);
 	uint64_t sum = 0, choice;
 
-	if (sim->phase == PHASE_MILD)
+	if (mark == MARK_MILD && sim->phase == PHASE_MILD)
 		fault_break_stream(sim, host);
-	if (sim->phase != PHASE_WILD)
+	if (mark == MARK_CUT && sim->phase == PHASE_WILD)
+		cut(sim, index);
+	if (mark != MARK_ANY || sim->phase != PHASE_WILD)
 		return;
 	for (unsigned i = 0; i < FAULT_COUNT; i++)
 		sum += p->fault_weight[i];

@@ -12,7 +12,7 @@
 struct options {
 	const char *command; /* how to run this again, for the reader of a failure */
 	uint64_t first, count;
-	bool expect_failure, trace;
+	bool expect_failure, trace, observed_only;
 	const char *regressions;
 };
 
@@ -146,6 +146,7 @@ static void usage(void)
 {
 	puts("usage: sim [--first N] [--seeds N] [--expect-failure] [--regressions FILE]\n"
 	     "       sim --seed N [--trace]   one run; a failure prints its last events; or print all\n"
+	     "       sim ... --observed-only  judges by what callers are told, nothing else\n"
 	     "       sim --scale HOSTS LEASES memory and recall cost of a large authority");
 }
 
@@ -157,6 +158,7 @@ int main(int argc, char **argv)
 		{ "first", required_argument, NULL, 'f' },
 		{ "expect-failure", no_argument, NULL, 'e' },
 		{ "regressions", required_argument, NULL, 'r' },
+		{ "observed-only", no_argument, NULL, 'o' },
 		{ "trace", no_argument, NULL, 't' },
 		{ "scale", required_argument, NULL, 'S' },
 		{ "help", no_argument, NULL, 'h' },
@@ -183,6 +185,9 @@ int main(int argc, char **argv)
 		case 'e':
 			o.expect_failure = true;
 			break;
+		case 'o':
+			o.observed_only = true;
+			break;
 		case 't':
 			o.trace = true;
 			break;
@@ -206,6 +211,7 @@ int main(int argc, char **argv)
 		fputs("sim: out of memory\n", stderr);
 		return 2;
 	}
+	sim->observed_only = o.observed_only;
 	result = o.regressions ? run_regressions(sim, &o) : run_range(sim, &o);
 	sim_destroy(sim);
 	return result;

@@ -59,7 +59,7 @@ enum event_kind {
 	EVENT_STREAM_LOST, /* generation: the stream that was lost */
 	EVENT_APPLY,       /* index: operation; generation: its id */
 	EVENT_FINISH,
-	EVENT_FAULT,
+	EVENT_FAULT,       /* generation: what for */
 	EVENT_HOST_RESTART,
 	EVENT_ORIGIN_RESTART,
 	EVENT_PHASE,
@@ -533,7 +533,8 @@ void app_final_check(struct sim *sim);
 void faults_draw_profile(struct sim *sim);
 void faults_draw_clocks(struct sim *sim);
 void faults_schedule(struct sim *sim);
-void faults_strike(struct sim *sim);
+/* `mark`: of the event, what it is for. */
+void faults_strike(struct sim *sim, unsigned index, uint32_t mark);
 /* Everything that was broken is mended. */
 void faults_heal(struct sim *sim);
 void fault_break_stream(struct sim *sim, unsigned host);
@@ -554,6 +555,7 @@ struct sim {
 	uint32_t event_count;
 	uint64_t event_sequence;
 
+	bool observed_only; /* judge by what callers are told, not by the state inside */
 	bool tracing;
 	FILE *trace_file; /* all of the trace goes here, too; or NULL */
 	uint32_t trace_next;

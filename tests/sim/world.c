@@ -211,7 +211,7 @@ static void run_event(struct sim *sim, const struct event *e)
 		origin_finish(sim, e->index, e->generation);
 		break;
 	case EVENT_FAULT:
-		faults_strike(sim);
+		faults_strike(sim, e->host, e->generation);
 		break;
 	case EVENT_HOST_RESTART:
 		if (!sim->hosts[e->host].up)
