@@ -95,7 +95,9 @@ static void choose_modification(struct sim *sim, struct app *app)
 static void choose(struct sim *sim, unsigned index, struct app *app)
 {
 	static const enum app_action reads[] = { APP_READ, APP_READ, APP_PAGE_READ, APP_PAGE_READ,
-						 APP_GETATTR, APP_LOOKUP, APP_LOOKUP, APP_LIST };
+						 APP_PAGE_READ, APP_GETATTR, APP_GETATTR, APP_LOOKUP,
+						 APP_LOOKUP, APP_LOOKUP, APP_LIST, APP_OPEN,
+						 APP_CLOSE };
 
 	app->tries = 0;
 	app->asked = false;
@@ -138,6 +140,7 @@ static struct request *new_request(struct sim *sim, unsigned index, unsigned num
 	request->app = (uint8_t)number;
 	request->stamp = holder_request_begin(h->holder);
 	request->inode = h->apps[number].inode;
+	request->open = h->copies[request->inode].open;
 	if (!modify)
 		request->held = holder_lease_held(h->holder, host_now(sim, h), &handle);
 	for (uint32_t i = 0; i < INODES_MAX; i++) {
@@ -176,6 +179,15 @@ static void ask(struct sim *sim, unsigned index, unsigned number)
 	case APP_LIST:
 		message.type = MESSAGE_readdir;
 		message.readdir.directory = store_handle(app->inode);
+		break;
+	case APP_OPEN:
+		message.type = MESSAGE_open;
+		message.open.handle = store_handle(app->inode);
+		message.open.access = OPEN_ACCESS_READ;
+		break;
+	case APP_CLOSE:
+		message.type = MESSAGE_close;
+		message.close.handle = store_handle(app->inode);
 		break;
 	default:
 		assert(false);
@@ -303,6 +315,33 @@ static bool served_from_cache(struct sim *sim, unsigned index, struct app *app)
 	return true;
 }
 
+/*
+ * Opens and closes without the origin where that is possible. A message that closes may come late
+ * or twice, and must not undo an open that came after it: so what was closed by message is not
+ * opened again under the same session.
+ */
+static bool opened_here(struct sim *sim, unsigned index, struct app *app)
+{
+	struct host *h = &sim->hosts[index];
+	struct copy *copy = &h->copies[app->inode];
+	uint32_t version;
+
+	if (app->action == APP_OPEN) {
+		/* By its lease the origin knows, as long as there is a name whose removal recalls
+		   that: what has none is opened by message. */
+		if (!copy->open && !copy->closed &&
+		    cache_serve(sim, index, app->inode, ASPECT_ATTRIBUTES, &version) &&
+		    !sim->store.inodes[app->inode].history[version].gone)
+			copy->open = true;
+		return copy->open || copy->closed;
+	}
+	if (!copy->open && !app->tries)
+		return true;
+	copy->open = false;
+	copy->closed = copy->registered;
+	return !copy->registered;
+}
+
 /* ---- steps ---- */
 
 static void go_on(struct sim *sim, unsigned index, unsigned number)
@@ -328,7 +367,8 @@ static void go_on(struct sim *sim, unsigned index, unsigned number)
 	}
 	if (app->action == APP_MODIFY)
 		ask_modification(sim, index, number);
-	else if (served_from_cache(sim, index, app))
+	else if (app->action == APP_OPEN || app->action == APP_CLOSE ?
+			 opened_here(sim, index, app) : served_from_cache(sim, index, app))
 		think(sim, index, number);
 	else
 		ask(sim, index, number);
@@ -398,7 +438,10 @@ static void read_answered(struct sim *sim, unsigned index, struct request *reque
 	case STATUS_NOENT:
 		break;
 	case STATUS_STALE:
-		model_observe_gone(sim, index, app->inode);
+		model_observe_gone(sim, index, app->inode,
+				   request->open && h->copies[app->inode].open &&
+					   request->session.value ==
+						   holder_session(h->holder).value);
 		host_request_free(sim, index, request);
 		think(sim, index, number);
 		return;
@@ -413,6 +456,9 @@ static void read_answered(struct sim *sim, unsigned index, struct request *reque
 		sim_fail(sim, "host %u was told %s, and is not to blame", index,
 			 status_name(reply->reply.status));
 	}
+	if (app->action == APP_OPEN && request->session.value == holder_session(h->holder).value &&
+	    !h->copies[app->inode].closed)
+		h->copies[app->inode].open = h->copies[app->inode].registered = true;
 	cache_learn(sim, index, request, reply, bulk, &page_allowed);
 	host_request_free(sim, index, request);
 	if (app->action == APP_PAGE_READ && page_allowed) {

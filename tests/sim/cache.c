@@ -349,6 +349,9 @@ void cache_drop_all(struct host *host)
 	for (uint32_t i = 0; i < INODES_MAX; i++) {
 		host->copies[i].instance = 0;
 		host->copies[i].valid = 0;
+		/* Opens end with the session that they were known under. */
+		host->copies[i].open = host->copies[i].registered = false;
+		host->copies[i].closed = false;
 		cache_drop_pages(host, i);
 	}
 }

@@ -472,18 +472,21 @@ void host_drop_done(struct sim *sim, unsigned index, unsigned number, uint32_t i
 {
 	struct host *h = &sim->hosts[index];
 	struct drop *drop = &h->drops[number];
+	struct copy *copy = &h->copies[drop->inode];
+	bool open = false;
 
 	if (!h->up || !drop->used || drop->id != id)
 		return;
 	drop->used = false;
-	h->copies[drop->inode].drops--;
+	copy->drops--;
 	if (drop->scope == RECALL_ALL) {
 		/* What is in flight on it may no longer enter the kernel. */
-		h->copies[drop->inode].drop_epoch++;
 		cache_drop_pages(h, drop->inode);
+		open = copy->open && drop->session.value == holder_session(h->holder).value;
+		copy->registered |= open;
 	}
 	sim_note(sim, "host %u has dropped recall %" PRIu64, index, drop->sequence);
-	holder_dropped(h->holder, host_now(sim, h), drop->session, drop->sequence, false,
+	holder_dropped(h->holder, host_now(sim, h), drop->session, drop->sequence, open,
 		       &h->actions);
 	host_after_step(sim, index);
 }
@@ -591,6 +594,7 @@ void host_crash(struct sim *sim, unsigned index, bool machine)
 		copy->instance = 0;
 		copy->valid = 0;
 		copy->modifying = copy->drops = 0;
+		copy->open = copy->registered = copy->closed = false;
 		memset(copy->part_modifying, 0, sizeof(copy->part_modifying));
 		if (!machine) {
 			copy->orphan_valid = copy->page_valid;

@@ -43,12 +43,15 @@ void model_observe(struct sim *sim, unsigned host, const struct since *since, ui
 		 (int)aspect, version, how);
 }
 
-void model_observe_gone(struct sim *sim, unsigned host, uint32_t inode)
+void model_observe_gone(struct sim *sim, unsigned host, uint32_t inode, bool open)
 {
 	const struct store_inode *i = &sim->store.inodes[inode];
 
 	if (!i->history[i->version].gone)
 		sim_fail(sim, "host %u was told that inode %u is gone, but it is there", host,
+			 inode);
+	if (open)
+		sim_fail(sim, "host %u was told that inode %u is gone, but has it open", host,
 			 inode);
 	raise_floor(sim, inode, i->version);
 }

@@ -184,7 +184,7 @@ static void answer_content(struct sim *sim, struct answer *answer, const struct 
 	case MESSAGE_read:
 		inode = store_inode_of(sim, &request->read.handle);
 		i = &sim->store.inodes[inode];
-		if (i->history[i->version].gone)
+		if (i->freed)
 			break;
 		writer_u32(&answer->bulk, i->history[i->version].part[request->read.offset]);
 		answer_node(sim, answer, NODE_TARGET, inode, i->version, session, op, true);
@@ -192,7 +192,7 @@ static void answer_content(struct sim *sim, struct answer *answer, const struct 
 	case MESSAGE_getattr:
 		inode = store_inode_of(sim, &request->getattr.handle);
 		i = &sim->store.inodes[inode];
-		if (i->history[i->version].gone)
+		if (i->freed)
 			break;
 		answer_node(sim, answer, NODE_TARGET, inode, i->version, session, op, true);
 		return;
@@ -522,6 +522,12 @@ static bool apply_modification(struct sim *sim, struct origin_operation *operati
 		return false;
 	}
 	model_applied(sim, &operation->m);
+	for (uint32_t t = 0; t < operation->m.touched_count; t++) {
+		struct handle handle = store_handle(operation->m.touched[t].inode);
+
+		if (!authority_is_open(o->authority, &handle))
+			store_free(sim, operation->m.touched[t].inode);
+	}
 	cache_check_applied(sim, &operation->m);
 	return true;
 }
@@ -683,6 +689,7 @@ static void perform(struct sim *sim)
 			forget_replies(sim, action->session);
 			break;
 		case AUTHORITY_UNUSED:
+			store_free(sim, store_inode_of(sim, &action->handle));
 			break;
 		case AUTHORITY_GRACE_ENDED:
 			sim_note(sim, "origin: grace is over");
@@ -754,7 +761,7 @@ static void reclaim_arrives(struct sim *sim, const struct packet *packet,
 		uint32_t inode = store_inode_of(sim, &claim.handle);
 		const struct store_inode *i = &sim->store.inodes[inode];
 		bool current = change_equal(claim.change, store_change(sim, inode, i->version)) &&
-			       !i->history[i->version].gone;
+			       !i->freed;
 
 		confirmed[count] = current && authority_reclaim(o->authority, now, session,
 								&claim.handle, claim.open != 0,
@@ -842,6 +849,30 @@ static void control_arrives(struct sim *sim, const struct packet *packet,
 	network_send(sim, packet->host, true, false, packet->id, &answer, NULL, 0);
 }
 
+/* Registers an open, or forgets it. */
+static void open_or_close(struct sim *sim, struct answer *answer, const struct message *message)
+{
+	struct origin *o = &sim->origin;
+	struct session_id session = { message->common.session };
+	const struct handle *handle = &message->close.handle;
+	uint32_t inode;
+
+	if (message->type == MESSAGE_close) {
+		authority_close(o->authority, origin_now(sim), session, handle, &o->actions);
+		return;
+	}
+	handle = &message->open.handle;
+	inode = store_inode_of(sim, handle);
+	if (sim->store.inodes[inode].freed) {
+		answer->message.reply.status = STATUS_STALE;
+		return;
+	}
+	answer->message.reply.status = authority_open(o->authority, session, handle);
+	if (answer->message.reply.status == STATUS_OK)
+		answer_node(sim, answer, NODE_TARGET, inode, sim->store.inodes[inode].version,
+			    session, 0, true);
+}
+
 static void request_arrives(struct sim *sim, const struct packet *packet,
 			    const struct message *message, struct slice bulk)
 {
@@ -861,7 +892,10 @@ static void request_arrives(struct sim *sim, const struct packet *packet,
 		return;
 	}
 	answer_init(&answer);
-	answer_content(sim, &answer, message, 0);
+	if (message->type == MESSAGE_open || message->type == MESSAGE_close)
+		open_or_close(sim, &answer, message);
+	else
+		answer_content(sim, &answer, message, 0);
 	answer_send(sim, &answer, packet->host, packet->id);
 }
 
@@ -929,7 +963,7 @@ void origin_start(struct sim *sim)
 		.lease_count_max = p->lease_count_max,
 		.lease_total_max = p->lease_total_max,
 		.operation_count_max = p->operation_count_max,
-		.open_count_max = 16,
+		.open_count_max = INODES_MAX,
 		.ended_count_max = p->ended_count_max,
 		.backoff_min = { p->backoff_min },
 		.backoff_max = { p->backoff_max },
@@ -957,6 +991,9 @@ void origin_start(struct sim *sim)
 			     &o->authority))
 		sim_fail(sim, "no memory for an authority");
 	sim->arena.fail = sim->phase == PHASE_WILD ? p->starved : 0;
+	/* Opens are of sessions, and none of those lives on: orphans go. */
+	for (uint32_t i = 1; i < store->inode_count; i++)
+		store_free(sim, i);
 	o->grace_until = count ? origin_now(sim).ns + store->term_max + MS : 0;
 	sim_note(sim, "ORIGIN STARTS, %u sessions in its record%s", count,
 		 unknown ? ", which is unreadable" : "");

@@ -170,12 +170,13 @@ enum aspect {
 struct store_version {
 	uint16_t part[PARTS];   /* the version at which each part was last modified */
 	uint8_t child[PARTS];   /* of a directory: what the names lead to; 0: absent */
-	bool gone;              /* no name and no opener is left */
+	bool gone;              /* no name is left */
 };
 
 struct store_inode {
 	bool exists;
 	bool directory;
+	bool freed; /* it is gone, and nobody has it open */
 	uint32_t version; /* the present one; from 1 */
 	uint32_t links;
 	struct store_version history[VERSIONS_MAX];
@@ -233,6 +234,8 @@ struct slice store_name(uint32_t part);
 uint32_t store_part_of(struct sim *sim, struct slice name);
 /* What the names of `m` lead to now. */
 void store_resolve(struct sim *sim, struct modification *m);
+/* No name and no opener is left: `inode` is no more. */
+void store_free(struct sim *sim, uint32_t inode);
 /* Applies `m`: fills the outcome. False when a name leads elsewhere than it was resolved to. */
 bool store_apply(struct sim *sim, struct modification *m);
 
@@ -278,8 +281,8 @@ void model_begin(struct sim *sim, struct since *ret_since);
  */
 void model_observe(struct sim *sim, unsigned host, const struct since *since, uint32_t inode,
 		   enum aspect aspect, uint32_t version, const char *how);
-/* An application is told that the inode is gone. */
-void model_observe_gone(struct sim *sim, unsigned host, uint32_t inode);
+/* An application is told that the inode is gone. `open`: it had it open all the time. */
+void model_observe_gone(struct sim *sim, unsigned host, uint32_t inode, bool open);
 /* Returns 0 when no more fit. */
 uint32_t model_attempt(struct sim *sim, uint32_t what, struct session_id session, uint32_t slot,
 		       uint64_t sequence);
@@ -374,6 +377,11 @@ struct copy {
 	   before and is answered after must not enter memory or the kernel's pages. */
 	uint32_t modify_epoch, drop_epoch;
 	uint32_t drops; /* under way */
+	/* Open here: the origin keeps it when its last name goes. It knows of it by our lease, or
+	   because we said so when we gave that up, or by a message. */
+	bool open;
+	bool registered; /* the origin was told so in this session */
+	bool closed;     /* the origin was told the contrary in this session: not opened again */
 };
 
 enum request_purpose {
@@ -398,6 +406,7 @@ struct request {
 	uint32_t stream;
 	/* For recognising what may be remembered of the answer. */
 	uint32_t inode;
+	bool open;     /* `inode` was open here when this was sent */
 	uint64_t held; /* instance of the lease on `inode` that stood when this was sent */
 	uint32_t modify_epoch[INODES_MAX], drop_epoch[INODES_MAX];
 	uint16_t length, bulk_length;
@@ -411,6 +420,8 @@ enum app_action {
 	APP_GETATTR,
 	APP_LOOKUP,
 	APP_LIST,
+	APP_OPEN,
+	APP_CLOSE,
 	APP_MODIFY,
 };
 

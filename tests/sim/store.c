@@ -14,6 +14,7 @@ static void make_inode(struct store *store, uint32_t inode, bool directory, uint
 	struct store_inode *i = &store->inodes[inode];
 
 	i->exists = true;
+	i->freed = false;
 	i->directory = directory;
 	i->version = 1;
 	i->links = links;
@@ -155,11 +156,12 @@ static bool has_room(struct sim *sim, uint32_t inode)
 	return !inode || sim->store.inodes[inode].version + 1 < VERSIONS_MAX;
 }
 
-static bool is_gone(const struct store *store, uint32_t inode)
+void store_free(struct sim *sim, uint32_t inode)
 {
-	const struct store_inode *i = &store->inodes[inode];
+	struct store_inode *i = &sim->store.inodes[inode];
 
-	return i->history[i->version].gone;
+	if (i->history[i->version].gone)
+		i->freed = true;
 }
 
 static uint16_t apply_names(struct sim *sim, struct modification *m)
@@ -209,7 +211,7 @@ bool store_apply(struct sim *sim, struct modification *m)
 		return false;
 	m->touched_count = 0;
 	m->created = 0;
-	if (is_gone(&sim->store, m->inode)) {
+	if (sim->store.inodes[m->inode].freed) {
 		m->status = STATUS_STALE;
 	} else if (!has_room(sim, m->inode) || !has_room(sim, m->to_inode) ||
 		   !has_room(sim, m->child) || !has_room(sim, m->replaced)) {
