@@ -12,9 +12,11 @@
 #include "transport/client_internal.h"
 #include "transport/tls.h"
 
-#define POOL_MAX    128u /* calls kept with their easy handles for reuse */
-#define EVENTS_MAX  32
-#define WAIT_MS_MAX 60000
+#define POOL_MAX	128u /* calls kept with their easy handles for reuse */
+#define KEPT_BODIES_MAX 16u  /* in the pool: a fresh MiB costs 256 page faults */
+#define KEPT_BYTES_MIN	(64u << 10)
+#define EVENTS_MAX	32
+#define WAIT_MS_MAX	60000
 
 static pthread_once_t library_once = PTHREAD_ONCE_INIT;
 static CURLcode library_result;
@@ -39,6 +41,7 @@ struct instant client_now(void)
 static void call_free(struct client_call *call)
 {
 	curl_easy_cleanup(call->easy);
+	free(call->body);
 	free(call);
 }
 
@@ -76,6 +79,8 @@ static int call_get(struct client *c, struct client_call **ret_call)
 		if (call) {
 			c->pool = call->next;
 			c->pool_count--;
+			if (call->body)
+				c->kept_count--;
 		}
 	}
 	pthread_mutex_unlock(&c->lock);
@@ -98,14 +103,15 @@ void call_put(struct client_call *call)
 {
 	struct client *c = call->client;
 	struct client_call **at;
+	uint8_t *spare = NULL;
+	bool kept = false;
 	bool pooled;
 
 	if (call->head != call->head_inline)
 		free(call->head);
-	free(call->body);
 	frame_reader_finish(&call->reader);
-	call->head = call->body = NULL;
-	call->body_length = call->body_capacity = call->sent = 0;
+	call->head = NULL;
+	call->body_length = call->sent = 0;
 	call->begun = call->is_message = call->is_stream = false;
 	call->http_status = 0;
 	call->reader_error = 0;
@@ -122,11 +128,20 @@ void call_put(struct client_call *call)
 	c->call_count--;
 	pooled = c->pool_count < POOL_MAX;
 	if (pooled) {
+		kept = call->body_capacity >= KEPT_BYTES_MIN && c->kept_count < KEPT_BODIES_MAX;
+		if (kept)
+			c->kept_count++;
+		spare = kept ? NULL : call->body;
+		if (!kept) {
+			call->body = NULL;
+			call->body_capacity = 0;
+		}
 		call->next = c->pool;
 		c->pool = call;
 		c->pool_count++;
 	}
 	pthread_mutex_unlock(&c->lock);
+	free(spare);
 	if (!pooled)
 		call_free(call);
 }

@@ -16,8 +16,8 @@
 #include "transport/client.h"
 #include "transport/frame.h"
 
-#define LANES_MAX	      17u /* the control lane, and at most 16 data connections */
-#define LANE_ACTIVE_MAX	      100u /* streams on one connection; libcurl looks at each on every event */
+#define LANES_MAX	      17u  /* the control lane, and at most 16 data connections */
+#define LANE_ACTIVE_MAX	      100u /* on one connection; an event costs libcurl a look at each */
 #define CLEAR_CONNECTIONS     8u   /* of a lane without TLS, which has one for each call */
 #define HEAD_INLINE_BYTES     640u /* a request with one name fits */
 #define PATH_BYTES_MAX	      128u
@@ -136,6 +136,7 @@ struct client {
 	struct client_call *cancels;
 	struct client_call *pool;
 	unsigned pool_count;
+	unsigned kept_count; /* of those in the pool that kept the memory of their answer */
 	unsigned call_count;
 	bool signalled;
 	bool stopping;

@@ -37,6 +37,9 @@ static bool begin_answer(struct client_call *call)
 		return true;
 	if (length > (curl_off_t)FRAME_BODY_BYTES_MAX)
 		return false;
+	if (call->body_capacity >= (size_t)length)
+		return true;
+	free(call->body);
 	call->body = malloc((size_t)length);
 	call->body_capacity = call->body ? (size_t)length : 0;
 	return call->body != NULL;

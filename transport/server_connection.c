@@ -466,20 +466,6 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 	return 0;
 }
 
-static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *context)
-{
-	struct server_request *r;
-
-	if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM) || frame->hd.type > NGHTTP2_HEADERS)
-		return 0;
-	r = request_of(session, frame->hd.stream_id);
-	/* Answered before the body was complete: RFC 9113 8.1 has us say that we want no more. */
-	if (r && !r->peer_ended)
-		return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
-						 NGHTTP2_NO_ERROR);
-	return 0;
-}
-
 static int on_close(nghttp2_session *session, int32_t stream_id, uint32_t code, void *context)
 {
 	struct server_request *r = request_of(session, stream_id);
@@ -502,7 +488,6 @@ int connection_library_init(struct server *s)
 	nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
 	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
 	nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
-	nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent);
 	nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_close);
 	nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);
 	nghttp2_option_set_no_closed_streams(s->option, 1);

@@ -37,10 +37,14 @@
 #define BACKLOG_BYTES_MAX	(1u << 20) /* of a stream of messages */
 #define OUTBOUND_FRAMES_MAX	4096u	   /* waiting behind a full socket; then we stop reading */
 
-#define PLAIN_BYTES		(128u << 10) /* HTTP/2 bytes that are made at a time, for all connections */
+#define PLAIN_BYTES		(128u << 10) /* HTTP/2 bytes made at a time */
 #define READ_BYTES		(64u << 10)
 #define TURN_BYTES_MAX		(2u << 20) /* per connection before others have their turn */
-#define REPLY_INLINE_BYTES	640u	   /* a reply with two nodes fits */
+#define SPARE_BODIES_MAX	8u	   /* kept by a loop: a fresh MiB costs 256 page faults */
+#define LARGE_BODY_BYTES	(64u << 10)
+/* A body that goes on after it was refused is dropped for so long; then the stream is reset. */
+#define DROPPED_BYTES_MAX	(8u << 20)
+#define REPLY_INLINE_BYTES	640u /* a reply with two nodes fits */
 
 struct loop;
 struct connection;
@@ -72,7 +76,9 @@ struct loop {
 	size_t wire_length;
 	size_t wire_capacity;
 	bool wire_failed;
-	uint8_t *input; /* READ_BYTES */
+	uint8_t *input;			  /* READ_BYTES */
+	uint8_t *spare[SPARE_BODIES_MAX]; /* FRAME_BODY_BYTES_MAX each */
+	unsigned spare_count;
 
 	pthread_mutex_t lock; /* of what follows */
 	struct loop_post *posts;
@@ -168,6 +174,7 @@ struct server_request {
 	uint8_t *body;
 	size_t body_length;
 	size_t body_capacity;
+	size_t dropped;
 	struct instant arrived;
 	struct instant progress; /* when bytes last moved */
 

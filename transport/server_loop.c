@@ -273,5 +273,7 @@ void loop_finish(struct loop *l)
 	free(l->plain);
 	free(l->wire);
 	free(l->input);
+	while (l->spare_count > 0)
+		free(l->spare[--l->spare_count]);
 	pthread_mutex_destroy(&l->lock);
 }

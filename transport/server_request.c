@@ -219,11 +219,35 @@ void request_headers_done(struct server_request *r)
 		request_refuse(r, r->refusal);
 }
 
+/* On the loop's thread: large ones are kept for the next request. */
+static void give_back_body(struct server_request *r)
+{
+	struct loop *l = r->loop;
+
+	if (r->body_capacity == FRAME_BODY_BYTES_MAX && l->spare_count < SPARE_BODIES_MAX)
+		l->spare[l->spare_count++] = r->body;
+	else
+		free(r->body);
+	r->body = NULL;
+	r->body_length = r->body_capacity = 0;
+}
+
+static bool get_large_body(struct server_request *r)
+{
+	struct loop *l = r->loop;
+
+	r->body = l->spare_count > 0 ? l->spare[--l->spare_count] : malloc(FRAME_BODY_BYTES_MAX);
+	r->body_capacity = r->body ? FRAME_BODY_BYTES_MAX : 0;
+	return r->body != NULL;
+}
+
 static bool grow_body(struct server_request *r, size_t wanted)
 {
 	size_t capacity = r->body_capacity ? r->body_capacity * 2 : 1024;
 	uint8_t *body;
 
+	if (!r->body && r->content_length >= (int64_t)LARGE_BODY_BYTES)
+		return get_large_body(r);
 	if (r->content_length >= (int64_t)wanted)
 		capacity = (size_t)r->content_length;
 	if (capacity < wanted)
@@ -236,13 +260,27 @@ static bool grow_body(struct server_request *r, size_t wanted)
 	return true;
 }
 
+/*
+ * Refused, or about to be. RFC 9113 8.1 would have us reset the stream at once, behind the answer;
+ * but libcurl then drops the answer, while by itself it stops sending when it sees one.
+ */
+static void drop_body(struct server_request *r, size_t length)
+{
+	r->dropped += length;
+	if (r->dropped > DROPPED_BYTES_MAX && r->dropped - length <= DROPPED_BYTES_MAX)
+		(void)nghttp2_submit_rst_stream(r->connection->session, NGHTTP2_FLAG_NONE,
+						r->stream_id, NGHTTP2_NO_ERROR);
+}
+
 void request_add_body(struct server_request *r, const uint8_t *data, size_t length)
 {
 	size_t wanted = r->body_length + length;
 
+	if (r->state != REQUEST_RECEIVING || r->refusal) {
+		drop_body(r, length);
+		return;
+	}
 	r->progress = r->loop->now;
-	if (r->state != REQUEST_RECEIVING || r->refusal)
-		return; /* refused, or about to be: dropped */
 	if (wanted > FRAME_BODY_BYTES_MAX) {
 		request_refuse(r, 413);
 		return;
@@ -421,9 +459,7 @@ void request_refuse(struct server_request *r, int http_status)
 
 	r->loop->server->counters.refused++;
 	r->state = REQUEST_ANSWERING;
-	free(r->body);
-	r->body = NULL;
-	r->body_length = r->body_capacity = 0;
+	give_back_body(r);
 	reply.reply.status = status_of_refusal(http_status);
 	if (r->is_message && frame_encode(&reply, r->reply_inline, sizeof(r->reply_inline),
 					  &r->head, &r->head_length) == 0) {
@@ -446,8 +482,7 @@ static void run_answer(struct loop_post *post)
 		request_free(r);
 		return;
 	}
-	free(r->body);
-	r->body = NULL;
+	give_back_body(r);
 	r->state = REQUEST_ANSWERING;
 	request_submit(r);
 }
@@ -537,8 +572,7 @@ static void run_stream_start(struct loop_post *post)
 		stream_finish(stream);
 		return;
 	}
-	free(r->body);
-	r->body = NULL;
+	give_back_body(r);
 	r->state = REQUEST_STREAMING;
 	stream->request = r;
 	request_submit(r);

@@ -17,7 +17,10 @@
 #define NAMES_BYTES_MAX	  4096u
 #define REQUEST_BYTES_MAX (16u << 10)
 /* AES-128 first: on machines with AES instructions it is the fastest, and 128 bits are enough. */
-#define CIPHER_SUITES	  "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+#define CIPHER_SUITES                                                                              \
+	"TLS_AES_128_GCM_SHA256:"                                                                  \
+	"TLS_AES_256_GCM_SHA384:"                                                                  \
+	"TLS_CHACHA20_POLY1305_SHA256"
 /* One system call reads this much ciphertext. */
 #define READ_BUFFER_BYTES (128u << 10)
 

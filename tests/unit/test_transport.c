@@ -2,6 +2,7 @@
 #include "scratch.h"
 #include "unit.h"
 
+#include <curl/curl.h>
 #include <errno.h>
 #include <jansson.h>
 #include <pthread.h>
@@ -749,6 +750,59 @@ START_TEST(draining_finishes_what_is_under_way)
 }
 END_TEST
 
+/* Raw libcurl, since client_call() would not send such things. */
+static size_t drop(char *data, size_t size, size_t count, void *context)
+{
+	return count;
+}
+
+static long post(struct lab *lab, const char *path, size_t length, struct curl_slist *headers)
+{
+	CURL *easy = curl_easy_init();
+	uint8_t *body = calloc(1, length + 1);
+	char url[256];
+	char authority[SCRATCH_PATH_BYTES + 16];
+	long status = 0;
+
+	(void)snprintf(url, sizeof(url), "%s%s", lab->url, path);
+	(void)snprintf(authority, sizeof(authority), "%s/ca.pem", lab->host);
+	curl_easy_setopt(easy, CURLOPT_URL, url);
+	curl_easy_setopt(easy, CURLOPT_CAINFO, authority);
+	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS);
+	curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
+	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
+	curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body);
+	curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE, (long)length);
+	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, drop);
+	(void)curl_easy_perform(easy); /* the status is what the test looks at */
+	curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_cleanup(easy);
+	free(body);
+	return status;
+}
+
+START_TEST(what_is_too_large_is_refused)
+{
+	struct lab lab;
+	struct curl_slist *headers =
+		curl_slist_append(NULL, "content-type: application/x-leasehold");
+	struct server_counters counters;
+	char large[20000] = "x: ";
+
+	lab_init(&lab, true, 256);
+	ck_assert_int_eq(post(&lab, "/v1/rpc", 100, headers), 400);
+	ck_assert_int_eq(post(&lab, "/v1/rpc", 3 << 20, headers), 413);
+	memset(large + 3, 'a', sizeof(large) - 4);
+	headers = curl_slist_append(headers, large);
+	ck_assert_int_eq(post(&lab, "/v1/rpc", 100, headers), 431);
+	server_counters(lab.server, &counters);
+	ck_assert_uint_eq(counters.refused, 2);
+	ck_assert_uint_eq(counters.malformed, 1);
+	curl_slist_free_all(headers);
+	lab_finish(&lab);
+}
+END_TEST
+
 static TCase *transport_case(void)
 {
 	TCase *tcase = tcase_create("transport");
@@ -766,6 +820,7 @@ static TCase *transport_case(void)
 	tcase_add_test(tcase, the_peer_has_the_name_in_its_certificate);
 	tcase_add_test(tcase, a_host_of_another_origin_is_refused);
 	tcase_add_test(tcase, requests_beyond_the_bound_are_pushed_back);
+	tcase_add_test(tcase, what_is_too_large_is_refused);
 	tcase_add_test(tcase, draining_finishes_what_is_under_way);
 	return tcase;
 }
