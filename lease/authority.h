@@ -65,6 +65,11 @@ enum authority_op_kind {
 #define AUTHORITY_TARGETS_MAX 4 /* rename: two directories, what moves, what is replaced */
 #define AUTHORITY_NAMES_MAX 2
 
+/*
+ * The originator's own leases stay, but for this: in an operation with a RECALL_NAMES target, what
+ * has scope RECALL_ALL is recalled from the originator as well, which may not know that the name
+ * leads there (5.2).
+ */
 struct authority_target {
 	struct handle handle;
 	enum recall_scope scope;
