@@ -46,6 +46,8 @@ static uint64_t session_last;
 static uint64_t recall_last;
 static uint32_t modifying[INODES];
 static bool opening;
+static struct handle claimed;
+static struct change claimed_change;
 
 static void perform(void)
 {
@@ -63,6 +65,9 @@ static void perform(void)
 			drop_count = 0;
 		} else if (action->kind == HOLDER_SEND_SESSION_OPEN) {
 			opening = true;
+		} else if (action->kind == HOLDER_SEND_RECLAIM) {
+			claimed = action->handle;
+			claimed_change = action->change;
 		} else if (action->kind == HOLDER_SEND_ACKNOWLEDGE) {
 			ck_assert_uint_eq(action->session.value, holder_session(h).value);
 		}
@@ -118,15 +123,15 @@ static void answer_any(void)
 	size_t at = (size_t)rng_below(&rng, REQUESTS);
 	struct handle handle = any_handle();
 	struct change change = { 1, rng_below(&rng, 3) };
-	uint64_t sequence = rng_below(&rng, recall_last + 1);
+	uint64_t sequence = rng_below(&rng, 2) ? recall_last : rng_below(&rng, recall_last + 1);
 
 	if (!requests[at]) {
 		requests[at] = holder_request_begin(h);
 		return;
 	}
 	if (rng_below(&rng, 3) == 0)
-		holder_reclaimed(h, now, holder_session(h), requests[at], sequence, &handle,
-				 change, rng_below(&rng, 2) == 0, &out);
+		holder_reclaimed(h, now, holder_session(h), requests[at], sequence, &claimed,
+				 claimed_change, rng_below(&rng, 2) == 0, &out);
 	else if (holder_grant(h, now, requests[at], sequence, &handle, change, &out))
 		ck_assert(holder_valid(h, now));
 	holder_request_end(h, requests[at]);
@@ -166,7 +171,7 @@ static void step(void)
 		holder_tick(h, now, &out);
 		break;
 	case 2:
-		if (rng_below(&rng, 8) == 0)
+		if (rng_below(&rng, 40) == 0)
 			kept.status = rng_below(&rng, 2) ? STATUS_BUSY : STATUS_NOSESSION;
 		holder_kept_alive(h, now, now, id, &kept, &out);
 		break;
@@ -197,7 +202,7 @@ static void step(void)
 		break;
 	case 11:
 		holder_release(h, &handle, &out);
-		if (rng_below(&rng, 50) == 0)
+		if (rng_below(&rng, 100) == 0)
 			holder_session_lost(h, now, id, &out);
 		break;
 	}
