@@ -399,7 +399,7 @@ static void call_start(struct lane *lane, struct client_call *call, struct insta
 {
 	struct client *c = lane->client;
 	uint64_t left_ms = (instant_until(now, call->deadline).ns + NS_PER_MS - 1) / NS_PER_MS;
-	long timeout = left_ms > INT32_MAX ? INT32_MAX : (long)left_ms;
+	long timeout = left_ms > INT32_MAX ? INT32_MAX : left_ms ? (long)left_ms : 1;
 
 	list_remove(&lane->waiting, call);
 	list_add(&lane->active, call);
@@ -485,8 +485,6 @@ static void lane_admit(struct lane *lane, struct instant now)
 	struct client_call *call;
 	struct client_call *next;
 
-	while (lane->active_count < lane->active_max && (call = lane->waiting.first))
-		call_start(lane, call, now);
 	for (call = lane->waiting.first; call; call = next) {
 		next = call->next;
 		if (instant_before(now, call->deadline))
@@ -494,6 +492,8 @@ static void lane_admit(struct lane *lane, struct instant now)
 		call_withdraw(call);
 		call_finish(call, -ETIMEDOUT);
 	}
+	while (lane->active_count < lane->active_max && (call = lane->waiting.first))
+		call_start(lane, call, now);
 }
 
 static size_t on_nudge_body(char *data, size_t size, size_t length, void *context)

@@ -464,6 +464,34 @@ START_TEST(a_call_is_cancelled_in_flight)
 }
 END_TEST
 
+START_TEST(thousands_of_cancels_do_not_cost_the_connection)
+{
+	struct lab lab;
+	struct outcome o;
+	struct client_call *in_flight;
+	struct client_counters counters;
+
+	lab_init(&lab, true, 256);
+	outcome_init(&o);
+	for (unsigned i = 0; i < 2000; i++) {
+		struct message m = of_type(MESSAGE_fsync, i + 1);
+
+		ck_assert_int_eq(client_call(lab.client, CLIENT_CONTROL, "/v1/rpc", &m, nothing,
+					     duration_ms(60000), take_answer, &o, &in_flight),
+				 0);
+		wait_held(&lab, 1);
+		client_cancel(in_flight);
+		outcome_wait(&o, i + 1);
+		answer_held(&lab);
+	}
+	ck_assert_int_eq(o.error, -ECANCELED);
+	client_counters(lab.client, &counters);
+	ck_assert_uint_eq(counters.cancelled, 2000);
+	ck_assert_uint_eq(counters.failures, 0);
+	lab_finish(&lab);
+}
+END_TEST
+
 START_TEST(a_deadline_ends_a_call)
 {
 	struct lab lab;
@@ -473,6 +501,10 @@ START_TEST(a_deadline_ends_a_call)
 	lab_init(&lab, true, 256);
 	outcome_init(&o);
 	call(&lab, &m, nothing, 50, &o);
+	outcome_wait(&o, 1);
+	ck_assert_int_eq(o.error, -ETIMEDOUT);
+	outcome_init(&o);
+	call(&lab, &m, nothing, 0, &o);
 	outcome_wait(&o, 1);
 	ck_assert_int_eq(o.error, -ETIMEDOUT);
 	lab_finish(&lab);
@@ -813,6 +845,7 @@ static TCase *transport_case(void)
 	tcase_add_test(tcase, bulk_arrives_whole_both_ways);
 	tcase_add_test(tcase, bulk_arrives_whole_without_tls);
 	tcase_add_test(tcase, a_call_is_cancelled_in_flight);
+	tcase_add_test(tcase, thousands_of_cancels_do_not_cost_the_connection);
 	tcase_add_test(tcase, a_deadline_ends_a_call);
 	tcase_add_test(tcase, calls_end_when_the_server_is_destroyed);
 	tcase_add_test(tcase, calls_end_when_the_client_is_destroyed);
