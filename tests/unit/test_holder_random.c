@@ -167,7 +167,7 @@ static void step(void)
 			open_any();
 		break;
 	case 1:
-		now.ns += rng_below(&rng, 500 * NS_PER_MS);
+		now.ns += rng_below(&rng, 4000 * NS_PER_MS);
 		holder_tick(h, now, &out);
 		break;
 	case 2:
@@ -176,8 +176,8 @@ static void step(void)
 		holder_kept_alive(h, now, now, id, &kept, &out);
 		break;
 	case 3:
-	case 4:
-		recall_any();
+		if (rng_below(&rng, 3) == 0)
+			recall_any();
 		break;
 	case 5:
 	case 6:
@@ -187,6 +187,7 @@ static void step(void)
 				       rng_below(&rng, 2) == 0, &out);
 		}
 		break;
+	case 4:
 	case 7:
 	case 8:
 		answer_any();
@@ -201,7 +202,8 @@ static void step(void)
 			holder_stream_lost(h, now, id, &out);
 		break;
 	case 11:
-		holder_release(h, &handle, &out);
+		if (rng_below(&rng, 4) == 0)
+			holder_release(h, &handle, &out);
 		if (rng_below(&rng, 100) == 0)
 			holder_session_lost(h, now, id, &out);
 		break;
