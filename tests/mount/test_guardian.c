@@ -422,7 +422,7 @@ START_TEST(who_waits_for_a_stopped_daemon_is_released_by_an_abort)
 	ck_assert(!guardian_aborted(guardian)); /* nobody waits */
 	/* Until one comes after the pass, and has to wait. */
 	wait_until_refused(map, fd);
-	ck_assert(guardian_aborted(guardian));
+	ck_assert(WAIT_FOR(guardian_aborted(guardian))); /* said right after it is done */
 	expect_nothing_old(map, fd, 'A');
 	kill(server, SIGCONT);
 	ck_assert_int_eq(waitpid(server, &status, 0), server); /* ENODEV: it exits by itself */
@@ -454,7 +454,7 @@ START_TEST(a_read_in_flight_does_not_keep_the_pages_of_a_stopped_daemon)
 	kill(server, SIGSTOP);
 	ck_assert_msg(ended(pid, &status), "it waits for ever");
 	ck_assert_int_ne(atomic_load(&r->error), 0);
-	ck_assert(guardian_aborted(guardian));
+	ck_assert(WAIT_FOR(guardian_aborted(guardian))); /* said right after it is done */
 	wait_until_refused(map, fd);
 	expect_nothing_old(map, fd, 'A');
 	close(held);
