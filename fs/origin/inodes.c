@@ -276,6 +276,7 @@ int inodes_data_fd(struct inodes *inodes, struct inode *inode, bool write)
 {
 	_Atomic int *slot = write ? &inode->write_fd : &inode->read_fd;
 	int fd = atomic_load(slot), none = -1;
+	int flags = (write ? O_RDWR : O_RDONLY) | O_NOFOLLOW;
 	bool lifted;
 
 	if (fd < 0 && !write)
@@ -286,8 +287,9 @@ int inodes_data_fd(struct inodes *inodes, struct inode *inode, bool write)
 		return S_ISDIR(inode->type) ? -EISDIR : -EINVAL;
 	lifted = credentials_lift();
 	/* By handle and not through the O_PATH descriptor: no /proc needed, no symlink possible. */
-	fd = file_id_open(inodes->mount_fd, &inode->identity.id,
-			  (write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NOATIME);
+	fd = file_id_open(inodes->mount_fd, &inode->identity.id, flags | O_NOATIME);
+	if (fd == -EPERM) /* a file system that has ideas of its own about owners */
+		fd = file_id_open(inodes->mount_fd, &inode->identity.id, flags);
 	credentials_drop(lifted);
 	if (fd < 0)
 		return fd;

@@ -407,10 +407,23 @@ static int apply(struct task *t)
 	}
 }
 
-/* Each of these is one system call, which does all of it or nothing. */
-static bool is_atomic(const struct message *m)
+/*
+ * True when it failed with `error` and left no trace. The others are one system call that does all
+ * of it or nothing; but what was made can still fail to be opened afterwards, so only errors that
+ * the call itself gives before it does anything count.
+ */
+static bool left_no_trace(const struct message *m, int error)
 {
-	return m->type != MESSAGE_write && m->type != MESSAGE_setattr;
+	static const int early[] = { ENOENT, EEXIST, EACCES, EPERM, ENOTEMPTY, EISDIR, ENOTDIR,
+				     EINVAL, EROFS, ENOSPC, EDQUOT, ENODATA, E2BIG, ERANGE,
+				     EOPNOTSUPP, ENAMETOOLONG, EMLINK };
+
+	if (m->type == MESSAGE_write || m->type == MESSAGE_setattr)
+		return false;
+	for (size_t i = 0; i < sizeof(early) / sizeof(early[0]); i++)
+		if (error == -early[i])
+			return true;
+	return false;
 }
 
 /* ---- the answer ---- */
@@ -452,7 +465,7 @@ static void describe(struct task *t, int error, struct outcome *o)
 	for (uint32_t i = 0; i < t->touch_count; i++) {
 		struct item_node node;
 
-		store_touch_end(t->store, &t->touches[i], error && is_atomic(&t->message), &node);
+		store_touch_end(t->store, &t->touches[i], left_no_trace(&t->message, error), &node);
 		outcome_add(o, &node, t->touched_roles[i], false);
 	}
 	if (!error)
@@ -549,6 +562,11 @@ static bool may_apply(struct task *t)
 	return may;
 }
 
+static bool is_exchange(const struct message *m)
+{
+	return m->type == MESSAGE_rename && (m->rename.flags & RENAME_FLAG_EXCHANGE);
+}
+
 enum run_result { RUN_DONE, RUN_AGAIN, RUN_REFUSED };
 
 static enum run_result run_once(struct task *t, struct outcome *o)
@@ -575,7 +593,7 @@ static enum run_result run_once(struct task *t, struct outcome *o)
 		o->status = service_status(error);
 		describe(t, error, o);
 		conclude(t, o);
-		if (!error && t->inodes[TASK_REPLACED])
+		if (!error && t->inodes[TASK_REPLACED] && !is_exchange(&t->message))
 			store_settle_removed(t->store, t->inodes[TASK_REPLACED]);
 	}
 	store_unlock_exclusive(t->store, &locks);

@@ -333,7 +333,8 @@ void store_settle_removed(struct store *s, struct inode *inode)
 {
 	struct stat st;
 
-	if (fstat(inode->fd, &st) < 0 || st.st_nlink > 0)
+	/* A directory has one name; not every file system counts its links. */
+	if (!S_ISDIR(inode->type) && (fstat(inode->fd, &st) < 0 || st.st_nlink > 0))
 		return;
 	changes_forget(s->changes, &inode->identity.key);
 	inodes_forget(s->inodes, inode);

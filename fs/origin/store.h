@@ -160,7 +160,7 @@ void store_remove_orphan(struct store *s, struct inode *inode);
  */
 void store_sweep_orphans(struct store *s, bool (*used)(void *context, const struct handle *handle),
 			 void *context);
-/* The last link may be gone: lets go of descriptors and record when it is. */
+/* A name of it was removed: lets go of descriptors and record if that was the last. */
 void store_settle_removed(struct store *s, struct inode *inode);
 
 /* ---- bytes and attributes (store_data.c); the inode's lock is held ---- */
