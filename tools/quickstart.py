@@ -236,10 +236,13 @@ class Demo:
                    "--cache", path + ".cache", "--cache-size", "2G", "--keys", path + ".keys",
                    "--host-name", name, "--log", path + ".log"]
         self.mounts.append(path)
-        result = subprocess.run(command + ["--join", self.token], stdin=subprocess.DEVNULL,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        errors_path = path + ".err"
+        with open(errors_path, "wb") as errors:
+            result = subprocess.run(command + ["--join", self.token], stdin=subprocess.DEVNULL,
+                                    stdout=errors, stderr=errors)
         if result.returncode != 0:
-            raise Trouble("the mount failed: " + result.stderr.strip())
+            with open(errors_path) as errors:
+                raise Trouble("the mount failed: " + errors.read().strip())
         say("leasehold mount https://127.0.0.1:%d/default %s --cache %s.cache --join ..." % (
             self.port, path, path))
         return path
