@@ -123,6 +123,7 @@ struct host {
 		uint8_t scope;
 	} recalls[RECALLS_MAX];
 	bool stream_ended;
+	bool yields; /* acknowledges every recall at once */
 };
 
 /* A call under way, and its answer with a copy of all that it borrows. */
@@ -214,6 +215,25 @@ static inline void call_finish(struct call *call)
 	free(call->bulk);
 }
 
+static inline void yielded(void *context, const struct client_answer *answer)
+{
+	/* Nobody waits for it: what was recalled is given up at the latest with the term. */
+}
+
+static inline void yield_lease(struct host *h, uint64_t sequence)
+{
+	uint8_t bytes[64];
+	struct writer w = writer_of(bytes, sizeof(bytes));
+	struct item_acknowledgement item = { sequence, 0, 0 };
+	struct message m = { .type = MESSAGE_recall_acknowledge };
+
+	item_acknowledgement_write(&w, &item);
+	m.recall_acknowledge = (struct message_recall_acknowledge){ h->session, { bytes, w.at } };
+	if (client_call(h->client, CLIENT_CONTROL, "/v1/rpc", &m, slice_of(""),
+			duration_ms(WAIT_S * 1000), yielded, h, NULL))
+		abort();
+}
+
 static inline void received(void *context, struct slice bytes)
 {
 	struct host *h = (struct host *)context;
@@ -221,6 +241,8 @@ static inline void received(void *context, struct slice bytes)
 
 	if (message_decode(bytes, &m) || m.type != MESSAGE_recall)
 		return;
+	if (h->yields)
+		yield_lease(h, m.recall.sequence);
 	pthread_mutex_lock(&h->lock);
 	if (h->recall_count < RECALLS_MAX) {
 		h->recalls[h->recall_count].sequence = m.recall.sequence;

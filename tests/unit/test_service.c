@@ -376,6 +376,119 @@ START_TEST(a_session_belongs_to_the_host_that_opened_it)
 }
 END_TEST
 
+/* ---- racing ---- */
+
+#define RACE_NAMES 3
+#define RACE_ROUNDS 150
+
+static struct message random_change(struct host *h, unsigned *seed, char names[2][8])
+{
+	struct message m;
+
+	snprintf(names[0], 8, "n%d", rand_r(seed) % RACE_NAMES);
+	snprintf(names[1], 8, "n%d", rand_r(seed) % RACE_NAMES);
+	switch (rand_r(seed) % 5) {
+	case 0:
+		m = modifying(h, MESSAGE_create);
+		m.create = (struct message_create){ .directory = h->root, .mode = 0644,
+						    .name = slice_of(names[0]),
+						    .truncate = rand_r(seed) % 2 };
+		break;
+	case 1:
+		m = modifying(h, MESSAGE_unlink);
+		m.unlink.directory = h->root;
+		m.unlink.name = slice_of(names[0]);
+		break;
+	case 2:
+		m = modifying(h, MESSAGE_symlink);
+		m.symlink.directory = h->root;
+		m.symlink.name = slice_of(names[0]);
+		m.symlink.target = slice_of("target");
+		break;
+	default:
+		m = modifying(h, MESSAGE_rename);
+		m.rename.directory = m.rename.new_directory = h->root;
+		m.rename.name = slice_of(names[0]);
+		m.rename.new_name = slice_of(names[1]);
+		m.rename.flags = rand_r(seed) % 3 == 0 ? RENAME_FLAG_EXCHANGE : 0;
+	}
+	m.common.session = h->session;
+	m.common.deadline_ms = 15000;
+	m.common.slot = 1;
+	m.common.sequence = h->sequence;
+	return m;
+}
+
+static void *race(void *argument)
+{
+	struct host *h = (struct host *)argument;
+	unsigned seed = h->id;
+	struct call call;
+	char names[2][8];
+
+	for (int i = 0; i < RACE_ROUNDS; i++) {
+		struct message m = random_change(h, &seed, names);
+		uint16_t status = ask(h, &call, &m, NULL);
+
+		ck_assert_msg(status == STATUS_OK || status == STATUS_NOENT ||
+			      status == STATUS_EXIST || status == STATUS_INVAL ||
+			      status == STATUS_BUSY || status == STATUS_PUSHBACK,
+			      "%s: %s", message_name(m.type), status_name(status));
+		call_finish(&call);
+		/* Leases in the way of the next change. */
+		m = request_of(h, MESSAGE_lookup);
+		m.lookup.directory = h->root;
+		m.lookup.name = slice_of(names[0]);
+		(void)ask(h, &call, &m, NULL);
+		call_finish(&call);
+		if (i % 20 == 0) {
+			m = (struct message){ .type = MESSAGE_keepalive,
+					      .keepalive = { .session = h->session } };
+			call_start(h, &call, &m, NULL);
+			call_wait(&call);
+			call_finish(&call);
+		}
+	}
+	return NULL;
+}
+
+START_TEST(hosts_that_race_for_names_all_get_answers_and_one_tree)
+{
+	struct host hosts[3];
+	pthread_t threads[3];
+	struct stat st;
+	struct item_node node;
+	struct message m;
+	char name[32];
+
+	for (uint8_t i = 0; i < 3; i++) {
+		host_connect(&hosts[i], i + 1);
+		ck_assert_uint_eq(open_session(&hosts[i]), STATUS_OK);
+		hosts[i].yields = true;
+		attach(&hosts[i]);
+	}
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, race, &hosts[i]), 0);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	for (int i = 0; i < RACE_NAMES; i++) {
+		uint16_t status;
+
+		snprintf(name, sizeof(name), "tree/n%d", i);
+		m = request_of(&hosts[0], MESSAGE_lookup);
+		m.lookup.directory = hosts[0].root;
+		m.lookup.name = slice_of(name + 5);
+		status = ask_node(&hosts[0], &m, NULL, &node);
+		if (fstatat(path_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+			ck_assert_uint_eq(status, STATUS_NOENT);
+		else
+			ck_assert_uint_eq(node.attributes.inode, st.st_ino);
+	}
+	for (unsigned i = 0; i < 3; i++)
+		host_stop(&hosts[i]);
+}
+END_TEST
+
 static TCase *make_case(void)
 {
 	TCase *tc = tcase_create("service");
@@ -397,6 +510,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, a_listing_brings_entries_with_nodes);
 	tcase_add_test(tc, a_change_behind_the_origins_back_is_recalled_when_it_is_noticed);
 	tcase_add_test(tc, a_session_belongs_to_the_host_that_opened_it);
+	tcase_add_test(tc, hosts_that_race_for_names_all_get_answers_and_one_tree);
 	return tc;
 }
 
