@@ -186,6 +186,14 @@ bool holder_modifying(const struct holder *h, const struct handle *handle);
  */
 bool holder_modify_end(struct holder *h, const struct handle *handle, bool known,
 		       struct change before, struct change after);
+/*
+ * Right after the grants of that answer were taken in: answers to requests that were sent before
+ * now may be from before the modification, and no recall says so, since the origin recalls nothing
+ * from its originator. They are void for the names (of a directory; at most two) and for anything
+ * else of `handle`, or with no name for all of it (PROTOCOL.md 7.3).
+ */
+void holder_modified(struct holder *h, const struct handle *handle, const struct slice *names,
+		     uint32_t name_count);
 /* Gives the lease up. Sends a release; the recall that follows does the rest (5.6). */
 void holder_release(struct holder *h, const struct handle *handle, struct holder_actions *out);
 

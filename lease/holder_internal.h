@@ -61,6 +61,7 @@ struct window_entry {
 	bool acknowledge; /* dropped; the acknowledgement has not left */
 	bool open;
 	bool kept;
+	bool own;         /* no recall, but our own modification: judged by the stamp alone */
 };
 
 struct done {

@@ -319,7 +319,9 @@ bool holder_overtaken(const struct holder *h, uint64_t stamp, uint64_t recall_se
 	for (uint32_t i = 0; i < h->window_count; i++) {
 		const struct window_entry *entry = &h->window[i];
 
-		if (entry->sequence <= recall_sequence || !handle_equal(&entry->handle, handle))
+		if (entry->own ? stamp > entry->generation : entry->sequence <= recall_sequence)
+			continue;
+		if (!handle_equal(&entry->handle, handle))
 			continue;
 		if (!name || entry->scope == RECALL_ALL)
 			return true;
@@ -330,6 +332,27 @@ bool holder_overtaken(const struct holder *h, uint64_t stamp, uint64_t recall_se
 				return true;
 	}
 	return false;
+}
+
+void holder_modified(struct holder *h, const struct handle *handle, const struct slice *names,
+		     uint32_t name_count)
+{
+	struct window_entry entry = { .handle = *handle, .own = true, .scope = RECALL_ALL };
+
+	if (name_count > 0 && name_count <= 2) {
+		entry.scope = RECALL_NAMES;
+		for (uint32_t i = 0; i < name_count; i++)
+			entry.names[entry.name_count++] = name_hash(&names[i]);
+	}
+	if (h->window_count == h->window_capacity)
+		window_void(h);
+	if (h->window_count == h->window_capacity) {
+		/* Full of drops under way: all that is in flight is void, which covers this. */
+		return;
+	}
+	entry.generation = generation_close(h);
+	h->window[h->window_count++] = entry;
+	window_purge(h);
 }
 
 /* ---- recalls ---- */

@@ -8,19 +8,19 @@
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
 
-/* Answers with attributes, valid as long as the lease `instance` stands (0: not at all). */
-static void reply_attributes(struct mount *m, struct call *call, const struct attributes *attributes,
-			     uint64_t instance)
+/* Answers with the attributes that stand now, else with those that were answered, for this once. */
+static void reply_attributes(struct mount *m, struct call *call, const struct attributes *answered)
 {
+	const struct attributes *attributes;
 	double seconds = 0;
 	fuse_req_t request;
 	struct stat st;
 	unsigned token;
 
-	attributes_stat(attributes, attributes->inode, &st);
 	pthread_mutex_lock(&m->lock);
-	if (instance &&
-	    instance == holder_lease(m->holder, mount_now(), &call->inode->handle)) {
+	attributes = inode_attributes(m, call->inode, mount_now());
+	attributes_stat(attributes ? attributes : answered, &st);
+	if (attributes) {
 		seconds = validity(m, mount_now());
 		call->inode->attributes_given = true;
 	}
@@ -36,7 +36,6 @@ static void reply_attributes(struct mount *m, struct call *call, const struct at
 
 static void getattr_work(struct mount *m, struct call *call)
 {
-	const struct answer_node *node;
 	struct answer answer;
 
 	if (call->status != STATUS_OK) {
@@ -44,15 +43,13 @@ static void getattr_work(struct mount *m, struct call *call)
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
-	answer_work_in(m, call, &answer);
-	node = &answer.nodes[NODE_TARGET];
-	if (node->present && node->instance)
-		inode_set_attributes(call->inode, &node->item.attributes, node->instance);
+	answer_work_in(m, call, NULL, NULL, &answer);
 	pthread_mutex_unlock(&m->lock);
-	if (!node->present)
+	answer_done(m, &answer);
+	if (!answer.nodes[NODE_TARGET].present)
 		reply_error(m, call, EIO);
 	else
-		reply_attributes(m, call, &node->item.attributes, node->instance);
+		reply_attributes(m, call, &answer.nodes[NODE_TARGET].item.attributes);
 }
 
 static bool getattr_cached(struct mount *m, fuse_req_t request, fuse_ino_t nodeid)
@@ -71,7 +68,7 @@ static bool getattr_cached(struct mount *m, fuse_req_t request, fuse_ino_t nodei
 		pthread_mutex_unlock(&m->lock);
 		return false;
 	}
-	attributes_stat(attributes, attributes->inode, &st);
+	attributes_stat(attributes, &st);
 	seconds = validity(m, mount_now());
 	inode->attributes_given = true;
 	token = mount_reply_begin(m);
@@ -100,10 +97,10 @@ void op_getattr(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *in
 
 static void setattr_reply(struct mount *m, struct call *call)
 {
-	const struct attributes *attributes = call->context;
+	struct attributes attributes = *(struct attributes *)call->context;
 
-	reply_attributes(m, call, attributes, 0);
-	free((void *)attributes);
+	free(call->context);
+	reply_attributes(m, call, &attributes);
 }
 
 static void setattr_work(struct mount *m, struct call *call)
@@ -114,6 +111,7 @@ static void setattr_work(struct mount *m, struct call *call)
 	struct answer answer;
 	bool kept = modify_end(m, call, &answer, &before, &after);
 
+	answer_done(m, &answer);
 	if (call->status != STATUS_OK || !answer.nodes[NODE_TARGET].present) {
 		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
 		return;
@@ -203,7 +201,7 @@ static void readlink_work(struct mount *m, struct call *call)
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
-	answer_work_in(m, call, &answer);
+	answer_work_in(m, call, NULL, NULL, &answer);
 	if (answer.nodes[NODE_TARGET].instance) {
 		free(call->inode->target);
 		call->inode->target = strdup(target);
@@ -213,6 +211,7 @@ static void readlink_work(struct mount *m, struct call *call)
 	request = call->request;
 	call->request = NULL;
 	pthread_mutex_unlock(&m->lock);
+	answer_done(m, &answer);
 	call_destroy(m, call);
 	if (request)
 		fuse_reply_readlink(request, target);

@@ -318,6 +318,21 @@ static void on_interrupt(fuse_req_t request, void *data)
 	pthread_mutex_unlock(&m->lock);
 }
 
+/*
+ * Opens wait for a close that is on its way, lest it undo what they register. Page fills wait for
+ * our own modification while the lease stands: when it goes, a recall waits for their pages, and
+ * the modification may be waiting for that recall.
+ */
+static bool must_hold(struct mount *m, const struct call *call)
+{
+	const struct inode *inode = call->inode;
+
+	if (call->message.type == MESSAGE_open)
+		return inode->closing;
+	return call->message.type == MESSAGE_read && inode->hold_count > 0 &&
+	       holder_lease_held(m->holder, mount_now(), &inode->handle) != 0;
+}
+
 void call_send(struct mount *m, struct call *call, call_work *work)
 {
 	fuse_req_t request = call->request;
@@ -332,6 +347,7 @@ void call_send(struct mount *m, struct call *call, call_work *work)
 		call_fail(m, call, m->calls->shut_status);
 		return;
 	}
+	call->held = must_hold(m, call);
 	ready = !call->held && prepare(m, call);
 	if (!ready)
 		park(m, call, 0);
@@ -691,6 +707,20 @@ static void *ticker(void *context)
 void calls_session_changed(struct mount *m)
 {
 	pthread_cond_signal(&m->calls->tick);
+}
+
+void calls_release_held(struct mount *m, const struct inode *inode)
+{
+	bool any = false;
+
+	for (struct call *call = m->calls->parked; call; call = call->next) {
+		if (call->held && call->inode == inode && !must_hold(m, call)) {
+			call->held = false;
+			any = true;
+		}
+	}
+	if (any)
+		calls_session_changed(m);
 }
 
 void calls_slots_reset(struct mount *m, struct session_id session, uint32_t count)

@@ -82,7 +82,7 @@ struct call {
 	bool interrupted;
 	bool abandoned;            /* the kernel was answered already */
 	uint32_t drop_serial;      /* page fills: the inode's when this was sent */
-	bool held;                 /* page fills: parked until our own modification is answered */
+	bool held;                 /* parked until calls_release_held() */
 	struct call *fetch_next;   /* page fills: in inode->fetches */
 };
 
@@ -119,6 +119,8 @@ bool call_caller_dies(uint64_t thread);
 
 /* The session changed state: parked calls may go out now. Called under the lock. */
 void calls_session_changed(struct mount *m);
+/* What held calls about `inode` back may be over: those that need not wait go out. Under lock. */
+void calls_release_held(struct mount *m, const struct inode *inode);
 /* A slot was given out under `session`; these are how many the origin granted. Under the lock. */
 void calls_slots_reset(struct mount *m, struct session_id session, uint32_t count);
 /* Fails every call with `status`, and every later one. For the end of the mount. */

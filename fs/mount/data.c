@@ -12,13 +12,65 @@
 /* ---- open ---- */
 
 /*
- * The local side of an open. Readers use the kernel's page cache, whose pages are dropped whenever
- * the lease goes: so they may be kept from one open to the next. Descriptors that can write use
- * DIRECT_IO: no write waits in the page cache, and MAP_SHARED on them fails with ENODEV, since a
- * store through a mapping would not be seen elsewhere.
+ * Counts the open before anything else: from here on a recall is acknowledged with "open here",
+ * and no close is sent to the origin. Under the lock.
  */
-int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
-	      struct open_file **ret_file)
+static void count_open(struct inode *inode, bool writable)
+{
+	inode->open_count++;
+	if (writable)
+		inode->open_write_count++;
+}
+
+/* The last local close tells the origin, when it knows of the open. */
+static void close_work(struct mount *m, struct call *call)
+{
+	/* A close that was lost ends with the session. */
+	pthread_mutex_lock(&m->lock);
+	call->inode->closing = false;
+	calls_release_held(m, call->inode);
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+}
+
+static void uncount_open(struct mount *m, struct inode *inode, bool writable)
+{
+	struct call *call = NULL;
+	bool tell;
+
+	pthread_mutex_lock(&m->lock);
+	inode->open_count--;
+	if (writable)
+		inode->open_write_count--;
+	tell = inode->open_count == 0 && inode->open_registered && !inode->closing;
+	if (tell) {
+		inode->open_registered = false;
+		inode->closing = true; /* opens wait for it: it must not undo what they register */
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (!tell)
+		return;
+	call = call_new(m, NULL, MESSAGE_close);
+	if (call) {
+		call->message.close.handle = inode->handle;
+		call_set_inode(m, call, inode);
+		call_send(m, call, close_work);
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	inode->open_registered = true; /* the next close tells */
+	inode->closing = false;
+	pthread_mutex_unlock(&m->lock);
+}
+
+/*
+ * The local side of an open that was counted. Readers use the kernel's page cache, whose pages are
+ * dropped whenever the lease goes: so they may be kept from one open to the next. Descriptors that
+ * can write use DIRECT_IO: no write waits in the page cache, and MAP_SHARED on them fails with
+ * ENODEV, since a store through a mapping would not be seen elsewhere.
+ */
+static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info *info,
+		     struct open_file **ret_file)
 {
 	struct open_file *file = calloc(1, sizeof(*file));
 	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
@@ -39,9 +91,6 @@ int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
 	}
 	pages = inode->pages;
 	inode_use(m, inode);
-	inode->open_count++;
-	if (writable)
-		inode->open_write_count++;
 	pthread_mutex_unlock(&m->lock);
 	file->inode = inode;
 	file->writable = writable;
@@ -54,33 +103,26 @@ int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
 	return 0;
 }
 
-/* The last local close tells the origin, when it knows of the open. */
-static void close_work(struct mount *m, struct call *call)
+int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
+	      struct open_file **ret_file)
 {
-	call_destroy(m, call); /* a lost close ends with the session */
+	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
+	int r;
+
+	pthread_mutex_lock(&m->lock);
+	count_open(inode, writable);
+	pthread_mutex_unlock(&m->lock);
+	r = make_file(m, inode, info, ret_file);
+	if (r < 0)
+		uncount_open(m, inode, writable);
+	return r;
 }
 
 static void data_close(struct mount *m, struct open_file *file)
 {
 	struct inode *inode = file->inode;
-	struct call *call = NULL;
-	bool tell;
 
-	pthread_mutex_lock(&m->lock);
-	inode->open_count--;
-	if (file->writable)
-		inode->open_write_count--;
-	tell = inode->open_count == 0 && inode->open_registered;
-	if (tell)
-		inode->open_registered = false;
-	pthread_mutex_unlock(&m->lock);
-	if (tell)
-		call = call_new(m, NULL, MESSAGE_close);
-	if (call) {
-		call->message.close.handle = inode->handle;
-		call_set_inode(m, call, inode);
-		call_send(m, call, close_work);
-	}
+	uncount_open(m, inode, file->writable);
 	pthread_mutex_lock(&m->lock);
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
@@ -92,50 +134,47 @@ void data_open_undo(struct mount *m, struct open_file *file)
 	data_close(m, file);
 }
 
+/* Answers an open that was counted. */
 static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
 		       struct fuse_file_info *info)
 {
 	struct open_file *file;
-	int r = data_open(m, inode, info, &file);
+	int r = make_file(m, inode, info, &file);
 
-	if (r < 0)
+	if (r < 0) {
+		uncount_open(m, inode, (info->flags & O_ACCMODE) != O_RDONLY);
 		fuse_reply_err(request, -r);
-	else if (fuse_reply_open(request, info) < 0)
+	} else if (fuse_reply_open(request, info) < 0) {
 		data_close(m, file);
+	}
 }
 
 static void open_work(struct mount *m, struct call *call)
 {
 	struct fuse_file_info info = call->file_info;
+	bool writable = (info.flags & O_ACCMODE) != O_RDONLY;
 	struct inode *inode = call->inode;
-	const struct answer_node *node;
 	struct answer answer;
 	fuse_req_t request;
 
 	if (call->status != STATUS_OK) {
+		uncount_open(m, inode, writable);
 		reply_error(m, call, call_errno(call));
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
-	answer_work_in(m, call, &answer);
-	node = &answer.nodes[NODE_TARGET];
-	if (node->present && node->instance)
-		inode_set_attributes(inode, &node->item.attributes, node->instance);
+	answer_work_in(m, call, NULL, NULL, &answer);
 	inode->open_registered = true;
 	inode_use(m, inode);
 	request = call->request;
 	call->request = NULL;
 	pthread_mutex_unlock(&m->lock);
+	answer_done(m, &answer);
 	call_destroy(m, call);
-	if (request) {
+	if (request)
 		open_reply(m, request, inode, &info);
-	} else {
-		/* The caller died meanwhile: as if it had closed at once. */
-		struct open_file *file;
-
-		if (data_open(m, inode, &info, &file) == 0)
-			data_close(m, file);
-	}
+	else
+		uncount_open(m, inode, writable); /* the caller died: as if it had closed */
 	pthread_mutex_lock(&m->lock);
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
@@ -155,10 +194,13 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	   an unlink elsewhere asks this host whether the inode is open (design.md section 5). */
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
-	known = inode && (inode_attributes(m, inode, mount_now()) ||
-			  (inode->open_count > 0 && inode->open_registered));
-	if (known)
+	known = inode && !inode->closing &&
+		(inode_attributes(m, inode, mount_now()) ||
+		 (inode->open_count > 0 && inode->open_registered));
+	if (known) {
+		count_open(inode, writable);
 		inode_use(m, inode);
+	}
 	pthread_mutex_unlock(&m->lock);
 	if (known) {
 		COUNT(m, requests);
@@ -176,6 +218,9 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	call->message.open.access =
 		(uint8_t)(((info->flags & O_ACCMODE) != O_WRONLY ? OPEN_ACCESS_READ : 0) |
 			  (writable ? OPEN_ACCESS_WRITE : 0));
+	pthread_mutex_lock(&m->lock);
+	count_open(call->inode, writable);
+	pthread_mutex_unlock(&m->lock);
 	call_send(m, call, open_work);
 }
 
@@ -215,6 +260,7 @@ static void write_work(struct mount *m, struct call *call)
 	struct answer answer;
 	bool kept = modify_end(m, call, &answer, &before, &after);
 
+	answer_done(m, &answer);
 	if (call->status != STATUS_OK || call->reply.count > call->bulk_length) {
 		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
 		return;

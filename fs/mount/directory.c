@@ -79,14 +79,7 @@ static void plus_entry(struct mount *m, struct inode *directory, const struct li
 	if (child)
 		attributes = inode_attributes(m, child, mount_now());
 	if (attributes) {
-		struct name_entry *known = NULL;
-		uint64_t instance = 0;
-
-		HASH_FIND(hh, directory->names, name.data, name.length, known);
-		if (known && known->child == child)
-			instance = known->instance;
-		entry_fill(m, directory, instance, child, attributes, child->attributes_instance,
-			   ret_entry);
+		entry_fill(m, directory, name, child, attributes, ret_entry);
 		*ret_child = child;
 		return;
 	}
@@ -168,28 +161,26 @@ static bool from_listing(struct mount *m, fuse_req_t request, struct open_direct
 
 /* One entry of an answer: its inode and name are remembered as far as leases allow. */
 static void learn(struct mount *m, struct call *call, const struct item_dirent *entry,
-		  uint64_t instance, const struct handle **ret_handle, struct item_node *node)
+		  const struct answer_node *parent, const struct handle **ret_handle,
+		  struct item_node *node)
 {
 	struct reader r = reader_of(entry->node.data, entry->node.length);
-	struct answer_node answer = { .present = true };
 	struct inode *child;
+	uint64_t instance;
 
 	*ret_handle = NULL;
 	if (entry->node.length == 0 || !item_node_read(&r, node) || node->handle.length == 0)
 		return;
 	*ret_handle = &node->handle;
-	answer.item = *node;
-	answer.instance = answer_grant(m, call, node);
-	if (!answer.instance)
+	instance = answer_grant(m, call, node);
+	if (!instance)
 		return;
-	child = answer_inode(m, &answer);
+	child = inode_get(m, &node->handle, node->attributes.mode);
 	if (!child)
 		return;
-	if (!slice_equal(entry->name, slice_of(".")) && !slice_equal(entry->name, slice_of("..")) &&
-	    instance &&
-	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
-			      &call->inode->handle, &entry->name))
-		inode_name_set(m, call->inode, entry->name, child, instance);
+	inode_set_attributes(child, &node->attributes, instance);
+	if (!slice_equal(entry->name, slice_of(".")) && !slice_equal(entry->name, slice_of("..")))
+		answer_name(m, call, parent, call->inode, &entry->name, child);
 	inode_unuse(m, child);
 }
 
@@ -199,6 +190,7 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 	bool all_known = true;
 
 	if (!listing->eof || listing->first_cookie != 0 || listing->instance == 0 ||
+	    listing->serial != inode->listing_serial ||
 	    listing->instance != holder_lease_held(m->holder, mount_now(), &inode->handle))
 		return;
 	for (uint32_t i = 0; i < listing->count && all_known; i++) {
@@ -225,14 +217,12 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 	struct reader r = reader_of(call->data.data, call->data.length);
 	struct item_dirent entry;
 	struct answer answer;
-	uint64_t instance = 0;
+	uint64_t instance;
 
-	answer_work_in(m, call, &answer);
-	if (answer.nodes[NODE_DIRECTORY].instance) {
-		instance = answer.nodes[NODE_DIRECTORY].instance;
-		inode_set_attributes(inode, &answer.nodes[NODE_DIRECTORY].item.attributes,
-				     instance);
-	}
+	answer_work_in(m, call, NULL, NULL, &answer);
+	instance = answer.nodes[NODE_DIRECTORY].instance;
+	if (answer.child)
+		inode_unuse(m, answer.child);
 	if (listing && (listing->count == 0 || call->offset == 0 ||
 			listing->entries[listing->count - 1].cookie != call->offset ||
 			listing->count > LISTING_ENTRIES_MAX || listing->references > 1)) {
@@ -240,7 +230,7 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 		listing = NULL;
 	}
 	if (!listing)
-		listing = listing_create(instance, call->offset);
+		listing = listing_create(instance, inode->listing_serial, call->offset);
 	directory->listing = listing;
 	directory->hint = 0;
 	if (!listing)
@@ -252,7 +242,7 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 		const struct handle *handle;
 		struct item_node node;
 
-		learn(m, call, &entry, instance, &handle, &node);
+		learn(m, call, &entry, &answer.nodes[NODE_DIRECTORY], &handle, &node);
 		if (listing_append(listing, &entry, handle) < 0)
 			return -ENOMEM;
 	}

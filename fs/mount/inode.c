@@ -259,7 +259,7 @@ void inode_set_attributes(struct inode *inode, const struct attributes *attribut
 
 /* ---- listings ---- */
 
-struct listing *listing_create(uint64_t instance, uint64_t first_cookie)
+struct listing *listing_create(uint64_t instance, uint32_t serial, uint64_t first_cookie)
 {
 	struct listing *listing = calloc(1, sizeof(*listing));
 
@@ -267,6 +267,7 @@ struct listing *listing_create(uint64_t instance, uint64_t first_cookie)
 		return NULL;
 	listing->references = 1;
 	listing->instance = instance;
+	listing->serial = serial;
 	listing->first_cookie = first_cookie;
 	return listing;
 }

@@ -35,6 +35,7 @@ struct listing_entry {
 struct listing {
 	unsigned references;
 	uint64_t instance;     /* of the directory's lease throughout, 0: none */
+	uint32_t serial;       /* the directory's listing_serial when it was begun */
 	uint64_t first_cookie; /* where it begins; 0: at the start */
 	bool eof;
 	uint32_t count, capacity;
@@ -71,6 +72,7 @@ struct inode {
 	struct name_entry *names;      /* directories */
 	uint64_t names_complete_instance; /* under it a name that is not in `names` is absent */
 	struct listing *listing;
+	uint32_t listing_serial;       /* moves with every drop and every change of our own */
 	bool names_given;              /* the kernel may hold names of it with a validity */
 	bool attributes_given;         /* the same of its attributes */
 
@@ -85,6 +87,7 @@ struct inode {
 	uint32_t fills;                /* page fills in flight */
 	uint32_t drop_serial;          /* drops begun: recalls, ends of sessions */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
+	bool closing;                  /* a close is on its way to the origin; opens wait for it */
 	bool open_registered;          /* the origin knows that it is open here */
 	bool pages;                    /* the kernel may have pages: has a guardian slot */
 	int guardian_slot;
@@ -131,7 +134,7 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 void inode_name_forget(struct mount *m, struct inode *directory, struct slice name);
 void inode_names_forget(struct mount *m, struct inode *directory);
 
-struct listing *listing_create(uint64_t instance, uint64_t first_cookie);
+struct listing *listing_create(uint64_t instance, uint32_t serial, uint64_t first_cookie);
 struct listing *listing_ref(struct listing *listing);
 void listing_unref(struct listing *listing);
 int listing_append(struct listing *listing, const struct item_dirent *entry,

@@ -132,9 +132,45 @@ static bool moved(const struct call *call, const struct inode *inode, struct cha
 	return false;
 }
 
+static bool makes_name(const struct call *call)
+{
+	return call->message.type == MESSAGE_create || call->message.type == MESSAGE_mknod ||
+	       call->message.type == MESSAGE_symlink || call->message.type == MESSAGE_link;
+}
+
+/* The names in the call's directory number `which` (inode, inode2) that it touched. */
+static uint32_t touched(const struct call *call, unsigned which, struct slice ret_names[2])
+{
+	bool same = !call->inode2;
+	uint32_t count = 0;
+
+	if (!makes_name(call) && call->message.type != MESSAGE_unlink &&
+	    call->message.type != MESSAGE_rename)
+		return 0;
+	if (which == 0)
+		ret_names[count++] = slice_of(call->names[0]);
+	if (call->message.type == MESSAGE_rename && (which == 1 || (which == 0 && same)))
+		ret_names[count++] = slice_of(call->names[1]);
+	return count;
+}
+
+/* Whatever came of it, the names that it touched are not known any more. */
+static void names_forget(struct mount *m, struct call *call, struct inode *inodes[4])
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct slice names[2];
+		uint32_t count = inodes[i] ? touched(call, i, names) : 0;
+
+		for (uint32_t n = 0; n < count; n++)
+			inode_name_forget(m, inodes[i], names[n]);
+	}
+}
+
 bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		struct change *ret_before, struct change *ret_after)
 {
+	struct slice made = slice_of(call->names[0]);
+	bool makes = call->status == STATUS_OK && makes_name(call);
 	struct inode *inodes[4];
 	bool kept = false;
 
@@ -151,6 +187,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		inodes[i]->no_xattrs_instance = 0;
 		listing_unref(inodes[i]->listing);
 		inodes[i]->listing = NULL;
+		inodes[i]->listing_serial++;
 		known = call->replied && moved(call, inodes[i], &before, &after);
 		stands = holder_modify_end(m->holder, &inodes[i]->handle, known, before, after);
 		if (i == 0) {
@@ -161,17 +198,21 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 	}
 	if (call->modify_marks & 1u << 4) {
 		call->inode->hold_count--;
-		read_release_held(m, call->inode);
+		calls_release_held(m, call->inode);
+	}
+	names_forget(m, call, inodes);
+	answer_work_in(m, call, call->inode, makes ? &made : NULL, ret_answer);
+	if (call->message.type == MESSAGE_unlink && call->status == STATUS_OK)
+		answer_name(m, call, &ret_answer->nodes[NODE_DIRECTORY], call->inode, &made, NULL);
+	/* What others asked before may have been answered before: it is void from here on. */
+	for (unsigned i = 0; i < 4; i++) {
+		struct slice names[2];
+
+		if (call->modify_marks & 1u << i)
+			holder_modified(m->holder, &inodes[i]->handle, names,
+					touched(call, i, names));
 	}
 	call->modify_marks = 0;
-	answer_work_in(m, call, ret_answer);
-	for (unsigned role = 0; role < NODE_ROLES; role++) {
-		const struct answer_node *node = &ret_answer->nodes[role];
-		struct inode *inode = node->present ? inode_find(m, &node->item.handle) : NULL;
-
-		if (inode && node->instance)
-			inode_set_attributes(inode, &node->item.attributes, node->instance);
-	}
 	pthread_mutex_unlock(&m->lock);
 	return kept;
 }

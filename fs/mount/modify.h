@@ -7,7 +7,7 @@
  * attributes and names are asked for at the origin (holder_modifying), and page fills are held
  * here while the lease stands (they would be answered from the old state).
  *
- * A held page fill cannot keep a recall waiting: read_release_held() sends it on, weak, and the
+ * A held page fill cannot keep a recall waiting: calls_release_held() sends it on, weak, and the
  * recall drops the page before it is acknowledged. Nor can it keep the modification waiting:
  * holding begins only after the invalidation has returned and found no page fill begun since.
  */

@@ -54,48 +54,17 @@ static bool name_fits(fuse_req_t request, const char *name)
 
 /* ---- lookup ---- */
 
-static void lookup_work(struct mount *m, struct call *call)
+static void lookup_absent(struct mount *m, struct call *call, struct slice name)
 {
-	struct slice name = call->message.lookup.name;
 	struct fuse_entry_param absent = { 0 };
-	struct answer answer;
+	struct instant now = mount_now();
 	struct inode *child = NULL;
 	fuse_req_t request;
 	unsigned token;
 
-	if (call->status != STATUS_OK && call->status != STATUS_NOENT) {
-		reply_error(m, call, call_errno(call));
-		return;
-	}
 	pthread_mutex_lock(&m->lock);
-	answer_work_in(m, call, &answer);
-	if (call->status == STATUS_OK) {
-		if (call->reply.eof && answer.nodes[NODE_TARGET].instance)
-			child = answer_inode(m, &answer.nodes[NODE_TARGET]);
-		pthread_mutex_unlock(&m->lock);
-		if (child) {
-			/* The whole of a small file came along. */
-			read_keep(m, child, answer.nodes[NODE_TARGET].item.change, 0, call->data);
-			pthread_mutex_lock(&m->lock);
-			inode_unuse(m, child);
-			pthread_mutex_unlock(&m->lock);
-		}
-		reply_entry(m, call, &answer, name);
-		return;
-	}
-	if (answer.nodes[NODE_DIRECTORY].present &&
-	    answer.nodes[NODE_DIRECTORY].item.lease != LEASE_NONE &&
-	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
-			      &call->inode->handle, &name)) {
-		uint64_t instance = holder_lease_held(m->holder, mount_now(), &call->inode->handle);
-
-		if (instance) {
-			inode_name_set(m, call->inode, name, NULL, instance);
-			if (m->has_epoch &&
-			    instance == holder_lease(m->holder, mount_now(), &call->inode->handle))
-				absent.entry_timeout = validity(m, mount_now());
-		}
-	}
+	if (m->has_epoch && inode_name_find(m, call->inode, name, now, &child) && !child)
+		absent.entry_timeout = validity(m, now);
 	if (absent.entry_timeout > 0)
 		call->inode->names_given = true;
 	request = call->request;
@@ -108,6 +77,32 @@ static void lookup_work(struct mount *m, struct call *call)
 	else if (request)
 		fuse_reply_err(request, ENOENT);
 	mount_reply_end(m, token);
+}
+
+static void lookup_work(struct mount *m, struct call *call)
+{
+	struct slice name = slice_of(call->names[0]);
+	const struct answer_node *target;
+	struct answer answer;
+
+	if (call->status != STATUS_OK && call->status != STATUS_NOENT) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, call->inode, &name, &answer);
+	pthread_mutex_unlock(&m->lock);
+	target = &answer.nodes[NODE_TARGET];
+	if (call->status == STATUS_NOENT) {
+		answer_done(m, &answer);
+		/* `name` is the call's own. */
+		lookup_absent(m, call, name);
+		return;
+	}
+	/* The whole of a small file came along. */
+	if (call->reply.eof && target->instance && answer.child)
+		read_keep(m, answer.child, target->item.change, 0, call->data);
+	reply_entry(m, call, &answer, name);
 }
 
 /* True when the lookup was answered from memory. */
@@ -132,8 +127,7 @@ static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent
 	}
 	token = mount_reply_begin(m);
 	if (child) {
-		entry_fill(m, directory, holder_lease(m->holder, now, &directory->handle), child,
-			   attributes, child->attributes_instance, &entry);
+		entry_fill(m, directory, slice_of(name), child, attributes, &entry);
 	} else if (m->has_epoch) {
 		entry.entry_timeout = validity(m, now);
 		directory->names_given = true;
@@ -195,14 +189,14 @@ static void make_work(struct mount *m, struct call *call)
 {
 	struct change before, after;
 	struct answer answer;
-	struct slice name = { (const uint8_t *)call->names[0], strlen(call->names[0]) };
 
 	modify_end(m, call, &answer, &before, &after);
 	if (call->status != STATUS_OK) {
+		answer_done(m, &answer);
 		reply_error(m, call, call_errno(call));
 		return;
 	}
-	reply_entry(m, call, &answer, name);
+	reply_entry(m, call, &answer, slice_of(call->names[0]));
 }
 
 static void make(struct mount *m, struct call *call)
@@ -296,75 +290,53 @@ void op_link(fuse_req_t request, fuse_ino_t nodeid, fuse_ino_t parent, const cha
 
 /* ---- create ---- */
 
-static void create_reply(struct mount *m, struct call *call, const struct answer *answer)
+static void create_reply(struct mount *m, struct call *call, struct answer *answer,
+			 struct open_file *file, struct fuse_file_info *info)
 {
-	const struct answer_node *target = &answer->nodes[NODE_TARGET];
-	const struct answer_node *parent = &answer->nodes[NODE_DIRECTORY];
-	struct slice name = { (const uint8_t *)call->names[0], strlen(call->names[0]) };
-	struct fuse_file_info info = call->file_info;
 	struct fuse_entry_param entry;
-	struct open_file *file = NULL;
-	struct inode *child;
-	uint64_t instance = 0;
 	fuse_req_t request;
 	unsigned token;
-	int r = -ENOMEM;
+	bool taken;
 
 	pthread_mutex_lock(&m->lock);
-	child = answer_inode(m, target);
-	pthread_mutex_unlock(&m->lock);
-	if (child)
-		r = data_open(m, child, &info, &file);
-	if (r < 0) {
-		if (child) {
-			pthread_mutex_lock(&m->lock);
-			inode_unuse(m, child);
-			pthread_mutex_unlock(&m->lock);
-		}
-		reply_error(m, call, -r);
-		return;
-	}
-	pthread_mutex_lock(&m->lock);
-	/* What the origin registered as open stays so until the release here. */
-	child->open_registered = true;
-	if (parent->present && parent->item.lease != LEASE_NONE &&
-	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
-			      &call->inode->handle, &name))
-		instance = holder_lease_held(m->holder, mount_now(), &call->inode->handle);
-	inode_name_set(m, call->inode, name, child, instance);
 	request = call->request;
 	call->request = NULL;
 	token = mount_reply_begin(m);
 	if (request)
-		entry_fill(m, call->inode, instance, child, &target->item.attributes,
-			   target->instance, &entry);
-	inode_unuse(m, child);
+		entry_fill(m, call->inode, slice_of(call->names[0]), answer->child,
+			   &answer->nodes[NODE_TARGET].item.attributes, &entry);
 	pthread_mutex_unlock(&m->lock);
+	answer_done(m, answer);
 	call_destroy(m, call);
-	if (!request) {
-		mount_reply_end(m, token);
-		data_open_undo(m, file);
-		return;
-	}
-	if (fuse_reply_create(request, &entry, &info) < 0) {
+	taken = request && fuse_reply_create(request, &entry, info) == 0;
+	if (request && !taken)
 		op_forget_one(m, entry.ino, 1);
-		mount_reply_end(m, token);
-		data_open_undo(m, file);
-		return;
-	}
 	mount_reply_end(m, token);
+	if (!taken)
+		data_open_undo(m, file);
 }
 
 static void create_work(struct mount *m, struct call *call)
 {
+	struct fuse_file_info info = call->file_info;
 	struct change before, after;
+	struct open_file *file;
 	struct answer answer;
+	int error = 0;
 
 	modify_end(m, call, &answer, &before, &after);
-	if (call->status != STATUS_OK || !answer.nodes[NODE_TARGET].present)
-		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+	if (call->status != STATUS_OK)
+		error = call_errno(call);
+	else if (!answer.child)
+		error = EIO;
 	else
-		create_reply(m, call, &answer);
+		error = -data_open(m, answer.child, &info, &file);
+	if (error) {
+		answer_done(m, &answer);
+		reply_error(m, call, error);
+		return;
+	}
+	create_reply(m, call, &answer, file, &info);
 }
 
 void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
@@ -403,26 +375,13 @@ static struct inode *known_child(struct mount *m, struct inode *directory, const
 	return entry->child;
 }
 
-static void unlink_work(struct mount *m, struct call *call)
+static void remove_work(struct mount *m, struct call *call)
 {
 	struct change before, after;
 	struct answer answer;
-	struct slice name = { (const uint8_t *)call->names[0], strlen(call->names[0]) };
-	uint64_t instance;
 
 	modify_end(m, call, &answer, &before, &after);
-	if (call->status == STATUS_OK || call->status == STATUS_NOENT) {
-		pthread_mutex_lock(&m->lock);
-		inode_name_forget(m, call->inode, name);
-		instance = holder_lease_held(m->holder, mount_now(), &call->inode->handle);
-		if (call->status == STATUS_OK && instance &&
-		    answer.nodes[NODE_DIRECTORY].present &&
-		    answer.nodes[NODE_DIRECTORY].item.lease != LEASE_NONE &&
-		    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
-				      &call->inode->handle, &name))
-			inode_name_set(m, call->inode, name, NULL, instance);
-		pthread_mutex_unlock(&m->lock);
-	}
+	answer_done(m, &answer);
 	reply_error(m, call, call->status == STATUS_OK ? 0 : call_errno(call));
 }
 
@@ -448,7 +407,7 @@ static void remove_name(fuse_req_t request, fuse_ino_t parent, const char *name,
 	call->message.unlink.name = call_name(call, 0, name);
 	call->message.unlink.is_directory = is_directory;
 	call_limit(call);
-	modify_send(m, call, &scope, unlink_work);
+	modify_send(m, call, &scope, remove_work);
 }
 
 void op_unlink(fuse_req_t request, fuse_ino_t parent, const char *name)
@@ -459,20 +418,6 @@ void op_unlink(fuse_req_t request, fuse_ino_t parent, const char *name)
 void op_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
 	remove_name(request, parent, name, true);
-}
-
-static void rename_work(struct mount *m, struct call *call)
-{
-	struct inode *from = call->inode, *to = call->inode2 ? call->inode2 : call->inode;
-	struct change before, after;
-	struct answer answer;
-
-	modify_end(m, call, &answer, &before, &after);
-	pthread_mutex_lock(&m->lock);
-	inode_name_forget(m, from, slice_of(call->names[0]));
-	inode_name_forget(m, to, slice_of(call->names[1]));
-	pthread_mutex_unlock(&m->lock);
-	reply_error(m, call, call->status == STATUS_OK ? 0 : call_errno(call));
 }
 
 void op_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
@@ -512,5 +457,5 @@ void op_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino
 	call->message.rename.new_name = call_name(call, 1, new_name);
 	call->message.rename.flags = flags;
 	call_limit(call);
-	modify_send(m, call, &scope, rename_work);
+	modify_send(m, call, &scope, remove_work);
 }

@@ -123,6 +123,7 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 		if (inode->listing)
 			listing_unref(inode->listing);
 		inode->listing = NULL;
+		inode->listing_serial++;
 		if (action->scope == RECALL_ALL)
 			inode_names_forget(m, inode);
 		for (uint32_t i = 0; i < action->name_count; i++)
@@ -155,7 +156,8 @@ void notifier_drop(struct mount *m, const struct holder_action *action)
 		drop_memory(m, inode, action, work);
 		inode_use(m, inode);
 		work->context = inode;
-		read_release_held(m, inode);
+		if (inode->hold_count > 0)
+			calls_release_held(m, inode);
 	}
 	notifier_push(m, LANE_RECALL, work);
 }
@@ -239,7 +241,8 @@ bool notifier_drop_all(struct mount *m, const struct holder_action *action)
 			drop_around(all, inode);
 		inode->attributes_given = false;
 		inode->names_given = false;
-		read_release_held(m, inode);
+		if (inode->hold_count > 0)
+			calls_release_held(m, inode);
 	}
 	work->action = *action;
 	work->epoch = true;

@@ -310,12 +310,11 @@ static void fetch_work(struct mount *m, struct call *call)
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
-	answer_work_in(m, call, &answer);
+	answer_work_in(m, call, NULL, NULL, &answer);
 	node = &answer.nodes[NODE_TARGET];
 	use = node->present && usable(m, call, node, &keep);
-	if (use && node->instance)
-		inode_set_attributes(call->inode, &node->item.attributes, node->instance);
 	pthread_mutex_unlock(&m->lock);
+	answer_done(m, &answer);
 	if (!node->present) {
 		fetch_end(m, call, EIO);
 		return;
@@ -397,17 +396,8 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	call->message.read.count = (uint32_t)call->size;
 	call->fetch_next = inode->fetches;
 	inode->fetches = call;
-	call->held = inode->hold_count > 0 &&
-		     holder_lease_held(m->holder, mount_now(), &inode->handle) != 0;
 	pthread_mutex_unlock(&m->lock);
 	call_send(m, call, fetch_work);
-}
-
-void read_release_held(struct mount *m, struct inode *inode)
-{
-	for (struct call *call = inode->fetches; call; call = call->fetch_next)
-		call->held = false;
-	calls_session_changed(m);
 }
 
 /* ---- from the cache ---- */

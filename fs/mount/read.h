@@ -32,9 +32,6 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 /* Answers READs whose callers were killed. Called by the ticker of call.c. */
 void read_interrupts(struct mount *m);
 
-/* Page fills of the inode that were held for our own modification go out. Under the lock. */
-void read_release_held(struct mount *m, struct inode *inode);
-
 /*
  * Page-aligned ranges of the inode with page fills in flight, sorted and merged, at most `max`:
  * returns how many. Under the lock.

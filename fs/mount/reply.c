@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+#include "fs/mount/ops.h"
 #include "fs/mount/session.h"
 
 uint64_t answer_grant(struct mount *m, const struct call *call, const struct item_node *node)
@@ -18,9 +19,40 @@ uint64_t answer_grant(struct mount *m, const struct call *call, const struct ite
 	return instance;
 }
 
-void answer_work_in(struct mount *m, struct call *call, struct answer *ret_answer)
+void answer_name(struct mount *m, const struct call *call, const struct answer_node *parent,
+		 struct inode *directory, const struct slice *name, struct inode *child)
+{
+	uint64_t instance = 0;
+
+	if (parent->present && parent->item.lease != LEASE_NONE &&
+	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
+			      &directory->handle, name))
+		instance = holder_lease_held(m->holder, mount_now(), &directory->handle);
+	/* With instance 0 it is a hint only: what unlink would take from under a descriptor that
+	   is open here. An absent name is no hint. */
+	if (instance || child)
+		inode_name_set(m, directory, *name, child, instance);
+	else
+		inode_name_forget(m, directory, *name);
+}
+
+static void node_remember(struct mount *m, const struct answer_node *node)
+{
+	struct inode *inode = inode_find(m, &node->item.handle);
+
+	if (!inode)
+		return;
+	if (node->instance)
+		inode_set_attributes(inode, &node->item.attributes, node->instance);
+	if (node->item.open)
+		inode->open_registered = true;
+}
+
+void answer_work_in(struct mount *m, struct call *call, struct inode *directory,
+		    const struct slice *name, struct answer *ret_answer)
 {
 	struct reader r = reader_of(call->reply.nodes.data, call->reply.nodes.length);
+	struct answer_node *target = &ret_answer->nodes[NODE_TARGET];
 	struct item_node node;
 
 	memset(ret_answer, 0, sizeof(*ret_answer));
@@ -35,28 +67,32 @@ void answer_work_in(struct mount *m, struct call *call, struct answer *ret_answe
 		into->present = true;
 		into->item = node;
 		into->instance = answer_grant(m, call, &node);
-		if (node.open) {
-			struct inode *inode = inode_find(m, &node.handle);
-
-			if (inode)
-				inode->open_registered = true;
-		}
 	}
+	if (target->present)
+		ret_answer->child =
+			inode_get(m, &target->item.handle, target->item.attributes.mode);
+	for (unsigned role = 0; role < NODE_ROLES; role++)
+		if (ret_answer->nodes[role].present)
+			node_remember(m, &ret_answer->nodes[role]);
+	if (directory && name && (ret_answer->child || call->status == STATUS_NOENT))
+		answer_name(m, call, &ret_answer->nodes[NODE_DIRECTORY], directory, name,
+			    ret_answer->child);
 }
 
-struct inode *answer_inode(struct mount *m, const struct answer_node *node)
+void answer_done(struct mount *m, struct answer *answer)
 {
-	struct inode *inode = inode_get(m, &node->item.handle, node->item.attributes.mode);
-
-	if (inode && node->instance)
-		inode_set_attributes(inode, &node->item.attributes, node->instance);
-	return inode;
+	if (!answer->child)
+		return;
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, answer->child);
+	pthread_mutex_unlock(&m->lock);
+	answer->child = NULL;
 }
 
-void attributes_stat(const struct attributes *a, uint64_t number, struct stat *ret_stat)
+void attributes_stat(const struct attributes *a, struct stat *ret_stat)
 {
 	*ret_stat = (struct stat){
-		.st_ino = number,
+		.st_ino = a->inode,
 		.st_mode = a->mode,
 		.st_nlink = a->nlink,
 		.st_uid = a->uid,
@@ -79,24 +115,23 @@ double validity(struct mount *m, struct instant now)
 	return left.ns > 20 * NS_PER_MS ? (double)(left.ns - 20 * NS_PER_MS) / (double)NS_PER_S : 0;
 }
 
-void entry_fill(struct mount *m, struct inode *directory, uint64_t instance, struct inode *child,
-		const struct attributes *attributes, uint64_t attributes_instance,
-		struct fuse_entry_param *ret_entry)
+void entry_fill(struct mount *m, struct inode *directory, struct slice name, struct inode *child,
+		const struct attributes *answered, struct fuse_entry_param *ret_entry)
 {
 	struct instant now = mount_now();
 	double seconds = validity(m, now);
+	const struct attributes *attributes = inode_attributes(m, child, now);
+	struct inode *found;
 
 	*ret_entry = (struct fuse_entry_param){ .ino = child->nodeid, .generation = 1 };
-	attributes_stat(attributes, attributes->inode, &ret_entry->attr);
-	if (m->has_epoch && instance &&
-	    instance == holder_lease(m->holder, now, &directory->handle)) {
-		ret_entry->entry_timeout = seconds;
-		directory->names_given = true;
-	}
-	if (attributes_instance &&
-	    attributes_instance == holder_lease(m->holder, now, &child->handle)) {
+	attributes_stat(attributes ? attributes : answered, &ret_entry->attr);
+	if (attributes) {
 		ret_entry->attr_timeout = seconds;
 		child->attributes_given = true;
+	}
+	if (m->has_epoch && inode_name_find(m, directory, name, now, &found) && found == child) {
+		ret_entry->entry_timeout = seconds;
+		directory->names_given = true;
 	}
 	inode_looked_up(m, child);
 }
@@ -110,59 +145,29 @@ void reply_error(struct mount *m, struct call *call, int error)
 		fuse_reply_err(request, error);
 }
 
-void reply_entry(struct mount *m, struct call *call, const struct answer *answer, struct slice name)
+void reply_entry(struct mount *m, struct call *call, struct answer *answer, struct slice name)
 {
-	const struct answer_node *target = &answer->nodes[NODE_TARGET];
-	const struct answer_node *parent = &answer->nodes[NODE_DIRECTORY];
-	struct inode *directory = call->inode;
 	struct fuse_entry_param entry;
-	struct inode *child = NULL;
 	fuse_req_t request;
-	uint64_t instance = 0;
-	unsigned token = 0;
+	unsigned token;
 
-	if (!target->present) {
-		reply_error(m, call, EIO);
+	if (!answer->child) {
+		reply_error(m, call, answer->nodes[NODE_TARGET].present ? ENOMEM : EIO);
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
 	request = call->request;
 	call->request = NULL;
-	child = answer_inode(m, target);
-	if (child && directory) {
-		/* The name may be remembered when the directory's lease rode on this answer, or
-		   stood already, and no recall of this name overtook it. */
-		if (parent->present && parent->item.lease != LEASE_NONE &&
-		    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
-				      &directory->handle, &name))
-			instance = holder_lease_held(m->holder, mount_now(), &directory->handle);
-		/* With instance 0 it is a hint only: what unlink would take from under a
-		   descriptor that is open here. */
-		inode_name_set(m, directory, name, child, instance);
-	}
-	if (child && request) {
-		token = mount_reply_begin(m);
-		entry_fill(m, directory, instance, child, &target->item.attributes,
-			   target->instance, &entry);
-	}
-	if (child)
-		inode_unuse(m, child);
+	token = mount_reply_begin(m);
+	if (request)
+		entry_fill(m, call->inode, name, answer->child,
+			   &answer->nodes[NODE_TARGET].item.attributes, &entry);
 	pthread_mutex_unlock(&m->lock);
+	answer_done(m, answer);
 	call_destroy(m, call);
-	if (!request)
-		return;
-	if (!child) {
-		fuse_reply_err(request, ENOMEM);
-		return;
-	}
-	if (fuse_reply_entry(request, &entry) < 0) {
-		/* The caller was interrupted and the kernel did not take the lookup. */
-		pthread_mutex_lock(&m->lock);
-		child = inode_by_nodeid(m, entry.ino);
-		if (child)
-			inode_forget(m, child, 1);
-		pthread_mutex_unlock(&m->lock);
-	}
+	/* Refused: the caller was interrupted, and the kernel did not take the lookup. */
+	if (request && fuse_reply_entry(request, &entry) < 0)
+		op_forget_one(m, entry.ino, 1);
 	mount_reply_end(m, token);
 }
 

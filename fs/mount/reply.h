@@ -19,38 +19,43 @@ struct answer_node {
 
 struct answer {
 	struct answer_node nodes[NODE_ROLES]; /* by enum node_role */
+	struct inode *child;                  /* of NODE_TARGET, with a use; NULL: none, no memory */
 };
 
 /*
- * Decodes the nodes of an answered call and tells the holder of their grants. For calls that
- * modified something modify_end() comes first. Under the lock.
+ * Works an answer in, in one section under the lock, since a recall may come right after it: the
+ * holder is told of the grants, attributes are remembered, and so is that `name` of `directory`
+ * (NULL: no name is concerned) leads to NODE_TARGET, or with status NOENT to nothing. What is
+ * remembered here is what may be given to the kernel later; nothing of the answer is, by itself.
+ * answer_done() drops the use.
  */
-void answer_work_in(struct mount *m, struct call *call, struct answer *ret_answer);
-/* The same for one node of a listing. */
+void answer_work_in(struct mount *m, struct call *call, struct inode *directory,
+		    const struct slice *name, struct answer *ret_answer);
+void answer_done(struct mount *m, struct answer *answer);
+/* The grant of one node, when no section above does it: for listings. Under the lock. */
 uint64_t answer_grant(struct mount *m, const struct call *call, const struct item_node *node);
-/* The inode of a node, with a use, its attributes remembered when the lease allows. Under the
-   lock. NULL: no memory. */
-struct inode *answer_inode(struct mount *m, const struct answer_node *node);
+/* That `name` leads to `child` (NULL: to nothing), when this answer granted a lease on `directory`
+   and no recall of the name overtook it; else it is remembered as a hint only. Under the lock. */
+void answer_name(struct mount *m, const struct call *call, const struct answer_node *parent,
+		 struct inode *directory, const struct slice *name, struct inode *child);
 
-void attributes_stat(const struct attributes *attributes, uint64_t number, struct stat *ret_stat);
-/* The st_ino that users see: the origin's. */
+/* With the origin's inode number, which is what users see. */
+void attributes_stat(const struct attributes *attributes, struct stat *ret_stat);
 
 /*
- * An entry for the kernel: counts the lookup, sets the timeouts by what stands now. `instance`:
- * of the directory's lease under which the name is remembered, 0: none. Under the lock, between
+ * An entry for the kernel: counts the lookup. Name and attributes get a validity when they stand
+ * now; attributes that do not are those of the answer, for this once. Under the lock, between
  * mount_reply_begin() and _end().
  */
-void entry_fill(struct mount *m, struct inode *directory, uint64_t instance, struct inode *child,
-		const struct attributes *attributes, uint64_t attributes_instance,
-		struct fuse_entry_param *ret_entry);
+void entry_fill(struct mount *m, struct inode *directory, struct slice name, struct inode *child,
+		const struct attributes *answered, struct fuse_entry_param *ret_entry);
 /* Seconds for which something under the session may be given away now; 0: none. Under the lock. */
 double validity(struct mount *m, struct instant now);
 
 /* Answers the call's request, if it was not answered, with an errno; and ends the call. */
 void reply_error(struct mount *m, struct call *call, int error);
-/* The same with the entry that NODE_TARGET of the answer is, under NODE_DIRECTORY. */
-void reply_entry(struct mount *m, struct call *call, const struct answer *answer,
-		 struct slice name);
+/* The same with the entry that `name` of the call's inode is; ends the answer, too. */
+void reply_entry(struct mount *m, struct call *call, struct answer *answer, struct slice name);
 
 /* Whether the prefix of our own xattrs begins this name. */
 bool is_own_xattr(const char *name);

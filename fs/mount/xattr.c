@@ -71,7 +71,7 @@ static void getxattr_work(struct mount *m, struct call *call)
 		uint32_t bit = well_known(call->names[0]);
 
 		pthread_mutex_lock(&m->lock);
-		answer_work_in(m, call, &answer);
+		answer_work_in(m, call, NULL, NULL, &answer);
 		if (bit && answer.nodes[NODE_TARGET].instance) {
 			uint64_t instance = answer.nodes[NODE_TARGET].instance;
 
@@ -81,6 +81,7 @@ static void getxattr_work(struct mount *m, struct call *call)
 			call->inode->no_xattrs |= bit;
 		}
 		pthread_mutex_unlock(&m->lock);
+		answer_done(m, &answer);
 	}
 	if (call->status != STATUS_OK) {
 		reply_error(m, call, call_errno(call));
@@ -149,6 +150,7 @@ static void change_work(struct mount *m, struct call *call)
 
 	if (modify_end(m, call, &answer, &before, &after) && call->inode->file)
 		cache_file_move(call->inode->file, before, after, 0, 0);
+	answer_done(m, &answer);
 	reply_error(m, call, call->status == STATUS_OK ? 0 : call_errno(call));
 }
 

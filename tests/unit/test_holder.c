@@ -760,6 +760,28 @@ START_TEST(a_failed_allocation_delays_actions_and_loses_none)
 }
 END_TEST
 
+START_TEST(our_own_modification_voids_what_was_asked_before_it_was_answered)
+{
+	struct handle directory = handle_of(1);
+	struct slice made = slice_of("made"), other = slice_of("other");
+	uint64_t before, after;
+
+	start();
+	before = holder_request_begin(h);
+	holder_modified(h, &directory, &made, 1);
+	after = holder_request_begin(h);
+	/* The recall sequence says nothing here: the origin recalls nothing from its originator. */
+	ck_assert(holder_overtaken(h, before, 100, &directory, NULL));
+	ck_assert(holder_overtaken(h, before, 100, &directory, &made));
+	ck_assert(!holder_overtaken(h, before, 100, &directory, &other));
+	ck_assert(!holder_overtaken(h, after, 100, &directory, NULL));
+	ck_assert(!holder_overtaken(h, after, 100, &directory, &made));
+	holder_request_end(h, before);
+	holder_request_end(h, after);
+	expect_nothing();
+}
+END_TEST
+
 static TCase *holder_case(void)
 {
 	TCase *tcase = tcase_create("holder");
@@ -798,6 +820,7 @@ static TCase *holder_case(void)
 	tcase_add_test(tcase, what_was_held_is_reclaimed_under_the_next_session);
 	tcase_add_test(tcase, a_reclaim_that_a_recall_overtook_is_void);
 	tcase_add_test(tcase, candidates_are_forgotten_when_the_origin_takes_no_reclaims);
+	tcase_add_test(tcase, our_own_modification_voids_what_was_asked_before_it_was_answered);
 	tcase_add_test(tcase, a_failed_allocation_delays_actions_and_loses_none);
 	return tcase;
 }

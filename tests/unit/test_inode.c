@@ -175,7 +175,7 @@ END_TEST
 
 START_TEST(a_listing_is_continued_at_any_cookie_that_it_has)
 {
-	struct listing *listing = listing_create(1, 0);
+	struct listing *listing = listing_create(1, 0, 0);
 
 	for (uint64_t i = 1; i <= 100; i++) {
 		struct item_dirent entry = { .cookie = i * 10, .inode = i, .name = slice_of("n") };
