@@ -453,6 +453,10 @@ static bool settled(struct mount *m, struct call *call)
 		case STATUS_DRAINING:
 			break;
 		default:
+			if (call->status == STATUS_IO || call->status >= STATUS_BADMESSAGE)
+				mount_log("warning", "origin %s answered %s with %s: %s",
+					  m->origin_url, message_name(call->message.type),
+					  status_name(call->status), status_text(call->status));
 			return true;
 		}
 	} else if (call->error == -ECANCELED) {

@@ -76,6 +76,25 @@ static void fenced(struct mount *m, struct notifier_work *work)
 	free(fencing);
 }
 
+/*
+ * Tells the origin that what loses its name is open here. In the same section as the marks: from
+ * then on an open of it asks the origin, which knows. Under the lock.
+ */
+static void tell_victim(struct call *call)
+{
+	bool renames = call->message.type == MESSAGE_rename;
+	struct inode *victim = renames ? call->child2 : call->child;
+
+	if ((!renames && call->message.type != MESSAGE_unlink) || !victim ||
+	    victim->open_count == 0)
+		return;
+	if (renames)
+		call->message.rename.victim_open = victim->handle;
+	else
+		call->message.unlink.victim_open = victim->handle;
+	victim->open_registered = true;
+}
+
 void modify_send(struct mount *m, struct call *call, const struct modify_scope *scope,
 		 call_work *work)
 {
@@ -103,6 +122,7 @@ void modify_send(struct mount *m, struct call *call, const struct modify_scope *
 		call_fail(m, call, STATUS_NOMEM);
 		return;
 	}
+	tell_victim(call);
 	fencing->call = call;
 	fencing->then = work;
 	fencing->scope = *scope;

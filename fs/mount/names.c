@@ -398,10 +398,6 @@ static void remove_name(fuse_req_t request, fuse_ino_t parent, const char *name,
 		return;
 	pthread_mutex_lock(&m->lock);
 	call->child = known_child(m, call->inode, name);
-	if (call->child && call->child->open_count > 0) {
-		call->message.unlink.victim_open = call->child->handle;
-		call->child->open_registered = true;
-	}
 	pthread_mutex_unlock(&m->lock);
 	call->message.unlink.directory = call->inode->handle;
 	call->message.unlink.name = call_name(call, 0, name);
@@ -445,10 +441,6 @@ void op_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino
 	if (call->child2 && call->child2 == call->child) {
 		inode_unuse(m, call->child2);
 		call->child2 = NULL;
-	}
-	if (call->child2 && call->child2->open_count > 0) {
-		call->message.rename.victim_open = call->child2->handle;
-		call->child2->open_registered = true;
 	}
 	pthread_mutex_unlock(&m->lock);
 	call->message.rename.directory = call->inode->handle;
