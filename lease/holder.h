@@ -151,8 +151,9 @@ bool holder_overtaken(const struct holder *h, uint64_t stamp, uint64_t recall_se
 /*
  * An answer granted a lease on `handle` at `change`. What an answer says may be cached only under
  * a grant that this very answer carries: holding a lease from before is not enough, since the
- * origin answers from the old state while a change drains, without granting (5.1). Returns the instance to tag with what the
- * answer said, or 0 when the grant is void (overtaken, session not valid, no memory): then nothing
+ * origin answers from the old state while a change drains, without granting (5.1). Returns the
+ * instance to tag with what the answer said, or 0 when the grant is void (overtaken, session not
+ * valid, no memory): then nothing
  * of the answer may be cached. A lease that is held already keeps its instance, and its change is
  * set to `change` (the caller sees by holder_change() before whether it moved).
  */
