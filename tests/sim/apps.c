@@ -94,10 +94,11 @@ static void choose_modification(struct sim *sim, struct app *app)
 
 static void choose(struct sim *sim, unsigned index, struct app *app)
 {
-	static const enum app_action reads[] = { APP_READ, APP_READ, APP_PAGE_READ, APP_PAGE_READ,
-						 APP_PAGE_READ, APP_GETATTR, APP_GETATTR, APP_LOOKUP,
-						 APP_LOOKUP, APP_LOOKUP, APP_LIST, APP_OPEN,
-						 APP_CLOSE };
+	static const enum app_action reads[] = {
+		APP_READ,    APP_READ,   APP_PAGE_READ, APP_PAGE_READ, APP_PAGE_READ,
+		APP_GETATTR, APP_LOOKUP, APP_LOOKUP,    APP_LIST,      APP_OPEN,
+		APP_CLOSE,
+	};
 
 	app->tries = 0;
 	app->asked = false;

@@ -57,7 +57,8 @@ void faults_draw_profile(struct sim *sim)
 	p->recall_window_max = rng_chance(r, 300) ? (uint32_t)rng_between(r, 1, 4) : 32;
 	p->ended_count_max = rng_chance(r, 300) ? (uint32_t)rng_between(r, 1, 2) : 16;
 	p->operation_count_max = rng_chance(r, 200) ? (uint32_t)rng_between(r, 2, 4) : 64;
-	p->session_count_max = p->host_count + (uint32_t)(rng_chance(r, 200) ? rng_below(r, 3) : 30);
+	p->session_count_max =
+		p->host_count + (uint32_t)(rng_chance(r, 200) ? rng_below(r, 3) : 30);
 	p->host_lease_count_max = rng_chance(r, 300) ? (uint32_t)rng_between(r, 1, 5) : 64;
 	p->starved = rng_chance(r, 150) ? (uint32_t)rng_between(r, 1, 100) : 0;
 	draw_times(sim, p);

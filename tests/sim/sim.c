@@ -145,7 +145,7 @@ static int run_range(struct sim *sim, const struct options *o)
 static void usage(void)
 {
 	puts("usage: sim [--first N] [--seeds N] [--expect-failure] [--regressions FILE]\n"
-	     "       sim --seed N [--trace]   one run; a failure prints its last events; or print all\n"
+	     "       sim --seed N [--trace]   one run; a failure prints its last events, or all\n"
 	     "       sim ... --observed-only  judges by what callers are told, nothing else\n"
 	     "       sim --scale HOSTS LEASES memory and recall cost of a large authority");
 }

@@ -344,6 +344,7 @@ struct origin {
 	struct kept_reply kept[KEPT_MAX];
 };
 
+struct instant origin_now(struct sim *sim);
 void origin_start(struct sim *sim);
 void origin_crash(struct sim *sim);
 void origin_packet(struct sim *sim, struct packet *packet);
