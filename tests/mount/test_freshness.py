@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import leasehold
 from leasehold import Failure, expect, peek, read_file, write_file
 
-ROUNDS = int(os.environ.get("LEASEHOLD_TEST_ROUNDS", "300"))
+ROUNDS = int(os.environ.get("LEASEHOLD_TEST_ROUNDS", "150"))
 
 
 class Race:
