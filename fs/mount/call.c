@@ -258,7 +258,8 @@ static bool prepare(struct mount *m, struct call *call)
 	call->attempts++;
 	call->state = CALL_SENT;
 	if (call->inode)
-		call->drop_serial = call->inode->drop_serial;
+		call->lease_instance =
+			holder_lease_held(m->holder, mount_now(), &call->inode->handle);
 	return true;
 }
 

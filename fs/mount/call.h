@@ -81,7 +81,7 @@ struct call {
 	int error;                 /* of the transport */
 	bool interrupted;
 	bool abandoned;            /* the kernel was answered already */
-	uint32_t drop_serial;      /* page fills: the inode's when this was sent */
+	uint64_t lease_instance;   /* page fills: held on the inode when this was sent */
 	bool held;                 /* parked until calls_release_held() */
 	struct call *fetch_next;   /* page fills: in inode->fetches */
 };

@@ -85,8 +85,8 @@ struct inode {
 	uint32_t hold_count;           /* of these: those that hold page fills */
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t fills;                /* page fills in flight */
-	uint32_t drop_serial;          /* drops begun: recalls, ends of sessions */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
+	uint32_t weak_fills;           /* page fills answered under such a recall, without a lease */
 	bool closing;                  /* a close is on its way to the origin; opens wait for it */
 	bool open_registered;          /* the origin knows that it is open here */
 	bool pages;                    /* the kernel may have pages: has a guardian slot */

@@ -77,6 +77,11 @@ static void notify(struct mount *m, const struct notice *notice)
 static void perform(struct mount *m, struct notifier_work *work)
 {
 	mount_replies_drain(m);
+	if (work->recalled) {
+		pthread_mutex_lock(&m->lock);
+		work->weak_fills = work->recalled->weak_fills;
+		pthread_mutex_unlock(&m->lock);
+	}
 	if (work->epoch && m->has_epoch) {
 		COUNT(m, invalidations);
 		(void)send_epoch(m); /* fails only when the connection is gone */
@@ -92,13 +97,31 @@ static void perform(struct mount *m, struct notifier_work *work)
 
 /* ---- recalls ---- */
 
+/*
+ * Page fills that were answered without a lease meanwhile (read.h) may have come behind the
+ * invalidation: then there is another, which waits for theirs. Under the lock.
+ */
+static bool drop_again(struct mount *m, struct notifier_work *work)
+{
+	struct inode *inode = work->recalled;
+
+	work->epoch = false;
+	return inode->weak_fills != work->weak_fills &&
+	       notifier_collect(m, work, inode, true, 0, 0);
+}
+
 static void drop_done(struct mount *m, struct notifier_work *work)
 {
-	struct inode *inode = work->context;
+	struct inode *inode = work->recalled;
 	bool open = false;
 
 	if (inode) {
 		pthread_mutex_lock(&m->lock);
+		if (drop_again(m, work)) {
+			pthread_mutex_unlock(&m->lock);
+			notifier_push(m, LANE_RECALL, work);
+			return;
+		}
 		open = inode->open_count > 0;
 		inode->dropping--;
 		if (open)
@@ -115,7 +138,6 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 static void drop_memory(struct mount *m, struct inode *inode, const struct holder_action *action,
 			struct notifier_work *work)
 {
-	inode->drop_serial++;
 	inode->dropping++;
 	inode->attributes_instance = 0;
 	inode->no_xattrs_instance = 0;
@@ -155,7 +177,7 @@ void notifier_drop(struct mount *m, const struct holder_action *action)
 	if (inode) {
 		drop_memory(m, inode, action, work);
 		inode_use(m, inode);
-		work->context = inode;
+		work->recalled = inode;
 		if (inode->hold_count > 0)
 			calls_release_held(m, inode);
 	}
@@ -236,7 +258,6 @@ bool notifier_drop_all(struct mount *m, const struct holder_action *action)
 	}
 	all->count = 0;
 	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
-		inode->drop_serial++;
 		if (inode->lookup_count > 0 && (inode->pages || inode->attributes_given))
 			drop_around(all, inode);
 		inode->attributes_given = false;

@@ -39,6 +39,8 @@ struct notifier_work {
 	void *context;
 	/* A recall: */
 	struct holder_action action;
+	struct inode *recalled; /* with a use; NULL: an inode that this host does not know */
+	uint32_t weak_fills;    /* of it, when the invalidation began */
 };
 
 int notifier_create(struct mount *m) MUST_CHECK;

@@ -236,60 +236,64 @@ static void fetch_end(struct mount *m, struct call *call, int error)
 	}
 }
 
-/*
- * May what the answer brought be given to the kernel, whose pages outlive it? Under the lock.
- * *ret_keep: it may also be put into the cache.
- */
-static bool usable(struct mount *m, const struct call *call, const struct answer_node *node,
-		   bool *ret_keep)
+enum use {
+	USE_NONE, /* sent again */
+	USE_ONCE, /* by the kernel: a recall under way drops the page */
+	USE_KEEP, /* and by the cache */
+};
+
+/* By whom may what the answer brought be used? The kernel's pages outlive it. Under the lock. */
+static enum use usable(struct mount *m, const struct call *call, const struct answer_node *node)
 {
 	struct inode *inode = call->inode;
-	struct instant now = mount_now();
+	uint64_t held = holder_lease_held(m->holder, mount_now(), &inode->handle);
 
-	*ret_keep = true;
 	if (node->instance)
-		return true;
-	if (holder_lease_held(m->holder, now, &inode->handle) &&
+		return USE_KEEP;
+	/* Not granted anew, but under one lease since before it was sent: it will be recalled. */
+	if (held && held == call->lease_instance &&
 	    change_equal(holder_change(m->holder, &inode->handle), node->item.change) &&
 	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence, &inode->handle,
 			      NULL))
-		return true;
-	*ret_keep = false;
-	return inode->dropping > 0 && inode->drop_serial != call->drop_serial;
+		return USE_KEEP;
+	if (inode->dropping == 0)
+		return USE_NONE;
+	inode->weak_fills++;
+	return USE_ONCE;
 }
 
-/* Answers every waiting reading from the bytes of the fetch. */
-static void fetch_serve(struct mount *m, struct call *call)
+/* Answers one reading from the bytes of the fetch. False: they do not suffice. */
+static bool serve(struct mount *m, struct call *call, struct reading *reading)
 {
-	struct reading *reading, *next, *retry = NULL;
-	unsigned token;
+	uint64_t skip = reading->offset - call->offset;
+	size_t have = skip < call->data.length ? call->data.length - skip : 0;
+	fuse_req_t request;
 
+	if (have < reading->size && !call->reply.eof)
+		return false;
+	if (have > reading->size)
+		have = reading->size;
 	pthread_mutex_lock(&m->lock);
-	reading = fetch_take(call);
-	token = mount_reply_begin(m);
+	request = reading_take(m, reading);
 	pthread_mutex_unlock(&m->lock);
-	for (; reading; reading = next) {
-		uint64_t skip = reading->offset - call->offset;
-		size_t have = skip < call->data.length ? call->data.length - skip : 0;
-		fuse_req_t request = NULL;
+	COUNT_BY(m, read_bytes, have);
+	if (request)
+		fuse_reply_buf(request, have ? (const char *)call->data.data + skip : NULL, have);
+	reading_free(m, reading);
+	return true;
+}
 
+/* Answers the waiting readings. Under the token of the section in which they were allowed to. */
+static void fetch_serve(struct mount *m, struct call *call, struct reading *reading, unsigned token)
+{
+	struct reading *next, *retry = NULL;
+
+	for (; reading; reading = next) {
 		next = reading->wait_next;
-		reading->wait_next = NULL;
-		if (have < reading->size && !call->reply.eof) {
+		if (!serve(m, call, reading)) {
 			reading->wait_next = retry;
 			retry = reading;
-			continue;
 		}
-		if (have > reading->size)
-			have = reading->size;
-		pthread_mutex_lock(&m->lock);
-		request = reading_take(m, reading);
-		pthread_mutex_unlock(&m->lock);
-		COUNT_BY(m, read_bytes, have);
-		if (request)
-			fuse_reply_buf(request, have ? (const char *)call->data.data + skip : NULL,
-				       have);
-		reading_free(m, reading);
 	}
 	mount_reply_end(m, token);
 	for (; retry; retry = next) {
@@ -302,8 +306,10 @@ static void fetch_serve(struct mount *m, struct call *call)
 static void fetch_work(struct mount *m, struct call *call)
 {
 	const struct answer_node *node;
+	struct reading *waiting = NULL;
+	enum use use = USE_NONE;
 	struct answer answer;
-	bool use, keep = false;
+	unsigned token = 0;
 
 	if (call->status != STATUS_OK) {
 		fetch_end(m, call, call_errno(call));
@@ -312,14 +318,19 @@ static void fetch_work(struct mount *m, struct call *call)
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, NULL, NULL, &answer);
 	node = &answer.nodes[NODE_TARGET];
-	use = node->present && usable(m, call, node, &keep);
+	if (node->present)
+		use = usable(m, call, node);
+	if (use != USE_NONE) {
+		waiting = fetch_take(call);
+		token = mount_reply_begin(m);
+	}
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, &answer);
 	if (!node->present) {
 		fetch_end(m, call, EIO);
 		return;
 	}
-	if (!use) {
+	if (use == USE_NONE) {
 		/* A recall passed it on its way: the next one waits its turn at the origin. */
 		unsigned delay_ms = call->retries < 6 ? 1u << call->retries : AGAIN_MAX_MS;
 
@@ -329,22 +340,16 @@ static void fetch_work(struct mount *m, struct call *call)
 	}
 	COUNT(m, fetches);
 	COUNT_BY(m, fetched_bytes, call->data.length);
-	fetch_serve(m, call);
-	if (keep && call->data.length)
+	fetch_serve(m, call, waiting, token);
+	if (use == USE_KEEP && call->data.length)
 		read_keep(m, call->inode, node->item.change, call->offset, call->data);
 	fetch_end(m, call, 0);
 }
 
-/*
- * Waits for a fetch in flight that brings all of it. Under the lock. Not for one that was sent
- * before a drop began: its answer may only go to pages that the drop is sure to wait for.
- */
+/* Waits for a fetch in flight that brings all of it. Under the lock. */
 static bool fetch_join(struct mount *m, struct reading *reading)
 {
 	for (struct call *call = reading->inode->fetches; call; call = call->fetch_next) {
-		if ((call->state == CALL_SENT || call->state == CALL_ANSWERED) &&
-		    call->drop_serial != reading->inode->drop_serial)
-			continue;
 		if (call->offset <= reading->offset &&
 		    reading->offset + reading->size <= call->offset + call->size) {
 			reading->wait_next = call->context;

@@ -5,8 +5,8 @@
  * The kernel keeps the pages that a READ fills, so every READ is a page fill and needs a lease
  * that covers it (PROTOCOL.md 5.4): it is sent strict, and its answer is given to the kernel only
  *   - when a lease was granted with it, or the lease stands at the same change; or
- *   - when a recall of the inode began after it was sent and is not yet acknowledged: that
- *     recall's invalidation waits for this page and drops it.
+ *   - while a recall of the inode is being worked in: it is acknowledged only after an
+ *     invalidation that began after the last such answer (weak_fills).
  * Otherwise it is sent again.
  */
 #ifndef FS_MOUNT_READ_H
