@@ -184,6 +184,7 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 {
 	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
 	struct mount *m = fuse_req_userdata(request);
+	const struct attributes *attributes;
 	struct inode *inode;
 	struct call *call;
 	bool known;
@@ -191,11 +192,13 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	if (writable && op_refuse_change(request))
 		return;
 	/* Under a lease the origin need not be asked: the kernel has checked the permissions, and
-	   an unlink elsewhere asks this host whether the inode is open (design.md section 5). */
+	   an unlink elsewhere asks this host whether the inode is open (design.md section 5). An
+	   inode whose last name is gone already lives for registered opens only. */
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
+	attributes = inode ? inode_attributes(m, inode, mount_now()) : NULL;
 	known = inode && !inode->closing &&
-		(inode_attributes(m, inode, mount_now()) ||
+		((attributes && attributes->nlink > 0) ||
 		 (inode->open_count > 0 && inode->open_registered));
 	if (known) {
 		count_open(inode, writable);
