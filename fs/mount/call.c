@@ -101,6 +101,7 @@ struct call *call_new(struct mount *m, fuse_req_t request, enum message_type typ
 	if (!call)
 		return NULL;
 	call->request = request;
+	call->operation = type;
 	call->message.type = type;
 	if (request) {
 		call->request_thread = (uint64_t)fuse_req_ctx(request)->pid;
@@ -231,6 +232,23 @@ static bool slot_take(struct call_table *table, struct call *call)
 }
 
 /*
+ * The caller was told that it failed: from now on it must not be executed any more, or it would
+ * undo what came after it. Instead of repeating it, its slot is taken by a request that changes
+ * nothing: when that is answered, the modification was executed before or never will be
+ * (PROTOCOL.md 3.3). Under the lock.
+ */
+static void supersede(struct mount *m, struct call *call)
+{
+	call->superseding = true;
+	call->sequence = ++m->calls->slots[call->slot].sequence;
+	free(call->bulk);
+	call->bulk = NULL;
+	call->bulk_length = 0;
+	call->message = (struct message){ .type = MESSAGE_setattr };
+	call->message.setattr.handle = call->inode->handle;
+}
+
+/*
  * Prepares the next attempt under the lock. False: it has to wait (parked, not yet in the list).
  * A modification that may have been executed keeps its session, slot and sequence; everything
  * else goes out under the session that stands.
@@ -242,7 +260,8 @@ static bool prepare(struct mount *m, struct call *call)
 	if (holder_state(m->holder) != HOLDER_ACTIVE)
 		return false;
 	if (call->modifying && call->has_slot) {
-		/* repeated as it was */
+		if (call->abandoned && !call->superseding)
+			supersede(m, call);
 	} else {
 		call->session = holder_session(m->holder);
 		if (call->modifying) {
@@ -505,6 +524,9 @@ static void *worker(void *context)
 		bool sent = call->stamp != 0;
 		uint64_t stamp = call->stamp;
 
+		/* Its slot is taken; what its caller was told stands. */
+		if (done && call->superseding)
+			call->status = STATUS_DEADLINE;
 		if (done) {
 			call->work(m, call);
 		} else {

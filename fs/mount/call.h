@@ -10,8 +10,8 @@
  * most once. NOSESSION says "never executed": they then go out again under the new session.
  *
  * Bounds: every call has a deadline, at which the kernel is answered. A read ends with it. A
- * modification that may have been executed goes on in the background, without the caller, until
- * it is answered or its session is over: its slot cannot be used before. A caller that was killed
+ * modification that may have been executed is settled in the background, without the caller: it
+ * is superseded in its slot, so that it was executed before or never will be. A caller that was killed
  * is answered at once in the same way (EINTR). Interrupts by signals that have a handler are not
  * honoured: a local file system does not return EINTR there either.
  *
@@ -41,6 +41,7 @@ struct call {
 	/* Set by the operation. */
 	fuse_req_t request;        /* NULL: nobody waits (any more) */
 	uint64_t request_thread;   /* thread id of the caller */
+	enum message_type operation; /* what it is; the message may become another (supersede) */
 	struct message message;
 	void *bulk;                /* owned */
 	size_t bulk_length;
@@ -81,6 +82,7 @@ struct call {
 	int error;                 /* of the transport */
 	bool interrupted;
 	bool abandoned;            /* the kernel was answered already */
+	bool superseding;          /* the message only takes the slot of the abandoned one */
 	uint64_t lease_instance;   /* page fills: held on the inode when this was sent */
 	bool held;                 /* parked until calls_release_held() */
 	struct call *fetch_next;   /* page fills: in inode->fetches */

@@ -154,8 +154,8 @@ static bool moved(const struct call *call, const struct inode *inode, struct cha
 
 static bool makes_name(const struct call *call)
 {
-	return call->message.type == MESSAGE_create || call->message.type == MESSAGE_mknod ||
-	       call->message.type == MESSAGE_symlink || call->message.type == MESSAGE_link;
+	return call->operation == MESSAGE_create || call->operation == MESSAGE_mknod ||
+	       call->operation == MESSAGE_symlink || call->operation == MESSAGE_link;
 }
 
 /* The names in the call's directory number `which` (inode, inode2) that it touched. */
@@ -164,12 +164,12 @@ static uint32_t touched(const struct call *call, unsigned which, struct slice re
 	bool same = !call->inode2;
 	uint32_t count = 0;
 
-	if (!makes_name(call) && call->message.type != MESSAGE_unlink &&
-	    call->message.type != MESSAGE_rename)
+	if (!makes_name(call) && call->operation != MESSAGE_unlink &&
+	    call->operation != MESSAGE_rename)
 		return 0;
 	if (which == 0)
 		ret_names[count++] = slice_of(call->names[0]);
-	if (call->message.type == MESSAGE_rename && (which == 1 || (which == 0 && same)))
+	if (call->operation == MESSAGE_rename && (which == 1 || (which == 0 && same)))
 		ret_names[count++] = slice_of(call->names[1]);
 	return count;
 }
@@ -222,7 +222,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 	}
 	names_forget(m, call, inodes);
 	answer_work_in(m, call, call->inode, makes ? &made : NULL, ret_answer);
-	if (call->message.type == MESSAGE_unlink && call->status == STATUS_OK)
+	if (call->operation == MESSAGE_unlink && call->status == STATUS_OK)
 		answer_name(m, call, &ret_answer->nodes[NODE_DIRECTORY], call->inode, &made, NULL);
 	/* What others asked before may have been answered before: it is void from here on. */
 	for (unsigned i = 0; i < 4; i++) {
