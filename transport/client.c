@@ -112,6 +112,7 @@ void call_put(struct client_call *call)
 	frame_reader_finish(&call->reader);
 	call->head = NULL;
 	call->body_length = call->sent = 0;
+	call->offered = call->repeated = false;
 	call->begun = call->is_message = call->is_stream = false;
 	call->http_status = 0;
 	call->reader_error = 0;

@@ -6,8 +6,9 @@
  * not block; it may start and cancel calls. Control calls (sessions, keep-alives, recalls,
  * acknowledgements) have a connection of their own that bulk data never fills.
  *
- * The client does not retry: who calls knows what is safe to repeat. It does not wait for a
- * connection longer than the call's timeout. TLS 1.3, ALPN h2, certificates as tls.h keeps them.
+ * The client does not retry, and keeps libcurl from it: a request leaves this host at most once per
+ * call. Who calls knows what is safe to repeat. It does not wait for a connection longer than the
+ * call's timeout. TLS 1.3, ALPN h2, certificates as tls.h keeps them.
  */
 #ifndef TRANSPORT_CLIENT_H
 #define TRANSPORT_CLIENT_H
@@ -38,6 +39,7 @@ struct client_answer {
 	int error;            /* 0, or -errno of the transport: -ECANCELED, -ETIMEDOUT,
 	                         -ECONNREFUSED, -ENETUNREACH, -EKEYREJECTED (certificate),
 	                         -EPROTO, -ECONNRESET ... */
+	bool unsent;          /* with an error: no part of the request can have left this host */
 	int http_status;
 	struct slice message; /* encoded; borrowed during `done` */
 	struct slice bulk;    /* likewise */

@@ -65,7 +65,9 @@ struct client_call {
 	struct slice bulk;
 	size_t sent;
 
-	bool begun; /* the answer's headers are here */
+	bool offered;  /* to a connection: from here on some of it may have left */
+	bool repeated; /* libcurl wanted to send it once more */
+	bool begun;    /* the answer's headers are here */
 	bool is_message;
 	long http_status;
 	uint8_t *body;

@@ -112,15 +112,18 @@ static size_t on_send(char *buffer, size_t size, size_t count, void *context)
 	return at;
 }
 
-/* libcurl sends a body again when the connection that it had chosen was gone. */
-static int on_rewind(void *context, curl_off_t offset, int origin)
+/*
+ * Called right before a request is written to a connection. libcurl repeats a request by itself
+ * when a connection that was used before breaks without a byte of an answer; but the origin may
+ * have got it, and done it. So the second time the transfer ends (error_of_call).
+ */
+static int on_offer(void *context, char *peer, char *local, int peer_port, int local_port)
 {
 	struct client_call *call = context;
 
-	if (origin != SEEK_SET || offset != 0)
-		return CURL_SEEKFUNC_CANTSEEK;
-	call->sent = 0;
-	return CURL_SEEKFUNC_OK;
+	call->repeated = call->offered;
+	call->offered = true;
+	return call->repeated ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
 }
 
 static int on_socket_made(void *context, curl_socket_t fd, curlsocktype purpose)
@@ -239,8 +242,8 @@ void call_set_options(struct client_call *call)
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, call);
 	curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_send);
 	curl_easy_setopt(easy, CURLOPT_READDATA, call);
-	curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_rewind);
-	curl_easy_setopt(easy, CURLOPT_SEEKDATA, call);
+	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_offer);
+	curl_easy_setopt(easy, CURLOPT_PREREQDATA, call);
 }
 
 static void count_outcome(struct client *c, int error)
@@ -258,6 +261,7 @@ static void count_outcome(struct client *c, int error)
 static void tell_done(struct client_call *call, int error, const char *text)
 {
 	struct client_answer answer = { .error = error,
+					.unsent = error != 0 && !call->offered,
 					.http_status = (int)call->http_status,
 					.text = text };
 	struct slice body = { call->body, call->body_length };
@@ -354,6 +358,8 @@ static int error_of_call(struct client_call *call, CURLcode code)
 		return 0;
 	if (call->reader_error)
 		return call->reader_error == -ENOMEM ? -ENOMEM : -EPROTO;
+	if (call->repeated)
+		return -ECONNRESET;
 	curl_easy_getinfo(call->easy, CURLINFO_OS_ERRNO, &os_error);
 	error = transport_error_of_curl(code, os_error);
 	if (error == -ECONNRESET && is_certificate_alert(call->lane->alert))

@@ -279,6 +279,7 @@ struct outcome {
 	unsigned done;
 	unsigned good;
 	int error;
+	bool unsent;
 	int http_status;
 	uint16_t status;
 	uint64_t offset;
@@ -303,6 +304,7 @@ static void take_answer(void *context, const struct client_answer *answer)
 	ck_assert_ptr_nonnull(answer->text);
 	if (answer->error) {
 		o->error = answer->error;
+		o->unsent = answer->unsent;
 	} else {
 		o->http_status = answer->http_status;
 		o->length = answer->bulk.length;
@@ -538,6 +540,36 @@ START_TEST(calls_end_when_the_server_is_destroyed)
 	}
 	outcome_wait(&o, 1);
 	ck_assert_int_eq(o.error, -ECONNREFUSED);
+	lab_finish(&lab);
+}
+END_TEST
+
+START_TEST(a_request_leaves_the_host_at_most_once)
+{
+	struct message held = of_type(MESSAGE_fsync, 1), quick = of_type(MESSAGE_getattr, 1);
+	struct lab lab;
+	struct outcome o;
+
+	lab_init(&lab, true, 256);
+	outcome_init(&o);
+	call(&lab, &quick, nothing, 5000, &o);
+	outcome_wait(&o, 1);
+	ck_assert_uint_eq(o.good, 1);
+	/* On the connection that the first one made: libcurl would send it again on another. */
+	outcome_init(&o);
+	call(&lab, &held, nothing, 60000, &o);
+	wait_held(&lab, 1);
+	server_destroy(lab.server);
+	outcome_wait(&o, 1);
+	ck_assert_int_eq(o.error, -ECONNRESET);
+	ck_assert(!o.unsent);
+	answer_held(&lab);
+	lab.server = NULL;
+	outcome_init(&o);
+	call(&lab, &quick, nothing, 5000, &o);
+	outcome_wait(&o, 1);
+	ck_assert_int_eq(o.error, -ECONNREFUSED);
+	ck_assert(o.unsent);
 	lab_finish(&lab);
 }
 END_TEST
@@ -848,6 +880,7 @@ static TCase *transport_case(void)
 	tcase_add_test(tcase, thousands_of_cancels_do_not_cost_the_connection);
 	tcase_add_test(tcase, a_deadline_ends_a_call);
 	tcase_add_test(tcase, calls_end_when_the_server_is_destroyed);
+	tcase_add_test(tcase, a_request_leaves_the_host_at_most_once);
 	tcase_add_test(tcase, calls_end_when_the_client_is_destroyed);
 	tcase_add_test(tcase, a_stream_of_messages_keeps_order_and_reconnects);
 	tcase_add_test(tcase, the_peer_has_the_name_in_its_certificate);
