@@ -1,7 +1,8 @@
 /*
  * cmd_status - leasehold status: what a mount says of itself, for people or as JSON.
  *
- * The mount's root has the attribute user.leasehold.status, a JSON object. This prints what is in
+ * The mount's root has the attribute system.leasehold.status, a JSON object, which is answered
+ * without the origin. This prints what is in
  * it and knows no field by name, so that the daemon alone decides what there is to say: a name
  * that ends in "bytes" or has "bytes_" in it is a size, one in "milliseconds" a time.
  */
@@ -159,7 +160,7 @@ int cmd_status(int argc, char **argv)
 	r = xattr_mount_root(arguments.path, &root);
 	if (r < 0)
 		return say_why_not(arguments.path, r);
-	r = xattr_get(root, "status", &text);
+	r = xattr_get_status(root, &text);
 	free(root);
 	if (r < 0)
 		return say_why_not(arguments.path, r);

@@ -24,7 +24,13 @@ int xattr_get(const char *path, const char *name, char **ret_value) MUST_CHECK;
  */
 int xattr_is_leasehold(const char *path) MUST_CHECK;
 
-/* The root of the mount that `path` is on, to be freed. Climbs as long as the device is one. */
+/*
+ * The mount point of the Leasehold mount that `path` is on, to be freed; -ENODATA: it is on none.
+ * From the kernel's table of mounts: a question to the mount itself may wait for its origin.
+ */
 int xattr_mount_root(const char *path, char **ret_root) MUST_CHECK;
+
+/* The status of the mount at mount point `root`, JSON, to be freed. Does not wait for its origin. */
+int xattr_get_status(const char *root, char **ret_json) MUST_CHECK;
 
 #endif

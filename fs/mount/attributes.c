@@ -34,16 +34,48 @@ static void reply_attributes(struct mount *m, struct call *call, const struct at
 	mount_reply_end(m, token);
 }
 
+/*
+ * The mount point itself, while the origin is away. umount(8) and whatever walks a path through it
+ * ask for it, and would wait; what lies below waits, or fails, all the same. Nothing that was
+ * learned of its content is told: size, link count and times are not what they ever were. Whose it
+ * is and its permissions are what was heard last, and the one thing here that may be old: a walk that
+ * begins meanwhile is let in by them, and then waits for the origin.
+ */
+static void reply_mountpoint(struct mount *m, struct call *call)
+{
+	fuse_req_t request = call_take_request(m, call);
+	struct stat st;
+
+	pthread_mutex_lock(&m->lock);
+	attributes_stat(&call->inode->attributes, &st);
+	pthread_mutex_unlock(&m->lock);
+	st.st_size = 0;
+	st.st_blocks = 0;
+	st.st_nlink = 1; /* of a directory: says nothing about what is in it */
+	(void)clock_gettime(CLOCK_REALTIME, &st.st_mtim); /* cannot fail with this clock */
+	st.st_atim = st.st_ctim = st.st_mtim;
+	call_destroy(m, call);
+	if (request)
+		fuse_reply_attr(request, &st, 0);
+}
+
 static void getattr_work(struct mount *m, struct call *call)
 {
 	struct answer answer;
 
+	if (call->status == STATUS_DEADLINE && call->ends_when_away) {
+		reply_mountpoint(m, call);
+		return;
+	}
 	if (call->status != STATUS_OK) {
 		reply_error(m, call, call_errno(call));
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, NULL, NULL, &answer);
+	if (call->ends_when_away && answer.nodes[NODE_TARGET].present &&
+	    call->inode->attributes_instance == 0)
+		call->inode->attributes = answer.nodes[NODE_TARGET].item.attributes;
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, &answer);
 	if (!answer.nodes[NODE_TARGET].present)
@@ -90,6 +122,8 @@ void op_getattr(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *in
 	if (!call)
 		return;
 	call->message.getattr.handle = call->inode->handle;
+	call->ends_when_away = nodeid == FUSE_ROOT_ID &&
+			       strcmp(m->options->disconnected, "fail") != 0;
 	call_send(m, call, getattr_work);
 }
 
@@ -245,38 +279,67 @@ void op_readlink(fuse_req_t request, fuse_ino_t nodeid)
 
 /* ---- statfs ---- */
 
+/*
+ * How much room the export has is nobody's content, and moves while it is being asked for. umount(8)
+ * asks, and desktops: so they get what was heard last when the origin does not answer soon.
+ */
+#define STATFS_WAIT_MS 1000
+
+static void space_reply(struct mount *m, fuse_req_t request)
+{
+	struct statvfs space;
+
+	pthread_mutex_lock(&m->lock);
+	space = m->space;
+	pthread_mutex_unlock(&m->lock);
+	fuse_reply_statfs(request, &space);
+}
+
 static void statfs_work(struct mount *m, struct call *call)
 {
 	struct reader r = reader_of(call->data.data, call->data.length);
+	fuse_req_t request = call->context;
 	struct item_statfs item;
-	struct statvfs st = { 0 };
-	fuse_req_t request;
 
-	if (call->status != STATUS_OK || !item_statfs_read(&r, &item)) {
-		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
-		return;
+	if (call->status == STATUS_OK && item_statfs_read(&r, &item)) {
+		pthread_mutex_lock(&m->lock);
+		m->space = (struct statvfs){
+			.f_bsize = item.block_bytes,
+			.f_frsize = item.block_bytes,
+			.f_blocks = item.blocks,
+			.f_bfree = item.blocks_free,
+			.f_bavail = item.blocks_available,
+			.f_files = item.files,
+			.f_ffree = item.files_free,
+			.f_favail = item.files_free,
+			.f_namemax = item.name_bytes_max,
+		};
+		pthread_mutex_unlock(&m->lock);
 	}
-	st.f_bsize = item.block_bytes;
-	st.f_frsize = item.block_bytes;
-	st.f_blocks = item.blocks;
-	st.f_bfree = item.blocks_free;
-	st.f_bavail = item.blocks_available;
-	st.f_files = item.files;
-	st.f_ffree = item.files_free;
-	st.f_favail = item.files_free;
-	st.f_namemax = item.name_bytes_max;
-	request = call_take_request(m, call);
 	call_destroy(m, call);
-	if (request)
-		fuse_reply_statfs(request, &st);
+	space_reply(m, request);
 }
 
 void op_statfs(fuse_req_t request, fuse_ino_t nodeid)
 {
-	struct call *call = op_call(request, nodeid ? nodeid : FUSE_ROOT_ID, MESSAGE_statfs);
+	struct mount *m = fuse_req_userdata(request);
+	struct call *call;
+	bool valid;
 
+	pthread_mutex_lock(&m->lock);
+	valid = holder_valid(m->holder, mount_now());
+	pthread_mutex_unlock(&m->lock);
+	if (!valid) {
+		COUNT(m, requests);
+		space_reply(m, request);
+		return;
+	}
+	call = op_call(request, nodeid ? nodeid : FUSE_ROOT_ID, MESSAGE_statfs);
 	if (!call)
 		return;
+	/* Its deadline is not an error: statfs_work() answers, whatever comes of the call. */
+	call->deadline = instant_add(mount_now(), duration_ms(STATFS_WAIT_MS));
+	call->context = call_take_request(m, call);
 	call->message.statfs.handle = call->inode->handle;
-	call_send(fuse_req_userdata(request), call, statfs_work);
+	call_send(m, call, statfs_work);
 }

@@ -274,12 +274,20 @@ static bool prepare(struct mount *m, struct call *call)
 	call->message.common.slot = call->has_slot ? call->slot : 0;
 	call->message.common.sequence = call->has_slot ? call->sequence : 0;
 	call->stamp = holder_request_begin(m->holder);
+	call->tries++;
 	call->attempts++;
 	call->state = CALL_SENT;
 	if (call->inode)
 		call->lease_instance =
 			holder_lease_held(m->holder, mount_now(), &call->inode->handle);
 	return true;
+}
+
+/* Nothing of the latest attempt left this host: without others it was not executed. Under lock. */
+static void unsent(struct mount *m, struct call *call)
+{
+	if (--call->attempts == 0)
+		slot_free(m->calls, call);
 }
 
 /* Without the lock; the call is SENT and owned by the caller until client_call() took it. */
@@ -295,7 +303,7 @@ static void transmit(struct mount *m, struct call *call)
 		left = duration_ms(call->abandoned ? 5000 : 10);
 	call->message.common.deadline_ms = (uint32_t)(left.ns / NS_PER_MS);
 	COUNT(m, calls);
-	if (call->attempts > 1)
+	if (call->tries > 1)
 		COUNT(m, calls_repeated);
 	pthread_mutex_lock(&m->lock);
 	if (pending) {
@@ -313,6 +321,7 @@ static void transmit(struct mount *m, struct call *call)
 	holder_request_end(m->holder, call->stamp);
 	call->stamp = 0;
 	if (r == -EAGAIN) {
+		unsent(m, call);
 		park(m, call, RETRY_FIRST_MS);
 		pthread_mutex_unlock(&m->lock);
 	} else {
@@ -341,7 +350,8 @@ static void on_interrupt(fuse_req_t request, void *data)
 /*
  * Opens wait for a close that is on its way, lest it undo what they register. Page fills wait for
  * our own modification while the lease stands: when it goes, a recall waits for their pages, and
- * the modification may be waiting for that recall.
+ * the modification may be waiting for that recall. A close waits for what registers the open that
+ * it ends: acknowledgements and claims go another way, and it must not overtake them (5.2).
  */
 static bool must_hold(struct mount *m, const struct call *call)
 {
@@ -349,6 +359,8 @@ static bool must_hold(struct mount *m, const struct call *call)
 
 	if (call->message.type == MESSAGE_open)
 		return inode->closing;
+	if (call->message.type == MESSAGE_close)
+		return !session_acknowledged(m, call->acknowledge_mark);
 	return call->message.type == MESSAGE_read && inode->hold_count > 0 &&
 	       holder_lease_held(m->holder, mount_now(), &inode->handle) != 0;
 }
@@ -367,6 +379,7 @@ void call_send(struct mount *m, struct call *call, call_work *work)
 		call_fail(m, call, m->calls->shut_status);
 		return;
 	}
+	call->acknowledge_mark = session_acknowledge_mark(m);
 	call->held = must_hold(m, call);
 	ready = !call->held && prepare(m, call);
 	if (!ready)
@@ -385,6 +398,7 @@ void call_again(struct mount *m, struct call *call, unsigned delay_ms)
 	memset(&call->reply, 0, sizeof(call->reply));
 	pthread_mutex_lock(&m->lock);
 	slot_free(m->calls, call);
+	call->attempts = 0;
 	park(m, call, delay_ms);
 	pthread_mutex_unlock(&m->lock);
 }
@@ -411,6 +425,8 @@ static void on_done(void *context, const struct client_answer *answer)
 	pthread_mutex_lock(&m->lock);
 	call->transfer = NULL;
 	call->state = CALL_ANSWERED;
+	if (answer->unsent)
+		unsent(m, call);
 	pthread_mutex_unlock(&m->lock);
 	call->error = answer->error;
 	call->replied = false;
@@ -434,6 +450,11 @@ static void on_done(void *context, const struct client_answer *answer)
 		call->error = -EPROTO;
 	}
 	queue_push(m->calls, call);
+}
+
+static bool fails_at_once(const struct mount *m)
+{
+	return strcmp(m->options->disconnected, "fail") == 0;
 }
 
 /* What the attempt came to: true when `work` is to have it, false when it goes out again. */
@@ -483,8 +504,8 @@ static bool settled(struct mount *m, struct call *call)
 		call->status = STATUS_DEADLINE;
 		return true;
 	}
-	if (strcmp(m->options->disconnected, "fail") == 0 && call->error != 0 &&
-	    !(call->modifying && call->has_slot)) {
+	if (fails_at_once(m) && call->error != 0 &&
+	    !(call->modifying && call->attempts > 0)) {
 		call->status = STATUS_IO;
 		return true;
 	}
@@ -493,7 +514,7 @@ static bool settled(struct mount *m, struct call *call)
 
 static void repeat(struct mount *m, struct call *call)
 {
-	unsigned delay_ms = RETRY_FIRST_MS << (call->attempts < 5 ? call->attempts - 1 : 4);
+	unsigned delay_ms = RETRY_FIRST_MS << (call->tries < 5 ? call->tries - 1 : 4);
 	bool definite = call->error == 0; /* the origin said that it was not executed */
 
 	if (delay_ms > RETRY_MAX_MS)
@@ -507,6 +528,7 @@ static void repeat(struct mount *m, struct call *call)
 	if (definite) {
 		slot_free(m->calls, call);
 		call->attempts = 0;
+		call->tries = 0;
 		delay_ms = call->status == STATUS_NOSESSION || call->status == STATUS_UNKNOWNOUTCOME ?
 				   0 : delay_ms;
 	}
@@ -602,6 +624,7 @@ struct verdict {
 /* Looks at every call in flight; fills in whom to answer. Under the lock. */
 static unsigned judge(struct mount *m, struct instant now, struct verdict *verdicts)
 {
+	bool away = session_away(m), fail = away && fails_at_once(m);
 	struct call *call, *next;
 	unsigned count = 0;
 
@@ -610,8 +633,17 @@ static unsigned judge(struct mount *m, struct instant now, struct verdict *verdi
 			break;
 		if (call->state != CALL_PARKED && call->state != CALL_SENT)
 			continue;
-		if (!call->abandoned && !instant_before(now, call->deadline)) {
-			COUNT(m, calls_timed_out);
+		if (!call->abandoned && away && call->ends_when_away) {
+			call->abandoned = true;
+			if (call->state == CALL_SENT && call->transfer)
+				client_cancel(call->transfer);
+			continue;
+		}
+		if (!call->abandoned && (fail || !instant_before(now, call->deadline))) {
+			if (fail)
+				call->deadline_errno = EIO;
+			else
+				COUNT(m, calls_timed_out);
 			verdicts[count++] = (struct verdict){ give_up(m, call), call->deadline_errno };
 		}
 	}
@@ -626,7 +658,7 @@ static struct call *unpark(struct mount *m, struct instant now, struct call **re
 
 	while (call) {
 		struct call *next = call->next;
-		bool unknown = call->modifying && call->has_slot;
+		bool unknown = call->modifying && call->attempts > 0;
 
 		if (m->calls->shut ||
 		    (call->abandoned &&
@@ -742,6 +774,20 @@ void calls_release_held(struct mount *m, const struct inode *inode)
 
 	for (struct call *call = m->calls->parked; call; call = call->next) {
 		if (call->held && call->inode == inode && !must_hold(m, call)) {
+			call->held = false;
+			any = true;
+		}
+	}
+	if (any)
+		calls_session_changed(m);
+}
+
+void calls_release_closes(struct mount *m)
+{
+	bool any = false;
+
+	for (struct call *call = m->calls->parked; call; call = call->next) {
+		if (call->held && call->message.type == MESSAGE_close && !must_hold(m, call)) {
 			call->held = false;
 			any = true;
 		}

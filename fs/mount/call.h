@@ -7,7 +7,12 @@
  *
  * What is repeated (PROTOCOL.md 3): reads freely, under whatever session stands; modifying requests
  * with the same session, slot and sequence until they are answered, so that they are executed at
- * most once. NOSESSION says "never executed": they then go out again under the new session.
+ * most once. NOSESSION says "never executed": they then go out again under the new session. So do
+ * those of which nothing left this host (no connection could be made), and UNKNOWNOUTCOME, when a
+ * request was sent once: the origin that answers is the only one that can have got it. A request
+ * that an origin process may have executed before it was killed ends with EIO: nobody can know.
+ *
+ * With disconnected=fail, calls end with EIO as long as the origin is away (session_away).
  *
  * Bounds: every call has a deadline, at which the kernel is answered. A read ends with it. A
  * modification that may have been executed is settled in the background, without the caller: it
@@ -50,6 +55,8 @@ struct call {
 	bool modifying;
 	struct instant deadline;
 	int deadline_errno;        /* ETIMEDOUT; EIO where others queue behind a kernel lock */
+	bool ends_when_away;       /* ends as at its deadline when the origin is away (session_away),
+	                              with the caller for `work` to answer */
 	call_work *work;
 	struct inode *inode;       /* the object, with a use */
 	struct inode *inode2;      /* rename: the new directory; link: the new name's directory */
@@ -76,7 +83,9 @@ struct call {
 	bool has_slot;
 	uint32_t slot;
 	uint64_t sequence;
-	unsigned attempts;
+	unsigned tries;            /* since the operation sent it: how long to wait for the next */
+	unsigned attempts;         /* that may have left this host, since it was last known that
+	                              none of them was executed */
 	struct instant retry_at;
 	struct client_call *transfer;
 	int error;                 /* of the transport */
@@ -84,7 +93,8 @@ struct call {
 	bool abandoned;            /* the kernel was answered already */
 	bool superseding;          /* the message only takes the slot of the abandoned one */
 	uint64_t lease_instance;   /* page fills: held on the inode when this was sent */
-	bool held;                 /* parked until calls_release_held() */
+	bool held;                 /* parked until calls_release_held() or _closes() */
+	uint64_t acknowledge_mark; /* close: acknowledgements that go before it (session.h) */
 	struct call *fetch_next;   /* page fills: in inode->fetches */
 };
 
@@ -123,6 +133,8 @@ bool call_caller_dies(uint64_t thread);
 void calls_session_changed(struct mount *m);
 /* What held calls about `inode` back may be over: those that need not wait go out. Under lock. */
 void calls_release_held(struct mount *m, const struct inode *inode);
+/* Acknowledgements or claims were answered: closes that waited for them go out. Under the lock. */
+void calls_release_closes(struct mount *m);
 /* A slot was given out under `session`; these are how many the origin granted. Under the lock. */
 void calls_slots_reset(struct mount *m, struct session_id session, uint32_t count);
 /* Fails every call with `status`, and every later one. For the end of the mount. */

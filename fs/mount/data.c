@@ -305,7 +305,7 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 	call->message.write.handle = call->inode->handle;
 	call->message.write.offset = (uint64_t)offset;
 	call->message.write.append = file->append || (info->flags & O_APPEND) != 0;
-	call->message.write.kill_suid = 1;
+	call->message.write.kill_suid = fuse_req_ctx(request)->uid != 0; /* CAP_FSETID */
 	if (call->message.write.append) {
 		scope.offset = 0; /* the origin chooses */
 		scope.length = 0;

@@ -29,7 +29,8 @@ struct guardian_config {
 	uint32_t inode_count_max;   /* inodes with pages in the kernel at a time; see guardian_add */
 	struct duration abort_after; /* how long an invalidation or a request may hang: 2 s */
 	const char *mountpoint;     /* absolute */
-	bool log_to_stderr;
+	bool log_to_stderr; /* false: to syslog */
+	int log_fd;         /* > 0: what its standard error is to be, a log file */
 };
 
 /* Forks the guardian. Call it before threads are made. 0 or -errno. */

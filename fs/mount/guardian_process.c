@@ -41,6 +41,7 @@ struct process {
 	char mountpoint[PATH_MAX];
 	uint64_t abort_after_ns;
 	bool log_to_stderr;
+	int log_fd;
 	int socket, poke_fd, timer_fd;
 	int control_fd; /* the directory of fusectl; -1: cannot be had here */
 	int fuse_fd;    /* -1 until given */
@@ -446,6 +447,8 @@ static void detach(const struct process *p)
 		if (i != STDERR_FILENO || !p->log_to_stderr)
 			(void)dup2(null, i);
 	}
+	if (p->log_to_stderr && p->log_fd > 0)
+		(void)dup2(p->log_fd, STDERR_FILENO);
 	keep_only((int[]){ low, high }, 2);
 	if (!p->log_to_stderr)
 		openlog("leasehold", LOG_PID | LOG_NDELAY, LOG_DAEMON);
@@ -477,6 +480,7 @@ noreturn void guardian_process_run(const struct guardian_config *config,
 	p.shared = shared;
 	p.abort_after_ns = config->abort_after.ns;
 	p.log_to_stderr = config->log_to_stderr;
+	p.log_fd = config->log_fd;
 	snprintf(p.mountpoint, sizeof(p.mountpoint), "%s", config->mountpoint);
 	p.socket = socket;
 	p.poke_fd = poke_fd;

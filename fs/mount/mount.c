@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -28,6 +29,18 @@
 #define RECALL_WINDOW_MAX 4096
 #define FENCE_MARGIN_MS 500
 #define REQUEST_BYTES_MAX (1u << 20)
+
+/*
+ * How a mount ends, and how long that takes at most. umount(8) of a mount that nobody uses needs
+ * nobody: then stop() takes STOP_MAX_S. SIGTERM of a busy one first gives FENCE_MAX_S to the dropping
+ * of what the kernel has. A daemon that does not manage in time exits as it is: the guardian then
+ * aborts the connection and drops the rest.
+ */
+#define FENCE_MAX_S 5
+#define CALLS_END_MAX_S 5
+#define STOP_MAX_S 20
+#define CACHE_WAIT_S 5 /* for one that is ending: most take far less */
+#define LOOP_WAKE_MS 10
 
 /* ---- small things that everybody uses ---- */
 
@@ -95,7 +108,14 @@ struct daemon {
 	int ready_pipe;      /* to the parent that waits; -1 in the foreground */
 	pthread_t *loops;
 	unsigned loop_count;
-	bool mounted;
+	atomic_uint loops_running;
+	pthread_mutex_t mount_lock; /* of `mounted` against the thread of signals */
+	bool mounted;               /* by mount(2), and not known to be unmounted */
+	bool served;                /* it was mounted, and has ended */
+	dev_t device;
+	pthread_t signal_thread;
+	bool has_signal_thread;
+	atomic_bool finished;       /* the thread of signals is to end */
 };
 
 /* https://HOST:PORT/EXPORT into its parts. */
@@ -255,7 +275,8 @@ static const struct fuse_lowlevel_ops operations = {
 
 static void *loop(void *context)
 {
-	struct mount *m = context;
+	struct daemon *d = context;
+	struct mount *m = &d->mount;
 	struct fuse_buf buffer = { 0 };
 
 	while (!fuse_session_exited(m->fuse)) {
@@ -268,7 +289,19 @@ static void *loop(void *context)
 		fuse_session_process_buf(m->fuse, &buffer);
 	}
 	free(buffer.mem);
+	atomic_fetch_sub(&d->loops_running, 1);
 	return NULL;
+}
+
+/* The device of what is at `path`, without a question to whoever serves it. */
+static bool device_at(const char *path, dev_t *ret_device)
+{
+	struct statx x;
+
+	if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &x) < 0)
+		return false;
+	*ret_device = makedev(x.stx_dev_major, x.stx_dev_minor);
+	return true;
 }
 
 /* Opens /dev/fuse and mounts it. The guardian gets its duplicate before anything is served. */
@@ -301,13 +334,18 @@ static int attach(struct daemon *d)
 	snprintf(options, sizeof(options),
 		 "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
 		 m->fuse_fd);
-	if (mount(m->options->url, m->options->mountpoint, "fuse.leasehold", flags, options) < 0) {
-		r = -errno;
-		mount_log("error", "cannot mount on %s: %s", m->options->mountpoint,
-			  strerror(errno));
+	pthread_mutex_lock(&d->mount_lock);
+	r = mount(m->options->url, m->options->mountpoint, "fuse.leasehold", flags, options) < 0 ?
+		    -errno : 0;
+	d->mounted = r == 0;
+	if (r == 0)
+		(void)device_at(m->options->mountpoint, &d->device); /* it was just mounted */
+	pthread_mutex_unlock(&d->mount_lock);
+	if (r < 0) {
+		mount_log("error", "cannot mount on %s: %s; is the directory still there, and may this "
+			  "process mount (CAP_SYS_ADMIN)?", m->options->mountpoint, strerror(-r));
 		return r;
 	}
-	d->mounted = true;
 	snprintf(path, sizeof(path), "/dev/fd/%d", m->fuse_fd);
 	if (fuse_session_mount(m->fuse, path) < 0)
 		return -EIO;
@@ -322,10 +360,14 @@ static int start_loops(struct daemon *d)
 	if (!d->loops)
 		return -ENOMEM;
 	while (d->loop_count < count) {
-		int r = pthread_create(&d->loops[d->loop_count], NULL, loop, &d->mount);
+		int r;
 
-		if (r != 0)
+		atomic_fetch_add(&d->loops_running, 1);
+		r = pthread_create(&d->loops[d->loop_count], NULL, loop, d);
+		if (r != 0) {
+			atomic_fetch_sub(&d->loops_running, 1);
 			return -r;
+		}
 		d->loop_count++;
 	}
 	return 0;
@@ -338,25 +380,30 @@ static int make_root(struct mount *m, const struct item_node *root)
 
 	pthread_mutex_lock(&m->lock);
 	inode = inode_get(m, &root->handle, root->attributes.mode);
-	if (inode)
+	if (inode) {
 		inode_looked_up(m, inode);
+		inode->attributes = root->attributes; /* not cached: attributes.c, reply_mountpoint() */
+	}
 	pthread_mutex_unlock(&m->lock);
 	return inode ? 0 : -ENOMEM;
 }
 
 /* ---- life ---- */
 
-static void tell_parent(struct daemon *d)
+/* False: whoever started the mount is gone, and believes that it is not mounted. */
+static bool tell_parent(struct daemon *d)
 {
-	if (d->ready_pipe < 0)
-		return;
 	/* The parent sees the byte and exits 0; without it, it exits with our status. */
-	if (write(d->ready_pipe, "+", 1) < 0)
-		mount_log("warning", "the process that started the mount is gone");
+	bool told = write(d->ready_pipe, "+", 1) == 1;
+
+	if (!told)
+		mount_log("error", "the process that started the mount is gone; it is undone");
 	close(d->ready_pipe);
 	d->ready_pipe = -1;
+	return told;
 }
 
+/* Nothing of the caller's is kept: whoever reads its output to the end does not wait for us. */
 static void to_background(void)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -376,29 +423,75 @@ static void to_background(void)
 	}
 }
 
-/* Ends everything under the mount when SIGTERM finds it busy: pages first, then the waiters. */
-static void force_unmount(struct mount *m)
+static void sleep_ms(unsigned ms)
 {
-	struct holder_actions actions = session_actions();
-	uint64_t fences = atomic_load(&m->counters.fences);
+	usleep(ms * 1000);
+}
 
-	mount_log("warning", "%s is busy; its users get ENOTCONN from now on",
-		  m->options->mountpoint);
+/*
+ * The loops wait in read(2) for requests: a signal without an effect makes them look whether they
+ * are to end. Again and again, since it may come right before the read.
+ */
+static void end_loops(struct daemon *d)
+{
+	fuse_session_exit(d->mount.fuse);
+	while (atomic_load(&d->loops_running) > 0) {
+		for (unsigned i = 0; i < d->loop_count; i++)
+			(void)pthread_kill(d->loops[i], SIGUSR1);
+		sleep_ms(LOOP_WAKE_MS);
+	}
+}
+
+/*
+ * Ends a mount that is in use: calls fail, then what the kernel has is dropped, and only then does
+ * the connection go, since it would serve its pages for ever. `here`: it is at its mount point.
+ */
+static void force_unmount(struct daemon *d, bool here)
+{
+	struct mount *m = &d->mount;
+
+	mount_log("warning", "%s is %s; its users get ENOTCONN from now on",
+		  m->options->mountpoint, here ? "busy" : "in use, though unmounted");
 	calls_shut(m, STATUS_IO);
-	pthread_mutex_lock(&m->lock);
-	holder_session_lost(m->holder, mount_now(), holder_session(m->holder), &actions);
-	session_act(m, &actions);
-	pthread_mutex_unlock(&m->lock);
-	for (unsigned i = 0; i < 50 && atomic_load(&m->counters.fences) == fences; i++)
-		usleep(20000);
-	if (umount2(m->options->mountpoint, MNT_FORCE | MNT_DETACH) < 0)
-		mount_log("error", "cannot unmount %s: %s", m->options->mountpoint,
-			  strerror(errno));
+	session_abandon(m);
+	for (unsigned ms = 0; !session_is_fenced(m); ms += LOOP_WAKE_MS) {
+		if (ms >= FENCE_MAX_S * 1000) {
+			mount_log("error", "what the kernel has of %s cannot be dropped in time; it is "
+				  "left to the guardian", m->options->mountpoint);
+			_exit(EXIT_FAILURE);
+		}
+		sleep_ms(LOOP_WAKE_MS);
+	}
+	if (here && umount2(m->options->mountpoint, MNT_FORCE | MNT_DETACH) == 0)
+		return;
+	end_loops(d);
+}
+
+static void stop_by_signal(struct daemon *d, int signal_number)
+{
+	struct mount *m = &d->mount;
+	bool served;
+	dev_t device;
+
+	pthread_mutex_lock(&d->mount_lock);
+	served = d->served;
+	if (!d->mounted && !served) {
+		mount_log("error", "ended by signal %d before it was mounted", signal_number);
+		_exit(EXIT_FAILURE);
+	}
+	pthread_mutex_unlock(&d->mount_lock);
+	if (served)
+		return; /* it is ending already */
+	/* By now something else may be at the mount point. */
+	if (!device_at(m->options->mountpoint, &device) || device != d->device)
+		force_unmount(d, false);
+	else if (umount2(m->options->mountpoint, 0) < 0)
+		force_unmount(d, true);
 }
 
 static void *signals(void *context)
 {
-	struct mount *m = context;
+	struct daemon *d = context;
 	sigset_t set;
 	int signal_number;
 
@@ -406,20 +499,18 @@ static void *signals(void *context)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
-	while (sigwait(&set, &signal_number) == 0) {
-		if (umount2(m->options->mountpoint, 0) == 0)
-			continue;
-		if (errno == EBUSY)
-			force_unmount(m);
-		else
-			mount_log("error", "cannot unmount %s: %s", m->options->mountpoint,
-				  strerror(errno));
-	}
+	while (sigwait(&set, &signal_number) == 0 && !atomic_load(&d->finished))
+		stop_by_signal(d, signal_number);
 	return NULL;
+}
+
+static void wake(int signal_number)
+{
 }
 
 static int block_signals(void)
 {
+	struct sigaction action = { .sa_handler = wake }; /* interrupts read(2): no SA_RESTART */
 	sigset_t set;
 
 	sigemptyset(&set);
@@ -427,19 +518,33 @@ static int block_signals(void)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	signal(SIGPIPE, SIG_IGN);
+	sigaction(SIGUSR1, &action, NULL);
 	return -pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+/* Forked before any thread exists. */
+static int start_guardian(struct daemon *d)
+{
+	struct mount *m = &d->mount;
+	struct guardian_config config = {
+		.inode_count_max = PAGE_INODE_COUNT_MAX,
+		.abort_after = duration_ms(2000),
+		.mountpoint = m->options->mountpoint,
+		.log_to_stderr = d->ready_pipe < 0 || log_fd >= 0,
+		.log_fd = log_fd,
+	};
+	int r = guardian_start(&config, &m->guardian);
+
+	if (r < 0)
+		mount_log("error", "cannot start the guardian process: %s; is the limit of "
+			  "processes reached (ulimit -u)?", strerror(-r));
+	return r;
 }
 
 static int start(struct daemon *d)
 {
 	struct mount *m = &d->mount;
 	const struct mount_options *o = m->options;
-	struct guardian_config guardian = {
-		.inode_count_max = PAGE_INODE_COUNT_MAX,
-		.abort_after = duration_ms(2000),
-		.mountpoint = o->mountpoint,
-		.log_to_stderr = true,
-	};
 	struct client_config client = {
 		.url = m->origin_url,
 		.data_connections = 2,
@@ -460,17 +565,17 @@ static int start(struct daemon *d)
 	int r;
 
 	(void)!getrandom(&seed, sizeof(seed), 0); /* jitter of retries only */
-	/* Forked before any thread exists. */
-	r = guardian_start(&guardian, &m->guardian);
-	if (r < 0) {
-		mount_log("error", "cannot start the guardian process: %s", strerror(-r));
-		return r;
-	}
 	r = prepare_keys(d);
 	if (r < 0)
 		return r;
 	client.tls_directory = strncmp(m->origin_url, "http://", 7) == 0 ? NULL : d->keys;
-	r = cache_open(o->cache, o->cache_size, &m->cache, text, sizeof(text));
+	/* umount(8) returns a moment before the daemon has ended: the next one waits for it. */
+	for (unsigned ms = 0;; ms += 50) {
+		r = cache_open(o->cache, o->cache_size, &m->cache, text, sizeof(text));
+		if (r != -EBUSY || ms >= CACHE_WAIT_S * 1000)
+			break;
+		sleep_ms(50);
+	}
 	if (r < 0) {
 		mount_log("error", "%s", *text ? text : strerror(-r));
 		return r;
@@ -520,26 +625,50 @@ static int start(struct daemon *d)
 	return 0;
 }
 
-/* Unwinds whatever start() made. */
+static void stop_is_late(int signal_number)
+{
+	static const char text[] = "leasehold mount: error: the end takes too long; the guardian does "
+				   "the rest\n";
+
+	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	_exit(EXIT_FAILURE);
+}
+
+/*
+ * Unwinds whatever start() made, within STOP_MAX_S. What is in the kernel is dropped before the
+ * origin hears that the session is over: it then lets others' changes go on.
+ */
 static void stop(struct daemon *d)
 {
 	struct mount *m = &d->mount;
 
+	signal(SIGALRM, stop_is_late);
+	alarm(STOP_MAX_S);
 	if (d->mounted && d->loop_count == 0)
 		(void)umount2(m->options->mountpoint, MNT_DETACH); /* nobody ever used it */
 	else if (d->mounted && !fuse_session_exited(m->fuse))
 		(void)umount2(m->options->mountpoint, MNT_FORCE | MNT_DETACH);
 	for (unsigned i = 0; i < d->loop_count; i++)
 		pthread_join(d->loops[i], NULL);
+	if (d->has_signal_thread) {
+		atomic_store(&d->finished, true);
+		(void)pthread_kill(d->signal_thread, SIGHUP);
+		pthread_join(d->signal_thread, NULL);
+	}
 	free(d->loops);
 	if (m->calls)
 		calls_shut(m, STATUS_IO);
+	/* The ticker ends what is parked, the client what is in flight. */
+	for (unsigned ms = 0; m->calls && ms < CALLS_END_MAX_S * 1000 && calls_count(m) > 0; ms += 10)
+		sleep_ms(10);
 	if (m->session)
 		session_stop(m);
-	for (unsigned i = 0; m->calls && i < 500 && calls_count(m) > 0; i++)
-		usleep(10000); /* the ticker ends what is parked, the client what is in flight */
 	if (m->notifier)
 		notifier_destroy(m);
+	if (m->guardian)
+		guardian_renew(m->guardian, (struct instant){ 0 });
+	if (m->session)
+		session_close(m);
 	client_destroy(m->client);
 	calls_stop(m);
 	if (m->guardian)
@@ -555,37 +684,48 @@ static void stop(struct daemon *d)
 		cache_close(m->cache);
 	free(m->origin_url);
 	free(d->keys);
+	alarm(0);
+}
+
+/* Serves until it is unmounted. */
+static void serve(struct daemon *d)
+{
+	struct mount *m = &d->mount;
+
+	/* Until here errors went to whoever started the mount. */
+	if (log_fd >= 0)
+		dup2(log_fd, STDERR_FILENO);
+	if (d->ready_pipe >= 0) {
+		to_background();
+		if (!tell_parent(d))
+			(void)pthread_kill(d->signal_thread, SIGTERM);
+	}
+	for (unsigned i = 0; i < d->loop_count; i++)
+		pthread_join(d->loops[i], NULL);
+	d->loop_count = 0;
+	pthread_mutex_lock(&d->mount_lock);
+	d->mounted = false;
+	d->served = true;
+	pthread_mutex_unlock(&d->mount_lock);
+	if (guardian_aborted(m->guardian))
+		mount_log("error", "the guardian ended this mount, since the daemon was late; "
+			  "umount %s and mount it again", m->options->mountpoint);
 }
 
 static int run(struct daemon *d)
 {
-	struct mount *m = &d->mount;
-	pthread_t signal_thread;
 	int r = block_signals();
 
 	if (r == 0)
+		r = start_guardian(d);
+	if (r == 0) {
+		r = -pthread_create(&d->signal_thread, NULL, signals, d);
+		d->has_signal_thread = r == 0;
+	}
+	if (r == 0)
 		r = start(d);
-	if (r == 0) {
-		r = -pthread_create(&signal_thread, NULL, signals, m);
-		if (r == 0)
-			pthread_detach(signal_thread);
-	}
-	if (r == 0) {
-		/* Until here errors went to whoever started the mount. */
-		if (log_fd >= 0)
-			dup2(log_fd, STDERR_FILENO);
-		if (d->ready_pipe >= 0) {
-			to_background();
-			tell_parent(d);
-		}
-		for (unsigned i = 0; i < d->loop_count; i++)
-			pthread_join(d->loops[i], NULL);
-		d->loop_count = 0;
-		d->mounted = false;
-		if (guardian_aborted(m->guardian))
-			mount_log("error", "the guardian ended this mount, since the daemon was late; "
-				  "umount %s and mount it again", m->options->mountpoint);
-	}
+	if (r == 0)
+		serve(d);
 	stop(d);
 	return r;
 }
@@ -619,6 +759,8 @@ int mount_run(const struct mount_options *options)
 	d->ready_pipe = -1;
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->replies_done, NULL);
+	pthread_mutex_init(&d->mount_lock, NULL);
+	m->space = (struct statvfs){ .f_bsize = 4096, .f_frsize = 4096, .f_namemax = NAME_BYTES_MAX };
 	r = parse_url(m);
 	if (r == 0)
 		r = check_mountpoint(m);

@@ -115,8 +115,8 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 	struct inode *inode = work->recalled;
 	bool open = false;
 
+	pthread_mutex_lock(&m->lock);
 	if (inode) {
-		pthread_mutex_lock(&m->lock);
 		if (drop_again(m, work)) {
 			pthread_mutex_unlock(&m->lock);
 			notifier_push(m, LANE_RECALL, work);
@@ -127,10 +127,11 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 		if (open)
 			inode->open_registered = true; /* the acknowledgement says so */
 		inode_unuse(m, inode);
-		pthread_mutex_unlock(&m->lock);
 	}
 	COUNT(m, drops);
+	/* In the same section: a close that follows must find the acknowledgement before it. */
 	session_dropped(m, work->action.session, work->action.sequence, open);
+	pthread_mutex_unlock(&m->lock);
 	free(work);
 }
 

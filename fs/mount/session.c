@@ -48,6 +48,7 @@ struct session {
 	LIST(handle) releases;
 	LIST(claim) claims;
 	bool acknowledging, releasing, reclaiming;
+	uint64_t acknowledgements_added; /* ever; those in the list are the last of them */
 	bool claims_last;       /* RECLAIM_DONE came: the last batch says so */
 	struct instant retry_at;
 
@@ -59,9 +60,12 @@ struct session {
 	   ends the old one at the origin and lets others' changes go on. */
 	unsigned fencing;
 	bool open_waits;
+	bool unfenced; /* there was no memory for it: the guardian has to do it */
+	bool ending;   /* session_abandon(): no other session is opened */
 	struct session_id open_previous;
 
 	/* The first open, waited for by session_start(). */
+	bool away; /* session_away() */
 	bool answered;
 	uint16_t first_status;
 	int first_error;
@@ -177,6 +181,7 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 	pthread_mutex_lock(&m->lock);
 	if (!answer_decode(answer, MESSAGE_session_opened, &message)) {
 		note_first(m, answer, STATUS_BADMESSAGE);
+		s->away = true;
 		holder_session_failed(m->holder, mount_now(), &actions);
 	} else {
 		const struct message_session_opened *opened = &message.session_opened;
@@ -199,9 +204,11 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 		}
 		s->logged_status = opened->status;
 		holder_session_opened(m->holder, mount_now(), control->sent, opened, &actions);
+		s->away = holder_state(m->holder) != HOLDER_ACTIVE;
 		note_first(m, answer, opened->status);
 	}
 	session_act(m, &actions);
+	calls_release_closes(m);
 	calls_session_changed(m);
 	pthread_mutex_unlock(&m->lock);
 	free(control);
@@ -221,6 +228,7 @@ static void send_session_open(struct mount *m, struct session_id previous)
 	message.session_open.export = slice_of(m->export);
 	message.session_open.slot_count = 64;
 	if (control_send(m, &message, previous, 0, on_session_opened) < 0) {
+		s->away = true;
 		holder_session_failed(m->holder, mount_now(), &actions);
 		session_act(m, &actions);
 	}
@@ -359,6 +367,7 @@ static void on_acknowledged(void *context, const struct client_answer *answer)
 	}
 	session_act(m, &actions);
 	pump(m);
+	calls_release_closes(m);
 	pthread_mutex_unlock(&m->lock);
 	free(control);
 }
@@ -466,6 +475,7 @@ static void on_reclaimed(void *context, const struct client_answer *answer)
 	holder_request_end(m->holder, control->stamp);
 	session_act(m, &actions);
 	pump(m);
+	calls_release_closes(m);
 	pthread_mutex_unlock(&m->lock);
 	free(control);
 }
@@ -522,6 +532,7 @@ static void add_acknowledgement(struct mount *m, const struct holder_action *act
 	struct holder_actions actions = session_actions();
 
 	if (a) {
+		m->session->acknowledgements_added++;
 		*a = (struct acknowledgement){ action->sequence, action->open, action->kept };
 		return;
 	}
@@ -559,6 +570,8 @@ void session_act(struct mount *m, struct holder_actions *actions)
 
 		switch (a->kind) {
 		case HOLDER_SEND_SESSION_OPEN:
+			if (m->session->ending)
+				break;
 			m->session->open_waits = m->session->fencing > 0;
 			m->session->open_previous = a->session;
 			if (!m->session->open_waits)
@@ -593,6 +606,11 @@ void session_act(struct mount *m, struct holder_actions *actions)
 				  "until there is a new one", m->origin_url);
 			if (notifier_drop_all(m, a))
 				m->session->fencing++;
+			else
+				m->session->unfenced = true;
+			/* Expired; where the origin ended it, the next open is under way by now. */
+			if (holder_state(m->holder) == HOLDER_NONE)
+				m->session->away = true;
 			calls_session_changed(m);
 			break;
 		case HOLDER_RENEWED:
@@ -614,11 +632,32 @@ void session_fenced(struct mount *m)
 	struct session *s = m->session;
 
 	pthread_mutex_lock(&m->lock);
-	if (--s->fencing == 0 && s->open_waits) {
+	if (--s->fencing == 0 && s->open_waits && !s->stopping && !s->ending) {
 		s->open_waits = false;
 		send_session_open(m, s->open_previous);
 	}
 	pthread_mutex_unlock(&m->lock);
+}
+
+void session_abandon(struct mount *m)
+{
+	struct holder_actions actions = session_actions();
+
+	pthread_mutex_lock(&m->lock);
+	m->session->ending = true;
+	holder_session_lost(m->holder, mount_now(), holder_session(m->holder), &actions);
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+}
+
+bool session_is_fenced(struct mount *m)
+{
+	bool fenced;
+
+	pthread_mutex_lock(&m->lock);
+	fenced = m->session->fencing == 0 && !m->session->unfenced;
+	pthread_mutex_unlock(&m->lock);
+	return fenced;
 }
 
 void session_refused(struct mount *m, struct session_id session)
@@ -635,10 +674,26 @@ void session_dropped(struct mount *m, struct session_id session, uint64_t sequen
 {
 	struct holder_actions actions = session_actions();
 
-	pthread_mutex_lock(&m->lock);
 	holder_dropped(m->holder, mount_now(), session, sequence, open, &actions);
 	session_act(m, &actions);
-	pthread_mutex_unlock(&m->lock);
+}
+
+bool session_away(const struct mount *m)
+{
+	return m->session && m->session->away && holder_state(m->holder) != HOLDER_ACTIVE;
+}
+
+uint64_t session_acknowledge_mark(const struct mount *m)
+{
+	return m->session->acknowledgements_added;
+}
+
+bool session_acknowledged(const struct mount *m, uint64_t mark)
+{
+	const struct session *s = m->session;
+
+	return s->acknowledgements_added - s->acknowledgements.count >= mark &&
+	       s->claims.count == 0;
 }
 
 /* ---- the thread ---- */
@@ -774,18 +829,33 @@ static void on_closed(void *context, const struct client_answer *answer)
 void session_stop(struct mount *m)
 {
 	struct session *s = m->session;
-	struct message message = { .type = MESSAGE_session_close };
-	struct closing closing = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false };
 
 	if (!s)
 		return;
 	pthread_mutex_lock(&m->lock);
 	s->stopping = true;
 	pthread_cond_broadcast(&s->wake);
-	message.session_close.session = s->id.value;
 	pthread_mutex_unlock(&m->lock);
 	if (s->started)
 		pthread_join(s->thread, NULL);
+	pthread_mutex_lock(&m->lock);
+	if (s->stream_open)
+		client_stream_close(s->stream);
+	s->stream_open = false;
+	pthread_mutex_unlock(&m->lock);
+}
+
+void session_close(struct mount *m)
+{
+	struct session *s = m->session;
+	struct message message = { .type = MESSAGE_session_close };
+	struct closing closing = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false };
+
+	if (!s)
+		return;
+	pthread_mutex_lock(&m->lock);
+	message.session_close.session = s->id.value;
+	pthread_mutex_unlock(&m->lock);
 	/* The answer, or the timeout, always comes: `closing` outlives it. */
 	if (s->id.value && client_call(m->client, CLIENT_CONTROL, "/v1/rpc", &message,
 				       (struct slice){ NULL, 0 }, duration_ms(2000), on_closed,
@@ -795,11 +865,6 @@ void session_stop(struct mount *m)
 			pthread_cond_wait(&closing.done, &closing.lock);
 		pthread_mutex_unlock(&closing.lock);
 	}
-	pthread_mutex_lock(&m->lock);
-	if (s->stream_open)
-		client_stream_close(s->stream);
-	s->stream_open = false;
-	pthread_mutex_unlock(&m->lock);
 }
 
 void session_discard(struct mount *m)

@@ -17,8 +17,16 @@
  */
 int session_start(struct mount *m, struct duration timeout, struct item_node *ret_root,
 		  char *ret_text, size_t text_size) MUST_CHECK;
-/* Closes the session at the origin (bounded) and ends the thread. */
+/*
+ * The mount is to end while the kernel may still have something: the session is given up for good,
+ * and what the kernel holds is dropped, soon after (session_is_fenced). Without the lock.
+ */
+void session_abandon(struct mount *m);
+bool session_is_fenced(struct mount *m);
+/* From now on nothing is sent, and the thread has ended. */
 void session_stop(struct mount *m);
+/* When nothing is cached any more: tells the origin, and waits for its answer, at most 2 s. */
+void session_close(struct mount *m);
 /* After the client was destroyed. */
 void session_discard(struct mount *m);
 
@@ -29,8 +37,22 @@ void session_act(struct mount *m, struct holder_actions *actions);
 void session_refused(struct mount *m, struct session_id session);
 /* What HOLDER_DROP_ALL asked for is done. Without the lock. */
 void session_fenced(struct mount *m);
-/* What recall `sequence` named was dropped. Without the lock. */
+/* What recall `sequence` named was dropped. Under the lock. */
 void session_dropped(struct mount *m, struct session_id session, uint64_t sequence, bool open);
+
+/*
+ * The origin is away: the session is over, and no attempt to open another has succeeded since. Not
+ * when the origin itself said that the session is over, as long as the next one is being opened.
+ * Under the lock.
+ */
+bool session_away(const struct mount *m);
+
+/*
+ * Acknowledgements and claims register opens at the origin, and a close must not overtake them:
+ * everything that was to be sent when the mark was taken has been answered. Under the lock.
+ */
+uint64_t session_acknowledge_mark(const struct mount *m);
+bool session_acknowledged(const struct mount *m, uint64_t mark);
 
 /* The allocator that the holder and its actions use. */
 extern const struct allocator session_allocator;

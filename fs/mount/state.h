@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/statvfs.h>
 
 #include "fs/cache/cache.h"
 #include "fs/mount/guardian.h"
@@ -75,8 +76,8 @@ struct mount {
 	struct session *session;
 	struct fuse_session *fuse;
 	int fuse_fd;
-	bool has_epoch;  /* FUSE_NOTIFY_INC_EPOCH works: names may have a validity */
-	bool read_only;  /* the option, or what the origin says */
+	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works: names may have a validity */
+	atomic_bool read_only; /* the option, or what the origin says */
 
 	pthread_mutex_t lock;
 	struct holder *holder;
@@ -84,6 +85,7 @@ struct mount {
 	struct call_table *calls;
 	struct reading *readings; /* READs of the kernel that are not answered: read.c */
 	uint64_t reading_id;
+	struct statvfs space; /* of the export, as heard last: attributes.c */
 	uint64_t incarnation; /* of the origin's store, from the latest answer */
 
 	/* Replies that give the kernel a validity, by parity of `reply_generation`: a drop waits

@@ -34,6 +34,13 @@ static void reply_value(fuse_req_t request, const void *value, size_t length, si
 		fuse_reply_buf(request, value, length);
 }
 
+/*
+ * The status of the mount is to be had without the origin. Before it asks for an attribute user.*,
+ * the kernel asks for the inode's own attributes, to know who may read it; for system.* it leaves
+ * that to the file system. Anyone may ask, as for what /proc/mounts says.
+ */
+#define STATUS_XATTR "system.leasehold.status"
+
 static void own_xattr(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, const char *name,
 		      size_t size)
 {
@@ -50,7 +57,7 @@ static void own_xattr(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, co
 		fuse_reply_err(request, ESTALE);
 		return;
 	}
-	r = status_xattr(m, inode, name + strlen("user.leasehold."), &text);
+	r = status_xattr(m, inode, name, &text);
 	pthread_mutex_lock(&m->lock);
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
@@ -104,7 +111,11 @@ void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t
 	bool absent;
 
 	if (is_own_xattr(name)) {
-		own_xattr(m, request, nodeid, name, size);
+		own_xattr(m, request, nodeid, name + strlen("user.leasehold."), size);
+		return;
+	}
+	if (strcmp(name, STATUS_XATTR) == 0) {
+		own_xattr(m, request, nodeid, "status", size);
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
@@ -156,7 +167,7 @@ static void change_work(struct mount *m, struct call *call)
 
 static bool refuse(fuse_req_t request, const char *name)
 {
-	if (is_own_xattr(name)) {
+	if (is_own_xattr(name) || strcmp(name, STATUS_XATTR) == 0) {
 		fuse_reply_err(request, EPERM); /* they tell; nothing is set through them yet */
 		return true;
 	}
