@@ -313,12 +313,13 @@ class Host(Daemon):
     def status(self):
         return json.loads(self.xattr("status"))
 
-    def wait_until_disconnected(self):
+    def wait_until_disconnected(self, times=1):
         """
-        Until the session is over. From the log: looking at a mount may need the origin, since the
+        Until the session is over, for so many times. From the log: looking at a mount may need the origin, since the
         kernel asks for the root's attributes to know who may look.
         """
-        eventually(lambda: b"nothing is served from the cache" in self.log(), "the term is over")
+        eventually(lambda: self.log().count(b"nothing is served from the cache") >= times,
+                   "the term is over")
 
     def unmount(self, check=True):
         """umount(8), and waits for the daemon to end in good order."""

@@ -31,6 +31,9 @@ def look(question):
             return os.pread(other, 8, 0)
         finally:
             os.close(other)
+    if question == "all":
+        return b"%08d" % sum(len(os.pread(fd, 65536, at))
+                             for at in range(0, os.fstat(fd).st_size, 65536))
     if question == "stat":
         return b"%08d" % int(os.stat(path).st_mtime)
     raise ValueError(question)

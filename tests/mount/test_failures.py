@@ -5,6 +5,7 @@ was acknowledged, by read or through a mapping, and no wait without an end.
 """
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -13,12 +14,21 @@ import threading
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import Reader, eventually, expect, expect_errno, pattern, read_file, write_file
+from leasehold import (Reader, eventually, expect, expect_errno, pattern, read_file, run,
+                       write_file)
 
 OLD = "%08d" % 1
 NEW = "%08d" % 2
 # What a host may say that cannot know: never an old value.
 REFUSALS = ("EIO", "ENOTCONN", "ETIMEDOUT", "ECONNABORTED", "SIGBUS", "ENODEV", "ESTALE")
+
+
+def exists(path):
+    try:
+        os.stat(path)
+        return True
+    except OSError:
+        return False
 
 
 def fresh_or_refused(answer, what):
@@ -253,7 +263,17 @@ def test_disconnected_fail_does_not_wait(w):
     o.kill()
     a.wait_until_disconnected()
     expect_errno(errno.EIO, read_file, a / "f")
-    expect_errno(errno.EIO, os.stat, a / "g")
+    for function, arguments in ((os.stat, (a / "g",)), (os.stat, (a.path,)),
+                                (os.listdir, (a.path,)), (os.mkdir, (a / "d",)),
+                                (write_file, (a / "f", b"2")), (os.unlink, (a / "f",)),
+                                (os.getxattr, (a / "f", "user.x"))):
+        expect_errno(errno.EIO, function, *arguments)
+    o.start()
+    eventually(lambda: exists(a / "f"), "a is back")
+    expect(read_file(a / "f"), b"1")
+    o.kill()
+    a.wait_until_disconnected(2)
+    a.unmount()
 
 
 def test_umount_returns_when_the_origin_is_gone(w):
@@ -262,7 +282,49 @@ def test_umount_returns_when_the_origin_is_gone(w):
     a = w.host("a")
     write_file(a / "f", b"1")
     o.kill()
-    a.unmount(check=False)
+    a.unmount()
+    o.start()
+    a.start()
+    os.listdir(a.path)
+    o.kill()
+    a.wait_until_disconnected()
+    a.unmount()
+
+
+def test_status_needs_no_origin(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "1s")
+    a = w.host("a")
+    write_file(a / "f", b"1")
+    free = os.statvfs(a.path).f_blocks
+    o.kill()
+    a.wait_until_disconnected()
+    status = json.loads(run(leasehold.BINARY, "status", a.path, "--json").stdout)
+    expect(status["state"], "disconnected")
+    expect(json.loads(run(leasehold.BINARY, "status", a / "f", "--json").stdout)["state"],
+           "disconnected", "by a path below")
+    expect(os.statvfs(a.path).f_blocks, free, "what was heard last")
+    expect(os.stat(a.path).st_nlink, 1, "nothing is told about the content")
+    o.start()
+    eventually(lambda: os.stat(a.path).st_nlink > 1, "the origin's own answer")
+
+
+def test_readers_of_a_lost_origin_do_not_hold_up_umount(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "1s")
+    a = w.host("a")
+    write_file(o.path_of("f"), pattern(32 << 20))
+    fd = os.open(a / "f", os.O_RDONLY)
+    os.pread(fd, 4096, 0)
+    os.close(fd)
+    reader = Reader(w, a / "f")
+    o.kill()
+    a.wait_until_disconnected()
+    reader.ask("all")
+    expect(reader.answer(0.5), None, "an answer without an origin")
+    reader.process.kill()
+    expect(reader.process.wait(20), -signal.SIGKILL, "the reader's end")
+    a.unmount()
 
 
 def test_a_waiting_caller_can_be_killed(w):
@@ -285,6 +347,91 @@ def test_sigterm_ends_a_mount(w):
     a.signal(signal.SIGTERM)
     expect(a.wait(), 0, "exit status")
     expect(leasehold.is_mounted(a.path), False, "still mounted")
+
+
+def busy(w, origin_dies=False, unmounted=False):
+    """SIGTERM for a mount in use: it ends, and its users see nothing old afterwards."""
+    w.allow_log("")
+    o = w.origin("--lease-term", "2s")
+    a, b = w.host("a"), w.host("b", "-o", "timeout=10s")
+    write_file(a / "f", OLD.encode())
+    questions = ("read", "map", "newmap", "open")
+    readers = {q: Reader(w, b / "f") for q in questions}
+    for question, reader in readers.items():
+        expect(reader.look(question), OLD, question + " before")
+    if unmounted:
+        run("umount", "-l", b.path)
+        expect(readers["read"].look("read"), OLD, "an unmounted file system in use goes on")
+    if origin_dies:
+        o.kill()
+    b.signal(signal.SIGTERM)
+    expect(b.wait(), 0, "exit status")
+    expect(leasehold.is_mounted(b.path), False, "still mounted")
+    if origin_dies:
+        o.start()
+    write_file(a / "f", NEW.encode(), "r+b")
+    for question, reader in readers.items():
+        if question == "open":
+            continue
+        answer = reader.look(question)
+        if answer == OLD:
+            raise leasehold.Failure("%s: %s after %s was acknowledged" % (question, answer, NEW))
+    for reader in readers.values():
+        reader.end()
+    b.start()
+    expect(read_file(b / "f"), NEW.encode(), "mounted again")
+
+
+def test_sigterm_ends_a_busy_mount(w):
+    busy(w)
+
+
+def test_sigterm_ends_a_busy_mount_without_the_origin(w):
+    busy(w, origin_dies=True)
+
+
+def test_sigterm_ends_a_mount_that_was_detached(w):
+    busy(w, unmounted=True)
+
+
+def test_sigterm_ends_a_detached_mount_without_the_origin(w):
+    busy(w, unmounted=True, origin_dies=True)
+
+
+def test_a_detached_mount_ends_with_its_last_user(w):
+    a = w.host("a")
+    write_file(a / "f", b"1")
+    fd = os.open(a / "f", os.O_RDONLY)
+    run("umount", "-l", a.path)
+    expect(os.pread(fd, 10, 0), b"1")
+    expect(a.running(), True, "the daemon")
+    os.close(fd)
+    expect(a.wait(), 0, "exit status")
+
+
+def test_writers_of_a_lost_origin_do_not_hold_up_the_end(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "1s")
+    a = w.host("a")
+    write_file(a / "f", b"1")
+    o.kill()
+    ends = []
+
+    def write(name):
+        try:
+            write_file(a / name, b"2")
+        except OSError as e:
+            ends.append(errno.errorcode[e.errno])
+    writers = [threading.Thread(target=write, args=(n,)) for n in ("f", "g", "h")]
+    for writer in writers:
+        writer.start()
+    a.wait_until_disconnected()
+    expect(ends, [], "they wait")
+    a.signal(signal.SIGTERM)
+    expect(a.wait(), 0, "exit status")
+    for writer in writers:
+        writer.join(20)
+    expect(len(ends), 3, "ends")
 
 
 def test_the_origin_drains_when_told_to_stop(w):

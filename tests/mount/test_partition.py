@@ -8,7 +8,7 @@ import threading
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import Reader, eventually, expect, read_file, write_file
+from leasehold import Reader, eventually, expect, pattern, read_file, write_file
 
 OLD = "%08d" % 1
 NEW = "%08d" % 2
@@ -105,6 +105,32 @@ def test_appends_across_cuts_are_done_once(w):
     expect(lines, sorted(lines), "in order")
     unknown = {n for n, _ in errors}
     expect(set(lines) - set(done) - unknown, set(), "there, and never acknowledged")
+
+
+def test_what_is_open_stays_open_across_a_cut(w):
+    w.allow_log("")
+    w.origin("--lease-term", "2s")
+    a = w.host("a")
+    b = w.host("b", "-o", "timeout=60s", namespace=True)
+    data = pattern(300000)
+    for name in ("changed", "same"):
+        write_file(a / name, data)
+    fds = [os.open(b / name, os.O_RDONLY) for name in ("changed", "same")]
+    b.namespace.cut()
+    b.wait_until_disconnected()
+    write_file(a / "changed", b"!", "r+b")  # so that the lease cannot be had back
+    b.namespace.mend()
+
+    def claimed():
+        leases = b.status()["leases"]
+        return leases["reclaimed"] >= 1 and leases["reclaims_refused"] >= 1
+    eventually(claimed, "b has told what is open")
+    for name in ("changed", "same"):
+        os.unlink(a / name)
+    expect(os.pread(fds[0], 300000, 0), b"!" + data[1:], "changed, then unlinked elsewhere")
+    expect(os.pread(fds[1], 300000, 0), data, "unlinked elsewhere")
+    for fd in fds:
+        os.close(fd)
 
 
 def test_hosts_that_are_not_cut_off_go_on(w):
