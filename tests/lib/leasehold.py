@@ -315,8 +315,8 @@ class Host(Daemon):
 
     def wait_until_disconnected(self, times=1):
         """
-        Until the session is over, for so many times. From the log: looking at a mount may need the origin, since the
-        kernel asks for the root's attributes to know who may look.
+        Until the session is over, for so many times. From the log: user.* attributes may need the
+        origin, since the kernel asks for the root's attributes to know who may look.
         """
         eventually(lambda: self.log().count(b"nothing is served from the cache") >= times,
                    "the term is over")
