@@ -34,6 +34,8 @@ import threading
 import time
 import traceback
 
+from proxy import Proxy
+
 BINARY = os.environ.get("LEASEHOLD", "leasehold")
 START_TIMEOUT_S = 30  # a daemon, sanitizers included, serves by then
 STOP_TIMEOUT_S = 30
@@ -475,6 +477,7 @@ class World:
         self.daemons = []
         self.namespaces = []
         self.readers = []
+        self.proxies = []
         self.allowed = []
         self.failed = False
         self.timed_out = False
@@ -520,6 +523,16 @@ class World:
     def hosts(self, *names):
         return [self.host(name) for name in names]
 
+    def slow_host(self, name, delay_ms, *options):
+        """A host whose link delays what passes, each way; host.proxy counts it."""
+        origin = self.main_origin or self.origin()
+        proxy = Proxy(origin.port, delay_ms)
+        self.proxies.append(proxy)
+        host = self.host(name, *options, start=False)
+        host.proxy = proxy
+        host.url = lambda: proxy.url
+        return host.start()
+
     # How it ends.
 
     def finish(self):
@@ -540,6 +553,8 @@ class World:
             run("umount", "-l", path, check=False)
         for namespace in self.namespaces:
             namespace.remove()
+        for proxy in self.proxies:
+            proxy.close()
         self.done.set()
         if self.timed_out:
             problems.append("timed out")

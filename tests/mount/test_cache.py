@@ -139,6 +139,44 @@ def test_the_cap_is_never_exceeded(w):
     expect(a.status()["cache"]["bytes"] > 4 << 20, True, "the cache is used")
 
 
+def test_the_cap_holds_under_parallel_readers(w):
+    o = w.origin()
+    for i in range(24):
+        write_file(o.path_of("f%d" % i), pattern(3 << 20, i))
+    a = w.host("a", "--cache-size", "16M")
+    errors, over = [], []
+    ended = threading.Event()
+
+    def reader(seed):
+        rng = random.Random(seed)
+        try:
+            for _ in range(16):
+                i = rng.randrange(24)
+                expect(read_file(a / ("f%d" % i)), pattern(3 << 20, i), "file %d" % i)
+        except BaseException as e:
+            errors.append(e)
+
+    def watcher():
+        while not ended.is_set():
+            cache = a.status()["cache"]
+            if cache["bytes"] > 16 << 20:
+                over.append("the counter says %d" % cache["bytes"])
+            if disk_bytes(os.path.join(a.cache, "objects")) > 17 << 20:
+                over.append("the disk has %d" % disk_bytes(a.cache))
+    watch = threading.Thread(target=watcher)
+    readers = [threading.Thread(target=reader, args=(n,)) for n in range(6)]
+    for thread in [watch] + readers:
+        thread.start()
+    for thread in readers:
+        thread.join()
+    ended.set()
+    watch.join()
+    if errors:
+        raise errors[0]
+    expect(over, [], "16 MiB are exceeded")
+    expect(a.status()["cache"]["bytes"] > 4 << 20, True, "the cache is used")
+
+
 def test_what_is_damaged_is_fetched_again(w):
     o = w.origin()
     for i in range(12):
@@ -167,6 +205,37 @@ def test_what_is_damaged_is_fetched_again(w):
         expect(read_file(a / ("f%d" % i)), pattern(300000, i), "file %d" % i)
     status = a.status()["cache"]
     expect(status["dropped_corrupt"] >= 6, True, "counted: %r" % status)
+
+
+def test_a_killed_daemon_keeps_the_ranges_that_it_had(w):
+    o = w.origin("--lease-term", "5s")
+    data = {name: pattern(4 << 20, n) for n, name in enumerate(("whole", "parts", "moved"))}
+    for name, value in data.items():
+        write_file(o.path_of(name), value)
+    a = w.host("a")
+    expect(read_file(a / "whole"), data["whole"])
+    parts = [(at << 16, 16384) for at in (3, 17, 40, 60)]
+
+    def read_parts():
+        fd = os.open(a / "parts", os.O_RDONLY)
+        for at, size in parts:
+            expect(os.pread(fd, size, at), data["parts"][at:at + size], "at %d" % at)
+        os.close(fd)
+    read_parts()
+    expect(read_file(a / "moved"), data["moved"])
+    eventually(lambda: a.status()["cache"]["records_written"] >= 3, "the records are written")
+    os.sync()
+    eventually(lambda: a.xattr("cached", "whole") == str(4 << 20), "all of it is cached")
+    a.crash()
+    w.allow_log("")
+    os.rename(o.path_of("moved"), o.path_of("elsewhere"))  # the same file by another name
+    a.start()
+    expect(read_file(a / "whole"), data["whole"])
+    read_parts()
+    counted = a.status()["counters"]
+    expect(counted["fetched_bytes"], 0, "bytes fetched again")
+    expect(counted["read_bytes"] >= (4 << 20) + 4 * 16384, True, "they came from the cache")
+    expect(read_file(a / "elsewhere"), data["moved"])
 
 
 def test_a_cache_that_is_taken_away_costs_no_answer(w):

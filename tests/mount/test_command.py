@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 sys.dont_write_bytecode = True
@@ -162,21 +163,22 @@ def test_mount_8_and_fstab(w):
     expect(result.stdout, "through the helper")
 
 
+def key_files(w, host):
+    """Certificate authority, certificate and key, by links without a colon in their names: curl
+    would take that for the begin of a passphrase."""
+    keys = os.path.join(host.keys, "127.0.0.1:%d" % host.origin.port)
+    paths = []
+    for name in ("ca.pem", "host.pem", "host.key"):
+        paths.append(os.path.join(w.path, name))
+        os.symlink(os.path.join(keys, name), paths[-1])
+    return paths
+
+
 def test_curl_gets_the_status_and_a_file(w):
     h = w.host("a")
     data = pattern(100000)
     write_file(h / "f", data)
-    files = [os.path.join(p, f) for p, _, fs in os.walk(h.keys) for f in fs]
-
-    def pick(*words):
-        return next((f for f in files if any(x in os.path.basename(f) for x in words)), None)
-    key, certificate, authority = pick("key"), pick("cert", "host.pem", "crt"), pick("ca", "auth")
-    if not (key and certificate and authority):
-        raise leasehold.Failure("keys are not recognised: %s" % files)
-    # Under names without a colon, which curl would take for the begin of a passphrase.
-    for name, path in (("ca", authority), ("cert", certificate), ("key", key)):
-        os.symlink(path, os.path.join(w.path, name))
-    authority, certificate, key = (os.path.join(w.path, n) for n in ("ca", "cert", "key"))
+    authority, certificate, key = key_files(w, h)
     curl = ["curl", "-sSf", "--http2", "--cacert", authority, "--cert", certificate, "--key", key]
     base = "https://127.0.0.1:%d" % h.origin.port
     json.loads(run(*curl, base + "/status").stdout)
@@ -187,6 +189,29 @@ def test_curl_gets_the_status_and_a_file(w):
     anonymous = run("curl", "-sS", "--cacert", authority, base + "/status", check=False)
     expect(anonymous.returncode != 0 or "session" not in anonymous.stdout, True,
            "without a certificate: " + anonymous.stdout)
+
+
+def test_nghttp_gets_the_status_and_a_file(w):
+    if not shutil.which("nghttp"):
+        raise leasehold.Skip("no nghttp here")
+    h = w.host("a")
+    data = pattern(100000)
+    write_file(h / "f", data)
+    _, certificate, key = key_files(w, h)
+    base = "https://127.0.0.1:%d" % h.origin.port
+    nghttp = ["nghttp", "--cert", certificate, "--key", key]
+    status = json.loads(run(*nghttp, base + "/status").stdout)
+    expect(isinstance(status, dict) and len(status) > 0, True, repr(status))
+    run("sh", "-c", '"$@" > %s/got' % w.path, "sh", *nghttp, base + "/files/default/f")
+    expect(read_file(w.path + "/got"), data)
+    run("sh", "-c", '"$@" > %s/got' % w.path, "sh", *nghttp, "-H", "range: bytes=100-199",
+        base + "/files/default/f")
+    expect(read_file(w.path + "/got"), data[100:200], "a range")
+    # Several over one connection.
+    both = run(*nghttp, "-s", "-n", base + "/status", base + "/files/default/f").stdout
+    expect(both.count(" 200 "), 2, both)
+    absent = run(*nghttp, "-s", "-n", base + "/files/default/absent").stdout
+    expect(" 404 " in absent, True, absent)
 
 
 leasehold.main(globals())

@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""
+What operations cost, counted and not timed: requests to the origin, bytes fetched, and round trips
+over a link that delays what passes (proxy.py).
+"""
+
+import os
+import random
+import statistics
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import leasehold
+from leasehold import Failure, Skip, expect, pattern, read_file, write_file
+
+
+def counters(host):
+    return host.status()["counters"]
+
+
+class Cost:
+    """What the counters of a host moved by while the block ran."""
+
+    def __init__(self, host):
+        self.host = host
+
+    def __enter__(self):
+        self.before = counters(self.host)
+        return self
+
+    def __exit__(self, *_):
+        after = counters(self.host)
+        for name in after:
+            setattr(self, name, after[name] - self.before[name])
+
+
+def needs_counters():
+    if leasehold.LOCAL:
+        raise Skip("a plain directory counts nothing")
+
+
+def sparse_file(path, size):
+    with open(path, "wb") as f:
+        f.truncate(size)
+
+
+def test_a_small_cold_file_is_one_round_trip(w):
+    needs_counters()
+    o = w.origin()
+    os.mkdir(o.path_of("d"))
+    for i in range(20):
+        write_file(o.path_of("d", "f%d" % i), pattern(10240, i))
+    h = w.host("a")
+    os.stat(h / "d")  # a known directory
+    for i in range(10):
+        with Cost(h) as cost:
+            fd = os.open(h / ("d/f%d" % i), os.O_RDONLY)
+            expect(os.pread(fd, 65536, 0), pattern(10240, i))
+        expect(cost.calls, 1, "requests to the origin for file %d" % i)
+        os.close(fd)
+    # A listing knows what there is and how it looks; the bytes are asked for.
+    os.listdir(h / "d")
+    for i in range(10, 20):
+        with Cost(h) as cost:
+            fd = os.open(h / ("d/f%d" % i), os.O_RDONLY)
+            expect(os.pread(fd, 65536, 0), pattern(10240, i))
+        expect(cost.calls, 1, "requests after a listing, file %d" % i)
+        os.close(fd)
+    with Cost(h) as cost:
+        for i in range(20):
+            expect(read_file(h / ("d/f%d" % i)), pattern(10240, i))
+            os.stat(h / ("d/f%d" % i))
+        os.listdir(h / "d")
+    expect(cost.calls, 0, "requests for what is cached")
+
+
+def test_a_listing_brings_every_entry(w):
+    needs_counters()
+    o = w.origin()
+    os.mkdir(o.path_of("d"))
+    for i in range(300):
+        write_file(o.path_of("d", "f%d" % i), b"")
+    h = w.host("a")
+    os.stat(h / "d")
+    with Cost(h) as cost:
+        with os.scandir(h / "d") as entries:
+            expect(sum(e.stat().st_size == 0 for e in entries), 300)
+    expect(cost.calls <= 3, True, "300 names and their attributes took %d requests" % cost.calls)
+    with Cost(h) as cost:
+        for i in range(300):
+            expect(os.path.exists(h / ("d/absent%d" % i)), False)
+    expect(cost.calls, 0, "requests for absent names under a whole listing")
+
+
+def test_random_reads_cost_what_was_asked(w):
+    needs_counters()
+    o = w.origin()
+    size = 256 << 20
+    sparse_file(o.path_of("f"), size)
+    h = w.host("a")
+    fd = os.open(h / "f", os.O_RDONLY)
+    offsets = random.Random(5).sample(range(0, size >> 12, 64), 208)
+    dearest = 0
+    for at in offsets[:8]:
+        with Cost(h) as cost:
+            expect(os.pread(fd, 4096, at << 12), bytes(4096))
+        dearest = max(dearest, cost.fetched_bytes)
+    expect(dearest <= 128 << 10, True, "one 4 KiB read fetched %d bytes" % dearest)
+    with Cost(h) as cost:
+        for at in offsets[8:]:
+            expect(os.pread(fd, 4096, at << 12), bytes(4096))
+    os.close(fd)
+    expect(cost.fetched_bytes >= 200 * 4096, True, "they were cold")
+    expect(cost.fetched_bytes <= 1.1 * 200 * 4096, True,
+           "200 reads of 4 KiB fetched %d bytes" % cost.fetched_bytes)
+
+
+def test_readers_of_one_range_share_one_fetch(w):
+    """The link is slow enough that all of them have asked before the first is answered."""
+    needs_counters()
+    o = w.origin()
+    data = pattern(1 << 20)
+    write_file(o.path_of("f"), data)
+    h = w.slow_host("a", 100)
+    os.stat(h / "f")
+    expect(os.path.getsize(h / "f"), len(data))
+    results = []
+    barrier = threading.Barrier(8)
+
+    def reader():
+        fd = os.open(h / "f", os.O_RDONLY)
+        barrier.wait()
+        results.append(os.pread(fd, 65536, 512 << 10) == data[512 << 10:(512 << 10) + 65536])
+        os.close(fd)
+    threads = [threading.Thread(target=reader) for _ in range(8)]
+    with Cost(h) as cost:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    expect(results, [True] * 8)
+    expect(cost.fetches, 1, "fetches")
+    expect(cost.fetched_bytes <= 65536 + (128 << 10), True, "%d bytes" % cost.fetched_bytes)
+
+
+DELAY_MS = 50
+ROUND_TRIP = 2 * DELAY_MS / 1000
+
+
+def slow_hosts(w):
+    needs_counters()
+    return [w.slow_host(name, DELAY_MS) for name in ("a", "b")]
+
+
+def side_by_side(hosts, count, operation):
+    """`count` operations on each host, at the same time: of each how long it took, in round trips,
+    and how many requests were made meanwhile."""
+    barrier = threading.Barrier(len(hosts))
+    trips = {h.name: [] for h in hosts}
+    errors = []
+
+    def one(host):
+        barrier.wait()
+        try:
+            for i in range(count):
+                with Cost(host) as cost:
+                    began = time.monotonic()
+                    operation(host, i)
+                    took = time.monotonic() - began
+                trips[host.name].append((took / ROUND_TRIP, cost.calls))
+        except BaseException as e:
+            errors.append(e)
+    threads = [threading.Thread(target=one, args=(h,)) for h in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return trips
+
+
+def bounded(trips, usual, most, what):
+    """
+    The median is as many round trips as requests that follow each other; the worst has waited for
+    messages of others, and for nothing that takes longer than messages do (a kernel's lock, a
+    term, a timer).
+    """
+    for name, values in trips.items():
+        took = sorted(t for t, _ in values)
+        median, worst = statistics.median(took), took[-1]
+        calls = sum(c for _, c in values) / len(values)
+        text = "%s on %s: median %.2f, worst %.2f round trips, %.1f requests" % (
+            what, name, median, worst, calls)
+        print("# " + text)
+        if median > usual + 0.9 or worst > most or calls > usual + 1.5:
+            raise Failure(text + ": " + " ".join("%.1f/%d" % x for x in values))
+
+
+def test_hosts_that_create_in_one_directory_do_not_stall(w):
+    hosts = slow_hosts(w)
+    os.mkdir(hosts[0] / "d")
+    for h in hosts:
+        expect(os.listdir(h / "d"), [])
+
+    def create(host, i):
+        os.close(os.open(host / ("d/%s%d" % (host.name, i)), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    trips = side_by_side(hosts, 40, create)
+    # Without a lease on the directory the kernel asks about it, looks for the name, asks again,
+    # and creates.
+    bounded(trips, 4, 9, "create")
+    for h in hosts:
+        expect(counters(h)["calls_repeated"], 0, "repetitions")
+        expect(len(os.listdir(h / "d")), 80, "names seen by " + h.name)
+
+
+def test_hosts_that_append_to_one_file_do_not_stall(w):
+    hosts = slow_hosts(w)
+    write_file(hosts[0] / "log", b"")
+    fds = {h.name: os.open(h / "log", os.O_WRONLY | os.O_APPEND) for h in hosts}
+    trips = side_by_side(hosts, 40, lambda host, i: os.write(
+        fds[host.name], b"%s %03d\n" % (host.name.encode(), i)))
+    for fd in fds.values():
+        os.close(fd)
+    bounded(trips, 1, 5, "append")
+    for h in hosts:
+        lines = read_file(h / "log").split(b"\n")[:-1]
+        expect(len(lines), 80, "lines seen by " + h.name)
+        for other in hosts:
+            mine = [line for line in lines if line.startswith(other.name.encode())]
+            expect(mine, [b"%s %03d" % (other.name.encode(), i) for i in range(40)], "in order")
+
+
+def test_a_reader_delays_a_writer_by_its_round_trip(w):
+    """Each write has to call the reader's lease back, and waits for that and no more."""
+    a, b = slow_hosts(w)
+    write_file(a / "f", pattern(4096))
+    fd = os.open(a / "f", os.O_WRONLY)
+    os.pwrite(fd, b"%08d" % 0, 0)
+    done = threading.Event()
+    seen = []
+
+    def reader():
+        rfd = os.open(b / "f", os.O_RDONLY)
+        while not done.is_set():
+            seen.append(int(os.pread(rfd, 8, 0)))
+        os.close(rfd)
+    thread = threading.Thread(target=reader)
+    thread.start()
+    try:
+        trips = side_by_side([a], 30, lambda host, i: os.pwrite(fd, b"%08d" % (i + 1), 0))
+    finally:
+        done.set()
+        thread.join()
+    os.close(fd)
+    bounded(trips, 2, 6, "write under a reader")
+    expect(seen, sorted(seen), "what the reader saw")
+    expect(int(read_file(b / "f")[:8]), 30)
+
+
+leasehold.main(globals())
