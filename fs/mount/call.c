@@ -326,6 +326,8 @@ static void transmit(struct mount *m, struct call *call)
 		pthread_mutex_unlock(&m->lock);
 	} else {
 		pthread_mutex_unlock(&m->lock);
+		mount_log("warning", "cannot send %s: %s", message_name(call->message.type),
+			  strerror(-r));
 		call_fail(m, call, r == -EMSGSIZE ? STATUS_INVAL : STATUS_NOMEM);
 	}
 	free(pending);
@@ -494,7 +496,8 @@ static bool settled(struct mount *m, struct call *call)
 		case STATUS_DRAINING:
 			break;
 		default:
-			if (call->status == STATUS_IO || call->status >= STATUS_BADMESSAGE)
+			if (call->status == STATUS_IO || call->status == STATUS_NOMEM ||
+			    call->status >= STATUS_BADMESSAGE)
 				mount_log("warning", "origin %s answered %s with %s: %s",
 					  m->origin_url, message_name(call->message.type),
 					  status_name(call->status), status_text(call->status));

@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""
+Bad days one after the other, while three hosts write and read the same files: the origin is
+killed, hosts are killed, stopped past their term, and cut off. What is checked all the time: no read
+returns less than what was acknowledged before it began, and none is half of a write. What is
+checked at the end: everybody sees the last version within a bounded time, and can write.
+
+Errors are allowed while something is broken, old answers never. A write that failed may have
+happened, or not: its version is never used again.
+
+LEASEHOLD_SOAK_SECONDS: how long (30); LEASEHOLD_SOAK_SEED: the order of the faults.
+"""
+
+import errno
+import fcntl
+import os
+import random
+import signal
+import struct
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import leasehold
+from leasehold import Failure, eventually, read_file, write_file
+
+SECONDS = float(os.environ.get("LEASEHOLD_SOAK_SECONDS", "30"))
+SEED = int(os.environ.get("LEASEHOLD_SOAK_SEED", "1"))
+FILES = 4
+START = time.monotonic()
+COPIES = 512  # of the version in a file: 8 KiB, one request
+
+# What a caller may be told while the origin, its host or the network is broken. ESTALE: a host whose
+# session ended loses what it had open of files whose last name is gone. EPERM: it is not mounted.
+BROKEN = (errno.EIO, errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT, errno.ENOENT,
+          errno.EINTR, errno.ENODEV, errno.ESHUTDOWN, errno.ESTALE, errno.EPERM)
+
+
+def image(version):
+    return b"%015d\n" % version * COPIES
+
+
+def version_of(data, where):
+    if len(data) != 16 * COPIES or data != data[:16] * COPIES:
+        raise Failure("%s: %d bytes, not one version: %r ... %r" % (
+            where, len(data), data[:16], data[-16:]))
+    return int(data[:16])
+
+
+class File:
+    """One file, one writer at a time (of any host), any number of readers."""
+
+    def __init__(self, name):
+        self.name = name
+        self.lock = threading.Lock()
+        self.next = 1
+        self.floor = 0  # acknowledged, or seen by somebody
+        self.writes = self.reads = self.errors = 0
+
+    def write(self, path, replace):
+        with self.lock:
+            version, self.next = self.next, self.next + 1
+            try:
+                if replace:
+                    write_file(path + ".new", image(version))
+                    os.rename(path + ".new", path)
+                else:
+                    fd = os.open(path, os.O_WRONLY)
+                    try:
+                        os.pwrite(fd, image(version), 0)
+                    finally:
+                        os.close(fd)
+            except OSError as e:
+                self.errors += 1
+                if e.errno not in BROKEN:
+                    raise
+                return
+            self.floor = max(self.floor, version)
+            self.writes += 1
+
+    def read(self, path):
+        floor = self.floor
+        try:
+            data = read_file(path)
+        except OSError as e:
+            self.errors += 1
+            if e.errno not in BROKEN:
+                raise
+            return
+        version = version_of(data, path)
+        if version < floor:
+            raise Failure("%s: version %d, but %d was acknowledged or seen before (at %.3f)" % (
+                path, version, floor, time.monotonic() - START))
+        self.floor = max(self.floor, version)
+        self.reads += 1
+
+
+class Soak:
+    def __init__(self, world):
+        self.world = world
+        self.random = random.Random(SEED)
+        self.files = [File("f%d" % i) for i in range(FILES)]
+        self.stop = threading.Event()
+        self.errors = []
+        self.faults = []
+
+    def guard(self, body):
+        def run():
+            try:
+                while not self.stop.is_set() and not self.errors:
+                    body()
+            except BaseException as e:
+                self.errors.append(e)
+        return threading.Thread(target=run)
+
+    def threads(self, host, number):
+        chance = random.Random(SEED * 100 + number)
+
+        def one_write():
+            f = chance.choice(self.files)
+            f.write(host / f.name, chance.random() < 0.3)
+            self.stop.wait(chance.random() * 0.02)
+
+        def one_read():
+            f = chance.choice(self.files)
+            f.read(host / f.name)
+
+        return [self.guard(one_write), self.guard(one_read), self.guard(one_read)]
+
+    def note(self, what):
+        self.faults.append("%s@%.3f" % (what, time.monotonic() - START))
+
+    # What goes wrong.
+
+    def kill_origin(self):
+        self.world.main_origin.kill()
+        self.stop.wait(self.random.random() * 2)
+        self.world.main_origin.start()
+
+    def stop_host(self, host):
+        """Past its term, and continued before or after its guardian ended the mount."""
+        host.signal(signal.SIGSTOP)
+        self.stop.wait(0.2 + self.random.random() * 6)
+        host.signal(signal.SIGCONT)
+        self.note("continued")
+        try:
+            eventually(lambda: not host.running() or host.answers(), "the host goes on", 40)
+        except Failure:
+            if host.running():
+                raise
+        if not host.running():
+            self.note("aborted")
+            host.detach()
+            host.start()
+
+    def crash_host(self, host):
+        host.crash()
+        host.start()
+
+    def cut_host(self, host):
+        host.namespace.cut(incoming=self.random.random() < 0.7,
+                           outgoing=self.random.random() < 0.7)
+        self.stop.wait(self.random.random() * 6)
+        host.namespace.mend()
+
+    def break_something(self, hosts):
+        kind = self.random.choice(["origin", "stop", "crash", "cut", "cut"])
+        host = self.random.choice(hosts)
+        self.note(kind)
+        if kind == "origin":
+            self.kill_origin()
+        elif kind == "stop":
+            self.stop_host(host)
+        elif kind == "crash":
+            self.crash_host(host)
+        else:
+            self.cut_host(host)
+
+
+def immutable(fd, on):
+    """chattr +i, -i: while a host is not mounted, nobody may write below its mount point."""
+    get, put, flag = 0x80086601, 0x40086602, 0x10
+    flags, = struct.unpack("l", fcntl.ioctl(fd, get, struct.pack("l", 0)))
+    fcntl.ioctl(fd, put, struct.pack("l", flags | flag if on else flags & ~flag))
+
+
+def test_bad_days(w):
+    w.allow_log(r".*")  # of what is broken on purpose; sanitizers are not excused
+    w.origin("--lease-term", "3s")
+    hosts = [w.host(n, "-o", "timeout=20s", namespace=True, start=False) for n in ("a", "b", "c")]
+    below = [os.open(h.path, os.O_RDONLY) for h in hosts]
+    try:
+        for fd in below:
+            immutable(fd, True)
+        for h in hosts:
+            h.start()
+        bad_days(w, hosts)
+    finally:
+        for fd in below:
+            immutable(fd, False)
+            os.close(fd)
+
+
+def bad_days(w, hosts):
+    soak = Soak(w)
+    for f in soak.files:
+        write_file(hosts[0] / f.name, image(0))
+    threads = [t for i, h in enumerate(hosts) for t in soak.threads(h, i)]
+    for t in threads:
+        t.start()
+    end = time.monotonic() + SECONDS
+    try:
+        while time.monotonic() < end and not soak.errors:
+            soak.stop.wait(1 + soak.random.random() * 2)
+            soak.break_something(hosts)
+    finally:
+        soak.stop.set()
+        for t in threads:
+            t.join()
+    print("# faults: %s; writes %d, reads %d, errors %d" % (
+        " ".join(soak.faults), sum(f.writes for f in soak.files),
+        sum(f.reads for f in soak.files), sum(f.errors for f in soak.files)))
+    if soak.errors:
+        raise soak.errors[0]
+    for f in soak.files:
+        before = f.writes
+
+        def written():
+            f.write(hosts[1] / f.name, False)
+            return f.writes > before
+        eventually(written, "writing %s again" % f.name, 40)
+        for h in hosts:
+            def seen():
+                reads = f.reads
+                f.read(h / f.name)
+                return f.reads > reads
+            eventually(seen, "reading %s on %s again" % (f.name, h.name), 40)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("LEASEHOLD_TEST_TIMEOUT", str(int(SECONDS * 2 + 180)))
+    leasehold.TEST_TIMEOUT_S = int(SECONDS * 2 + 180)
+    leasehold.main(globals())
