@@ -430,8 +430,8 @@ static int set_names(struct client *c, const struct client_config *config, char 
 		return 0;
 	if (!config->tls_directory || !tls_joined(config->tls_directory)) {
 		(void)snprintf(text, size,
-			       "this host has not joined the origin %s (no certificate in %s); run "
-			       "`leasehold join` with the origin's token",
+			       "this host has not joined the origin %s (no certificate in %s); "
+			       "mount with --join and the token that the origin prints",
 			       c->url, config->tls_directory ? config->tls_directory : "-");
 		return -ENOKEY;
 	}

@@ -114,7 +114,7 @@ static const char *advice(int error)
 		return "no route or no such host; check the name and the network";
 	case -EKEYREJECTED:
 		return "the certificates do not match; has the origin been made anew, or this host "
-		       "not joined? run `leasehold join` again";
+		       "not joined? mount with --join and the token that the origin prints";
 	case -ECONNRESET:
 		return "the connection broke; the origin stopped or the network failed, try again";
 	case -EAGAIN:

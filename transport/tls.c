@@ -361,7 +361,7 @@ int tls_sign(const char *directory, const char *token, const char *request_pem, 
 		return result;
 	if (!tls_token_read(token, &theirs) || !tls_token_equal(&ours, &theirs))
 		return tls_error_set(error, -EACCES,
-				     "wrong token; `leasehold token` at the origin shows it");
+				     "wrong token; the origin prints it when it starts");
 	request = read_request(request_pem);
 	if (!request)
 		return tls_error_set_openssl(error, -EINVAL,

@@ -142,8 +142,8 @@ static int judge_answer(const struct join *join, CURL *easy, CURLcode code, cons
 		return 0;
 	if (status == 401 || status == 403)
 		return tls_error_set(error, -EACCES,
-				     "the origin at %s refuses the token; it shows the present one "
-				     "with `leasehold token`",
+				     "the origin at %s refuses the token; it prints the present one "
+				     "when it starts",
 				     join->url);
 	if (status == 429 || status == 503)
 		return tls_error_set(error, -EAGAIN, "the origin at %s is busy; try again later",
@@ -258,8 +258,8 @@ int tls_join(const char *url, const char *token_text, const char *directory, con
 
 	if (!tls_token_read(token_text, &token))
 		return tls_error_set(error, -EINVAL,
-				     "that is not a join token; `leasehold token` at the origin "
-				     "shows it");
+				     "that is not a join token; the origin prints it when it "
+				     "starts");
 	if (strncmp(url, "https://", 8) != 0)
 		return tls_error_set(error, -EINVAL,
 				     "cannot join %s: an origin is at https://HOST:PORT", url);

@@ -13,6 +13,7 @@
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/session.h"
 #include "fs/mount/state.h"
+#include "fs/mount/status.h"
 #include "transport/tls.h"
 
 #define SESSION_WAIT_S 15
@@ -183,6 +185,16 @@ static int prepare_keys(struct daemon *d)
 	return 0;
 }
 
+/* A mount of ours; another kind of file system may be covered, as mount(8) lets it. */
+static bool is_mounted(const char *path)
+{
+	struct statx x;
+
+	return statx(AT_FDCWD, path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &x) == 0 &&
+	       (x.stx_attributes & STATX_ATTR_MOUNT_ROOT) &&
+	       getxattr(path, STATUS_XATTR, NULL, 0) >= 0;
+}
+
 static int check_mountpoint(struct mount *m)
 {
 	const char *path = m->options->mountpoint;
@@ -204,8 +216,13 @@ static int check_mountpoint(struct mount *m)
 		return r;
 	}
 	if (!S_ISDIR(st.st_mode)) {
-		mount_log("error", "mount point %s is not a directory", path);
+		mount_log("error", "mount point %s is not a directory; give one", path);
 		return -ENOTDIR;
+	}
+	if (is_mounted(path)) {
+		mount_log("error", "mount point %s has a Leasehold mount already; umount it first, or "
+			  "give another", path);
+		return -EBUSY;
 	}
 	return 0;
 }

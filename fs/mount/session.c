@@ -792,8 +792,7 @@ int session_start(struct mount *m, struct duration timeout, struct item_node *re
 			 "running there, and the port open?", m->origin_url);
 		r = -ETIMEDOUT;
 	} else if (s->first_error) {
-		snprintf(ret_text, text_size, "cannot use origin %s: %s", m->origin_url,
-			 s->first_text);
+		snprintf(ret_text, text_size, "%s", s->first_text); /* it names the origin */
 		r = s->first_error;
 	} else if (s->first_status == STATUS_NOEXPORT) {
 		snprintf(ret_text, text_size, "origin %s has no export \"%s\"; it prints the names "

@@ -8,6 +8,13 @@
 #include "fs/mount/state.h"
 
 /*
+ * The status of the mount is to be had without the origin. Before it asks for an attribute user.*,
+ * the kernel asks for the inode's own attributes, to know who may read it; for system.* it leaves
+ * that to the file system. Anyone may ask, as for what /proc/mounts says.
+ */
+#define STATUS_XATTR "system.leasehold.status"
+
+/*
  * The value of user.leasehold.NAME of an inode (`name` without the prefix) into *ret_text, which
  * the caller frees. -ENODATA for a name that we do not have. Without the lock.
  *

@@ -34,13 +34,6 @@ static void reply_value(fuse_req_t request, const void *value, size_t length, si
 		fuse_reply_buf(request, value, length);
 }
 
-/*
- * The status of the mount is to be had without the origin. Before it asks for an attribute user.*,
- * the kernel asks for the inode's own attributes, to know who may read it; for system.* it leaves
- * that to the file system. Anyone may ask, as for what /proc/mounts says.
- */
-#define STATUS_XATTR "system.leasehold.status"
-
 static void own_xattr(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, const char *name,
 		      size_t size)
 {

@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import socket
 import sys
 
 sys.dont_write_bytecode = True
@@ -66,6 +67,51 @@ def test_errors_say_what_and_leave_nothing_mounted(w):
     fails("no mount point", *mount_command(h, token=token, mountpoint=w.path + "/absent"),
           words=["absent"])
     fails("not a URL", *mount_command(h, url="127.0.0.1", token=token), words=["https://"])
+    nothing_is_mounted(h)
+
+
+def run_without(w, what, *command):
+    """In a world that lacks something."""
+    script = "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec \"$@\""
+    if what == "device":
+        return ["unshare", "-m", "sh", "-c", script, "sh"] + list(command)
+    return ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"] + list(command)
+
+
+def test_errors_of_the_machine(w):
+    h = w.host("a")
+    write_file(h / "f", b"1")
+    w.allow_log("")
+    fails("mounted already", *mount_command(h), words=[h.path, "umount"])
+    expect(read_file(h / "f"), b"1", "the mount that was there")
+    h.unmount()
+    fails("no device", *run_without(w, "device", *mount_command(h)), words=["/dev/fuse", "module"])
+    fails("no right to mount", *run_without(w, "right", *mount_command(h)),
+          words=[h.path, "CAP_SYS_ADMIN"])
+    write_file(w.path + "/file", b"")
+    fails("a file as mount point", *mount_command(h, mountpoint=w.path + "/file"),
+          words=["not a directory"])
+    fails("a log that cannot be", *mount_command(h), "--log", w.path + "/file/log",
+          words=[w.path + "/file/log"])
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        port = silent.getsockname()[1]
+        shutil.copytree("%s/127.0.0.1:%d" % (h.keys, h.origin.port),
+                        "%s/127.0.0.1:%d" % (h.keys, port))
+        url = "https://127.0.0.1:%d/default" % port
+        fails("an origin that says nothing", *mount_command(h, url=url), words=[str(port)])
+        # Whoever changes his mind meanwhile gets what he wants.
+        fails("a signal", "timeout", "-s", "INT", "1", *mount_command(h, url=url), "-f",
+              words=["before it was mounted"])
+    h.origin.stop()
+    shutil.rmtree(h.origin.state)
+    h.origin.start()
+    fails("an origin made anew", *mount_command(h), words=["--join"])
+    nothing_is_mounted(h)
+    run(*mount_command(h, token=h.origin.token))
+    expect(read_file(h / "f"), b"1", "joined again")
+    run("umount", h.path)
     nothing_is_mounted(h)
 
 
