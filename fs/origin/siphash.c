@@ -1,55 +1,63 @@
 #include "fs/origin/siphash.h"
 
-static uint64_t load(const uint8_t *p, size_t length)
-{
-	uint64_t value = 0;
+#include <assert.h>
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
+#include <pthread.h>
+#include <stdlib.h>
 
-	for (size_t i = 0; i < length; i++)
-		value |= (uint64_t)p[i] << (8 * i);
-	return value;
+#include "lease/base/bytes.h"
+
+static pthread_key_t context_key;
+static pthread_once_t context_once = PTHREAD_ONCE_INIT;
+
+static void context_free(void *context)
+{
+	EVP_MAC_CTX_free(context);
 }
 
-static uint64_t rotate(uint64_t v, unsigned bits)
+static void key_make(void)
 {
-	return v << bits | v >> (64 - bits);
+	int ret = pthread_key_create(&context_key, context_free);
+
+	assert(ret == 0);
+	(void)ret;
 }
 
-static void rounds(uint64_t v[4], unsigned count)
+/* One context a thread, kept: making one costs more than the hash. Aborts without memory: there is
+   no answer without identities, and it is asked for once in a thread's life. */
+static EVP_MAC_CTX *context_get(void)
 {
-	while (count--) {
-		v[0] += v[1];
-		v[2] += v[3];
-		v[1] = rotate(v[1], 13) ^ v[0];
-		v[3] = rotate(v[3], 16) ^ v[2];
-		v[0] = rotate(v[0], 32);
-		v[2] += v[1];
-		v[0] += v[3];
-		v[1] = rotate(v[1], 17) ^ v[2];
-		v[3] = rotate(v[3], 21) ^ v[0];
-		v[2] = rotate(v[2], 32);
-	}
+	EVP_MAC_CTX *context;
+	EVP_MAC *mac;
+
+	pthread_once(&context_once, key_make);
+	context = pthread_getspecific(context_key);
+	if (context)
+		return context;
+	mac = EVP_MAC_fetch(NULL, "SIPHASH", NULL);
+	context = mac ? EVP_MAC_CTX_new(mac) : NULL;
+	EVP_MAC_free(mac);
+	if (!context || pthread_setspecific(context_key, context) != 0)
+		abort();
+	return context;
 }
 
 uint64_t siphash(const uint8_t key[SIPHASH_KEY_BYTES], const void *data, size_t length)
 {
-	const uint8_t *p = (const uint8_t *)data;
-	uint64_t k0 = load(key, 8), k1 = load(key + 8, 8);
-	uint64_t v[4] = { k0 ^ UINT64_C(0x736f6d6570736575), k1 ^ UINT64_C(0x646f72616e646f6d),
-			  k0 ^ UINT64_C(0x6c7967656e657261), k1 ^ UINT64_C(0x7465646279746573) };
-	size_t left = length;
-	uint64_t word;
+	EVP_MAC_CTX *context = context_get();
+	size_t size = sizeof(uint64_t), out = 0;
+	const OSSL_PARAM parameters[] = {
+		OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size),
+		OSSL_PARAM_construct_end(),
+	};
+	uint8_t hash[sizeof(uint64_t)];
+	struct reader r = reader_of(hash, sizeof(hash));
+	int ok = EVP_MAC_init(context, key, SIPHASH_KEY_BYTES, parameters) &&
+		 EVP_MAC_update(context, data, length) &&
+		 EVP_MAC_final(context, hash, &out, sizeof(hash)) && out == sizeof(hash);
 
-	for (; left >= 8; left -= 8, p += 8) {
-		word = load(p, 8);
-		v[3] ^= word;
-		rounds(v, 2);
-		v[0] ^= word;
-	}
-	word = load(p, left) | (uint64_t)length << 56;
-	v[3] ^= word;
-	rounds(v, 2);
-	v[0] ^= word;
-	v[2] ^= 0xff;
-	rounds(v, 4);
-	return v[0] ^ v[1] ^ v[2] ^ v[3];
+	assert(ok);
+	(void)ok;
+	return reader_u64(&r);
 }

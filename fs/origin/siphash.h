@@ -1,9 +1,8 @@
 /*
  * siphash.h - SipHash-2-4: a keyed 64-bit hash that who lacks the key cannot predict.
  *
- * It authenticates handles and spreads inodes over tables; a general MAC would cost more than the
- * system calls around it. Reference: Aumasson and Bernstein, "SipHash: a fast short-input PRF".
- * No state; any thread.
+ * It authenticates handles and spreads inodes over tables. OpenSSL's, with one context kept by each
+ * thread. Reference: Aumasson and Bernstein, "SipHash: a fast short-input PRF". Any thread.
  */
 #ifndef FS_ORIGIN_SIPHASH_H
 #define FS_ORIGIN_SIPHASH_H
