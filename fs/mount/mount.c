@@ -321,6 +321,14 @@ static bool device_at(const char *path, dev_t *ret_device)
 	return true;
 }
 
+/* Our mount is what is at the mount point: nobody unmounted it, or mounted over it. */
+static bool is_here(const struct daemon *d)
+{
+	dev_t device;
+
+	return device_at(d->mount.options->mountpoint, &device) && device == d->device;
+}
+
 /* Opens /dev/fuse and mounts it. The guardian gets its duplicate before anything is served. */
 static int attach(struct daemon *d)
 {
@@ -488,7 +496,6 @@ static void stop_by_signal(struct daemon *d, int signal_number)
 {
 	struct mount *m = &d->mount;
 	bool served;
-	dev_t device;
 
 	pthread_mutex_lock(&d->mount_lock);
 	served = d->served;
@@ -500,7 +507,7 @@ static void stop_by_signal(struct daemon *d, int signal_number)
 	if (served)
 		return; /* it is ending already */
 	/* By now something else may be at the mount point. */
-	if (!device_at(m->options->mountpoint, &device) || device != d->device)
+	if (!is_here(d))
 		force_unmount(d, false);
 	else if (umount2(m->options->mountpoint, 0) < 0)
 		force_unmount(d, true);
@@ -629,12 +636,16 @@ static int start(struct daemon *d)
 	/* The first request: it answers when the whole path does. */
 	if (stat(o->mountpoint, &st) < 0) {
 		r = -errno;
+		if (!is_here(d)) {
+			mount_log("info", "%s was unmounted at once", o->mountpoint);
+			return 0;
+		}
 		mount_log("error", "the mount on %s does not answer: %s", o->mountpoint,
 			  strerror(errno));
 		return r;
 	}
 	m->has_epoch = notifier_probe_epoch(m);
-	r = guardian_mounted(m->guardian, st.st_dev, m->has_epoch);
+	r = guardian_mounted(m->guardian, d->device, m->has_epoch);
 	if (r < 0)
 		mount_log("warning", "the guardian process is gone: %s", strerror(-r));
 	mount_log("info", "%s mounted on %s; names are %s in the kernel", o->url, o->mountpoint,

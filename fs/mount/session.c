@@ -772,7 +772,6 @@ int session_start(struct mount *m, struct duration timeout, struct item_node *re
 
 	if (!s)
 		return -ENOMEM;
-	m->session = s;
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&s->wake, &attributes);
@@ -780,6 +779,9 @@ int session_start(struct mount *m, struct duration timeout, struct item_node *re
 	cache_host_id(m->cache, s->host);
 	if (getrandom(&s->instance, sizeof(s->instance), 0) != sizeof(s->instance))
 		s->instance = mount_now().ns;
+	pthread_mutex_lock(&m->lock);
+	m->session = s;
+	pthread_mutex_unlock(&m->lock);
 	if (pthread_create(&s->thread, NULL, run, m) != 0)
 		return -EAGAIN;
 	s->started = true;

@@ -270,6 +270,7 @@ class Host(Daemon):
         self.options = options
         self.namespace = namespace
         self.joined = False
+        self.mounts_said = 0
         self.connection = None
 
     def url(self):
@@ -289,6 +290,7 @@ class Host(Daemon):
         if LOCAL:
             self.path = self.origin.export
             return self
+        self.mounts_said = self.log().count(b" mounted on ")
         self.spawn(self.command(*more))
         eventually(self.answers, "%s is mounted" % self.name)
         self.joined = True
@@ -299,7 +301,8 @@ class Host(Daemon):
         if not self.running():
             raise Failure("the mount of %s ended with status %s\n%s" % (
                 self.name, self.process.returncode, self.log().decode(errors="replace")))
-        if not is_mounted(self.path):
+        # It answers others a moment before it has asked itself; umount would find it busy.
+        if not is_mounted(self.path) or self.log().count(b" mounted on ") <= self.mounts_said:
             return False
         try:
             return os.getxattr(self.path, PREFIX + "version")
