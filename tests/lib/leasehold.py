@@ -316,15 +316,16 @@ class Host(Daemon):
         return os.getxattr(os.path.join(self.path, path), PREFIX + name).decode()
 
     def status(self):
-        return json.loads(self.xattr("status"))
+        """Needs no origin, unlike user.* attributes: for those the kernel asks who may look."""
+        return json.loads(os.getxattr(self.path, "system.leasehold.status"))
 
-    def wait_until_disconnected(self, times=1):
-        """
-        Until the session is over, for so many times. From the log: user.* attributes may need the
-        origin, since the kernel asks for the root's attributes to know who may look.
-        """
-        eventually(lambda: self.log().count(b"nothing is served from the cache") >= times,
-                   "the term is over")
+    def wait_until_disconnected(self):
+        """Until the session is over, and the kernel has nothing of it any more."""
+        def over():
+            status = self.status()
+            return (status["state"] == "disconnected" and
+                    status["counters"]["fences"] >= status["leases"]["sessions"])
+        eventually(over, "the term is over")
 
     def unmount(self, check=True):
         """umount(8), and waits for the daemon to end in good order."""

@@ -272,7 +272,7 @@ def test_disconnected_fail_does_not_wait(w):
     eventually(lambda: exists(a / "f"), "a is back")
     expect(read_file(a / "f"), b"1")
     o.kill()
-    a.wait_until_disconnected(2)
+    a.wait_until_disconnected()
     a.unmount()
 
 
