@@ -163,6 +163,8 @@ static struct inode *make_room(struct inodes *inodes)
 
 /* ---- */
 
+#define OPEN_TRIES_MAX 3
+
 static int inode_open(struct inodes *inodes, const struct identity *identity,
 		      struct inode **ret_inode)
 {
@@ -173,6 +175,9 @@ static int inode_open(struct inodes *inodes, const struct identity *identity,
 
 	lifted = credentials_lift();
 	fd = file_id_open(inodes->mount_fd, &identity->id, O_PATH | O_NOFOLLOW);
+	/* Seen under load with memory to spare, on an inode that was just losing its last name. */
+	for (unsigned i = 0; fd == -ENOMEM && i < OPEN_TRIES_MAX; i++)
+		fd = file_id_open(inodes->mount_fd, &identity->id, O_PATH | O_NOFOLLOW);
 	credentials_drop(lifted);
 	if (fd < 0)
 		return fd;
