@@ -2,6 +2,7 @@
 """Hosts in network namespaces of their own, cut off without a sound and joined again."""
 
 import os
+import signal
 import sys
 import threading
 
@@ -51,6 +52,25 @@ def test_a_host_that_hears_nothing_serves_nothing_old(w):
 
 def test_a_host_that_is_not_heard_serves_nothing_old(w):
     cut_and_mend(w, incoming=False)
+
+
+def test_a_host_that_is_cut_off_can_be_unmounted(w):
+    w.allow_log("")
+    w.origin("--lease-term", "30s")
+    b = w.host("b", namespace=True)
+    for busy in (False, True):
+        write_file(b / "f", b"1")
+        fd = os.open(b / "f", os.O_RDONLY) if busy else None
+        b.namespace.cut()
+        if busy:
+            b.signal(signal.SIGTERM)
+            expect(b.wait(), 0, "exit status")
+            os.close(fd)
+        else:
+            b.unmount()
+        expect(leasehold.is_mounted(b.path), False, "still mounted")
+        b.namespace.mend()
+        b.start()
 
 
 def test_a_short_cut_is_not_noticed(w):
