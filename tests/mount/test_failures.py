@@ -7,6 +7,7 @@ was acknowledged, by read or through a mapping, and no wait without an end.
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -339,6 +340,40 @@ def test_a_waiting_caller_can_be_killed(w):
     expect(reader.answer(0.5), None, "an answer without an origin")
     reader.process.kill()
     expect(reader.process.wait(20), -signal.SIGKILL, "the reader's end")
+
+
+def opens_at_the_origin(w, host):
+    """How many inodes the origin believes to be open, of all hosts."""
+    keys = os.path.join(host.keys, "127.0.0.1:%d" % host.origin.port)
+    for name in ("ca.pem", "host.pem", "host.key"):  # curl wants paths without a colon
+        if not os.path.lexists(os.path.join(w.path, name)):
+            os.symlink(os.path.join(keys, name), os.path.join(w.path, name))
+    answer = run("curl", "-sSf", "--http2", "--cacert", w.path + "/ca.pem", "--cert",
+                 w.path + "/host.pem", "--key", w.path + "/host.key",
+                 "https://127.0.0.1:%d/status" % host.origin.port)
+    return json.loads(re.search(r'"opens": *(\d+)', answer.stdout).group(1))
+
+
+def test_no_open_is_left_behind(w):
+    """
+    An unlink elsewhere registers an open that the origin had not heard of; the close that follows
+    takes another way to the origin, and must not come before.
+    """
+    w.origin()
+    a, b = w.hosts("a", "b")
+    for i in range(150):
+        name = "f%d" % i
+        write_file(a / name, b"1")
+        fds = [os.open(b / name, os.O_RDONLY) for _ in range(2)]
+        expect(os.read(fds[0], 10), b"1")
+        os.close(fds[0])
+        unlink = threading.Thread(target=os.unlink, args=(a / name,))
+        unlink.start()
+        if i % 2:
+            unlink.join()
+        os.close(fds[1])
+        unlink.join()
+    eventually(lambda: opens_at_the_origin(w, a) == 0, "no open is left", 20)
 
 
 def test_sigterm_ends_a_mount(w):
