@@ -144,7 +144,7 @@ static char *lease_text(struct mount *m, struct inode *inode)
 static char *cache_text(struct mount *m, struct inode *inode, bool ranges)
 {
 	char *list = calloc(1, RANGES_TEXT_BYTES), *text = NULL;
-	struct cache_file *file;
+	struct cache_file *file, *found = NULL;
 	struct change change;
 	uint64_t bytes = 0;
 
@@ -156,11 +156,11 @@ static char *cache_text(struct mount *m, struct inode *inode, bool ranges)
 	pthread_mutex_unlock(&m->lock);
 	/* A file of an earlier run is found by its handle. */
 	if (!file && S_ISREG(inode->mode))
-		file = cache_file_get(m->cache, &inode->handle);
+		file = found = cache_file_get(m->cache, &inode->handle);
 	if (file && change_known(change))
 		bytes = cache_file_ranges(file, change, list, RANGES_TEXT_BYTES);
-	if (file && file != inode->file)
-		cache_file_put(file);
+	if (found)
+		cache_file_put(found);
 	if (ranges)
 		return list;
 	free(list);
