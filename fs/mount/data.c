@@ -78,7 +78,7 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 
 	if (!file)
 		return -ENOMEM;
-	if (S_ISREG(inode->mode))
+	if (S_ISREG(inode->type))
 		(void)read_cache_file(m, inode); /* without it, reads go to the origin */
 	pthread_mutex_lock(&m->lock);
 	if (!inode->pages && (info->flags & O_ACCMODE) != O_WRONLY) {

@@ -209,15 +209,13 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 
 	if (inode) {
 		inode_use(m, inode);
-		if (mode)
-			inode->mode = mode;
 		return inode;
 	}
 	inode = calloc(1, sizeof(*inode));
 	if (!inode)
 		return NULL;
 	inode->handle = *handle;
-	inode->mode = mode;
+	inode->type = mode & S_IFMT;
 	inode->nodeid = table->nodeid_next++;
 	inode->use_count = 1;
 	inode->guardian_slot = -1;
@@ -254,7 +252,6 @@ void inode_set_attributes(struct inode *inode, const struct attributes *attribut
 {
 	inode->attributes = *attributes;
 	inode->attributes_instance = instance;
-	inode->mode = attributes->mode;
 }
 
 /* ---- listings ---- */

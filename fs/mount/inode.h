@@ -61,7 +61,7 @@ struct inode {
 	uint64_t lookup_count;
 	uint32_t use_count;
 
-	uint32_t mode;                 /* type bits never change */
+	uint32_t type;                 /* S_IFMT bits; never change, so read without the lock */
 	struct attributes attributes;
 	uint64_t attributes_instance;  /* 0: not cached */
 	uint64_t no_xattrs_instance;   /* under it the inode lacks the xattrs of no_xattrs */

@@ -30,7 +30,7 @@ SECONDS = float(os.environ.get("LEASEHOLD_SOAK_SECONDS", "30"))
 SEED = int(os.environ.get("LEASEHOLD_SOAK_SEED", "1"))
 FILES = 4
 START = time.monotonic()
-COPIES = 512  # of the version in a file: 8 KiB, one request
+COPIES = 256  # of the version in a file: a page, which is never half of another
 
 # What a caller may be told while the origin, its host or the network is broken. ESTALE: a host whose
 # session ended loses what it had open of files whose last name is gone. EPERM: it is not mounted.
