@@ -109,9 +109,11 @@ struct daemon {
 	char *keys;          /* this origin's folder of certificates */
 	int ready_pipe;      /* to the parent that waits; -1 in the foreground */
 	pthread_t *loops;
-	unsigned loop_count;
-	atomic_uint loops_running;
-	pthread_mutex_t mount_lock; /* of `mounted` against the thread of signals */
+	/* Of what follows, between the main thread, the loops and the thread of signals. */
+	pthread_mutex_t mount_lock;
+	pthread_cond_t loops_ended;
+	unsigned loop_count;        /* that are not joined */
+	unsigned loops_running;
 	bool mounted;               /* by mount(2), and not known to be unmounted */
 	bool served;                /* it was mounted, and has ended */
 	dev_t device;
@@ -306,7 +308,10 @@ static void *loop(void *context)
 		fuse_session_process_buf(m->fuse, &buffer);
 	}
 	free(buffer.mem);
-	atomic_fetch_sub(&d->loops_running, 1);
+	pthread_mutex_lock(&d->mount_lock);
+	if (--d->loops_running == 0)
+		pthread_cond_broadcast(&d->loops_ended);
+	pthread_mutex_unlock(&d->mount_lock);
 	return NULL;
 }
 
@@ -380,22 +385,32 @@ static int attach(struct daemon *d)
 static int start_loops(struct daemon *d)
 {
 	unsigned count = d->mount.options->threads ? d->mount.options->threads : 1;
+	int r = 0;
 
 	d->loops = calloc(count, sizeof(*d->loops));
 	if (!d->loops)
 		return -ENOMEM;
-	while (d->loop_count < count) {
-		int r;
-
-		atomic_fetch_add(&d->loops_running, 1);
-		r = pthread_create(&d->loops[d->loop_count], NULL, loop, d);
-		if (r != 0) {
-			atomic_fetch_sub(&d->loops_running, 1);
-			return -r;
+	pthread_mutex_lock(&d->mount_lock);
+	while (r == 0 && d->loop_count < count) {
+		r = -pthread_create(&d->loops[d->loop_count], NULL, loop, d);
+		if (r == 0) {
+			d->loop_count++;
+			d->loops_running++;
 		}
-		d->loop_count++;
 	}
-	return 0;
+	pthread_mutex_unlock(&d->mount_lock);
+	return r;
+}
+
+/* Waits until all have ended. They are joined in one section: until then each can be signalled. */
+static void join_loops(struct daemon *d)
+{
+	pthread_mutex_lock(&d->mount_lock);
+	while (d->loops_running > 0)
+		pthread_cond_wait(&d->loops_ended, &d->mount_lock);
+	while (d->loop_count > 0)
+		pthread_join(d->loops[--d->loop_count], NULL);
+	pthread_mutex_unlock(&d->mount_lock);
 }
 
 /* The root inode, known to the kernel from the start. */
@@ -459,10 +474,15 @@ static void sleep_ms(unsigned ms)
  */
 static void end_loops(struct daemon *d)
 {
+	bool running = true;
+
 	fuse_session_exit(d->mount.fuse);
-	while (atomic_load(&d->loops_running) > 0) {
+	while (running) {
+		pthread_mutex_lock(&d->mount_lock);
+		running = d->loops_running > 0;
 		for (unsigned i = 0; i < d->loop_count; i++)
 			(void)pthread_kill(d->loops[i], SIGUSR1);
+		pthread_mutex_unlock(&d->mount_lock);
 		sleep_ms(LOOP_WAKE_MS);
 	}
 }
@@ -676,8 +696,7 @@ static void stop(struct daemon *d)
 		(void)umount2(m->options->mountpoint, MNT_DETACH); /* nobody ever used it */
 	else if (d->mounted && !fuse_session_exited(m->fuse))
 		(void)umount2(m->options->mountpoint, MNT_FORCE | MNT_DETACH);
-	for (unsigned i = 0; i < d->loop_count; i++)
-		pthread_join(d->loops[i], NULL);
+	join_loops(d);
 	if (d->has_signal_thread) {
 		atomic_store(&d->finished, true);
 		(void)pthread_kill(d->signal_thread, SIGHUP);
@@ -728,9 +747,7 @@ static void serve(struct daemon *d)
 		if (!tell_parent(d))
 			(void)pthread_kill(d->signal_thread, SIGTERM);
 	}
-	for (unsigned i = 0; i < d->loop_count; i++)
-		pthread_join(d->loops[i], NULL);
-	d->loop_count = 0;
+	join_loops(d);
 	pthread_mutex_lock(&d->mount_lock);
 	d->mounted = false;
 	d->served = true;
@@ -788,6 +805,7 @@ int mount_run(const struct mount_options *options)
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->replies_done, NULL);
 	pthread_mutex_init(&d->mount_lock, NULL);
+	pthread_cond_init(&d->loops_ended, NULL);
 	m->space = (struct statvfs){ .f_bsize = 4096, .f_frsize = 4096, .f_namemax = NAME_BYTES_MAX };
 	r = parse_url(m);
 	if (r == 0)
