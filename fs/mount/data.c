@@ -91,6 +91,10 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 	}
 	pages = inode->pages;
 	inode_use(m, inode);
+	file->next = m->open_files;
+	if (file->next)
+		file->next->previous = file;
+	m->open_files = file;
 	pthread_mutex_unlock(&m->lock);
 	file->inode = inode;
 	file->writable = writable;
@@ -124,9 +128,25 @@ static void data_close(struct mount *m, struct open_file *file)
 
 	uncount_open(m, inode, file->writable);
 	pthread_mutex_lock(&m->lock);
+	if (file->previous)
+		file->previous->next = file->next;
+	else
+		m->open_files = file->next;
+	if (file->next)
+		file->next->previous = file->previous;
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
 	free(file);
+}
+
+void data_forget_all(struct mount *m)
+{
+	while (m->open_files) {
+		struct open_file *file = m->open_files;
+
+		m->open_files = file->next;
+		free(file);
+	}
 }
 
 void data_open_undo(struct mount *m, struct open_file *file)

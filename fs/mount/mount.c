@@ -720,6 +720,7 @@ static void stop(struct daemon *d)
 	calls_stop(m);
 	if (m->guardian)
 		guardian_stop(m->guardian);
+	data_forget_all(m);
 	if (m->inodes)
 		inode_table_destroy(m);
 	session_discard(m);

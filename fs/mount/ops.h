@@ -70,5 +70,7 @@ struct open_file;
 int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
 	      struct open_file **ret_file);
 void data_open_undo(struct mount *m, struct open_file *file);
+/* At the end: descriptors that the kernel did not release, since the connection was aborted. */
+void data_forget_all(struct mount *m);
 
 #endif

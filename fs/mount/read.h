@@ -17,6 +17,7 @@
 
 /* What an open descriptor knows about its reader. Lives as long as the descriptor. */
 struct open_file {
+	struct open_file *next, *previous; /* in mount->open_files */
 	struct inode *inode; /* with a use */
 	bool writable;
 	bool append;

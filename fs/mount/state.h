@@ -64,6 +64,7 @@ struct call_table;
 struct notifier;
 struct session;
 struct reading;
+struct open_file;
 
 struct mount {
 	const struct mount_options *options;
@@ -83,6 +84,7 @@ struct mount {
 	struct holder *holder;
 	struct inode_table *inodes;
 	struct call_table *calls;
+	struct open_file *open_files; /* descriptors; what is left at the end nobody releases */
 	struct reading *readings; /* READs of the kernel that are not answered: read.c */
 	uint64_t reading_id;
 	struct statvfs space; /* of the export, as heard last: attributes.c */
