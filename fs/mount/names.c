@@ -302,9 +302,11 @@ static void create_reply(struct mount *m, struct call *call, struct answer *answ
 	request = call->request;
 	call->request = NULL;
 	token = mount_reply_begin(m);
-	if (request)
+	if (request) {
 		entry_fill(m, call->inode, slice_of(call->names[0]), answer->child,
 			   &answer->nodes[NODE_TARGET].item.attributes, &entry);
+		entry.attr_timeout = 0; /* as in reply_entry() */
+	}
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, answer);
 	call_destroy(m, call);

@@ -11,6 +11,7 @@
 
 /* linux/fuse.h of older systems lacks it: protocol 7.44, kernel 6.16. */
 #define NOTIFY_INC_EPOCH 8
+#define TAKE_IN_US 50
 #define DROP_RANGES_MAX 64 /* page fills in flight of one inode that a fence steps around */
 
 struct lane {
@@ -61,15 +62,42 @@ bool notifier_collect(struct mount *m, struct notifier_work *work, struct inode 
 	return true;
 }
 
+/*
+ * The kernel was told of the inode, and does not know it: whoever looked it up has the answer, with
+ * attributes and their validity, and was not scheduled since to take it in. Then it would keep them
+ * from behind the invalidation. So there is another one, until the inode is there, or forgotten, or
+ * what was given has ended by itself. True: once more.
+ */
+static bool taken_in_late(struct mount *m, const struct inode *inode, struct instant end)
+{
+	bool told;
+
+	if (!instant_before(mount_now(), end))
+		return false;
+	pthread_mutex_lock(&m->lock);
+	told = inode->lookup_count > 0;
+	pthread_mutex_unlock(&m->lock);
+	if (told)
+		(void)usleep(TAKE_IN_US);
+	return told;
+}
+
 /* Invalidates what a notice names. Waits for a READ of these pages, if there is one. */
 static void notify(struct mount *m, const struct notice *notice)
 {
 	off_t offset = notice->pages ? (off_t)notice->offset : -1;
 	off_t length = notice->pages ? (off_t)notice->length : 0;
+	struct instant end = mount_now();
 	int r;
 
 	COUNT(m, invalidations);
-	r = fuse_lowlevel_notify_inval_inode(m->fuse, notice->inode->nodeid, offset, length);
+	pthread_mutex_lock(&m->lock);
+	end = instant_add(end, holder_remaining(m->holder, end));
+	pthread_mutex_unlock(&m->lock);
+	do
+		r = fuse_lowlevel_notify_inval_inode(m->fuse, notice->inode->nodeid, offset,
+						     length);
+	while (r == -ENOENT && taken_in_late(m, notice->inode, end));
 	if (r < 0 && r != -ENOENT && r != -ENODEV && r != -EBADF && r != -ENOTCONN)
 		mount_log("error", "kernel refused an invalidation: %s", strerror(-r));
 }

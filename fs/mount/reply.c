@@ -159,9 +159,14 @@ void reply_entry(struct mount *m, struct call *call, struct answer *answer, stru
 	request = call->request;
 	call->request = NULL;
 	token = mount_reply_begin(m);
-	if (request)
+	if (request) {
 		entry_fill(m, call->inode, name, answer->child,
 			   &answer->nodes[NODE_TARGET].item.attributes, &entry);
+		/* Of an answer to what makes a name the kernel takes the attributes even when they
+		   were invalidated meanwhile (it looks at versions for lookups only). */
+		if (call->modifying)
+			entry.attr_timeout = 0;
+	}
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, answer);
 	call_destroy(m, call);
