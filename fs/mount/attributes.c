@@ -137,6 +137,11 @@ static void setattr_reply(struct mount *m, struct call *call)
 	reply_attributes(m, call, &attributes);
 }
 
+static void setattr_failed(struct mount *m, struct call *call)
+{
+	reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+}
+
 static void setattr_work(struct mount *m, struct call *call)
 {
 	const struct message_setattr *message = &call->message.setattr;
@@ -147,7 +152,8 @@ static void setattr_work(struct mount *m, struct call *call)
 
 	answer_done(m, &answer);
 	if (call->status != STATUS_OK || !answer.nodes[NODE_TARGET].present) {
-		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+		/* It may have been done all the same: pages filled meanwhile go. */
+		modify_settle(m, call, 0, 0, setattr_failed);
 		return;
 	}
 	if (kept && call->inode->file)

@@ -277,9 +277,12 @@ static bool prepare(struct mount *m, struct call *call)
 	call->tries++;
 	call->attempts++;
 	call->state = CALL_SENT;
-	if (call->inode)
+	if (call->inode) {
 		call->lease_instance =
 			holder_lease_held(m->holder, mount_now(), &call->inode->handle);
+		call->settle_serial = call->inode->settle_serial;
+		call->write_serial = call->inode->write_serial;
+	}
 	return true;
 }
 

@@ -93,6 +93,8 @@ struct call {
 	bool abandoned;            /* the kernel was answered already */
 	bool superseding;          /* the message only takes the slot of the abandoned one */
 	uint64_t lease_instance;   /* page fills: held on the inode when this was sent */
+	uint32_t settle_serial;    /* page fills: the inode's when this was sent */
+	uint32_t write_serial;     /* fsync: the inode's when this was sent */
 	bool held;                 /* parked until calls_release_held() or _closes() */
 	uint64_t acknowledge_mark; /* close: acknowledgements that go before it (session.h) */
 	struct call *fetch_next;   /* page fills: in inode->fetches */

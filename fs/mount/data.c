@@ -276,6 +276,11 @@ static void write_reply(struct mount *m, struct call *call)
 		fuse_reply_write(request, count);
 }
 
+static void write_failed(struct mount *m, struct call *call)
+{
+	reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+}
+
 static void write_work(struct mount *m, struct call *call)
 {
 	struct inode *inode = call->inode;
@@ -285,14 +290,11 @@ static void write_work(struct mount *m, struct call *call)
 
 	answer_done(m, &answer);
 	if (call->status != STATUS_OK || call->reply.count > call->bulk_length) {
-		reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
+		/* It may have been done all the same: pages filled meanwhile go. */
+		modify_settle(m, call, 0, 0, write_failed);
 		return;
 	}
 	COUNT_BY(m, written_bytes, call->reply.count);
-	pthread_mutex_lock(&m->lock);
-	if (inode->unsynced_incarnation == 0)
-		inode->unsynced_incarnation = call->reply.incarnation;
-	pthread_mutex_unlock(&m->lock);
 	if (kept && inode->file) {
 		cache_file_move(inode->file, before, after, call->reply.offset, call->reply.count);
 		read_keep(m, inode, after, call->reply.offset,
@@ -351,7 +353,8 @@ static void fsync_work(struct mount *m, struct call *call)
 		/* The store's machine crashed between the write and this: the bytes may be gone. */
 		lost = call->inode->unsynced_incarnation != 0 &&
 		       call->inode->unsynced_incarnation != call->reply.incarnation;
-		call->inode->unsynced_incarnation = 0;
+		if (call->write_serial == call->inode->write_serial)
+			call->inode->unsynced_incarnation = 0;
 		pthread_mutex_unlock(&m->lock);
 	}
 	reply_error(m, call, call->status != STATUS_OK ? call_errno(call) : lost ? EIO : 0);

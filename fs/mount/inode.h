@@ -86,12 +86,14 @@ struct inode {
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t fills;                /* page fills in flight */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
+	uint32_t settle_serial;        /* our own modifications and recalls that ended */
+	uint32_t write_serial;         /* our own modifications that were answered */
 	uint32_t weak_fills;           /* page fills answered under such a recall, without a lease */
 	bool closing;                  /* a close is on its way to the origin; opens wait for it */
 	bool open_registered;          /* the origin knows that it is open here */
 	bool pages;                    /* the kernel may have pages: has a guardian slot */
 	int guardian_slot;
-	uint64_t unsynced_incarnation; /* of the store at the first write since the last fsync, 0 */
+	uint64_t unsynced_incarnation; /* of the store at the first change since the last fsync, 0 */
 };
 
 struct inode_table {

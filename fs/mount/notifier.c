@@ -152,6 +152,7 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 		}
 		open = inode->open_count > 0;
 		inode->dropping--;
+		inode->settle_serial++;
 		if (open)
 			inode->open_registered = true; /* the acknowledgement says so */
 		inode_unuse(m, inode);

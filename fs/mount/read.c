@@ -256,7 +256,9 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence, &inode->handle,
 			      NULL))
 		return USE_KEEP;
-	if (inode->dropping == 0)
+	/* From before our own modification, or a recall, that ended since: whoever joined after that
+	   must not see it. What is sent now is answered from after both. */
+	if (inode->dropping == 0 || inode->settle_serial != call->settle_serial)
 		return USE_NONE;
 	inode->weak_fills++;
 	return USE_ONCE;
