@@ -38,7 +38,7 @@ struct shared {
 	atomic_int reads;
 };
 
-static char directory[64];
+static char directory[128];
 static struct shared *shared;
 static struct guardian *guardian;
 static pid_t server;
@@ -269,7 +269,7 @@ static bool set_up(uint32_t inode_count_max, unsigned abort_after_ms)
 		fprintf(stderr, "SKIPPED: the guardian needs root, /dev/fuse and a mount namespace\n");
 		return false;
 	}
-	strcpy(directory, "/tmp/leasehold-test-guardian-XXXXXX");
+	snprintf(directory, sizeof(directory), "%s/guardian-XXXXXX", getenv("TMPDIR"));
 	ck_assert_ptr_nonnull(mkdtemp(directory));
 	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	results = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -286,7 +286,7 @@ static bool set_up(uint32_t inode_count_max, unsigned abort_after_ms)
 
 static int open_in_mount(const char *name)
 {
-	char path[128];
+	char path[256];
 
 	snprintf(path, sizeof(path), "%s/%s", directory, name);
 	return open(path, O_RDONLY | O_CLOEXEC);

@@ -21,13 +21,13 @@
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
 
-static char directory[64];
+static char directory[128];
 static char text[256];
 static const struct change first = { 1, 10 }, second = { 1, 11 }, third = { 1, 12 };
 
 static void setup(void)
 {
-	strcpy(directory, "/tmp/leasehold-test-cache-XXXXXX");
+	snprintf(directory, sizeof(directory), "%s/cache-XXXXXX", getenv("TMPDIR"));
 	ck_assert_ptr_nonnull(mkdtemp(directory));
 }
 
