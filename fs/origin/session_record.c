@@ -14,16 +14,16 @@
 #define VERSION 1u
 #define HEAD_BYTES (8 + 4 + 8 + 8 + 1 + 4)
 #define ENTRY_BYTES (8 + 16)
-#define CHECK_BYTES 8
+#define CHECK_BYTES SESSION_RECORD_CHECK_BYTES
 
-static uint64_t checksum(const uint8_t *data, size_t length)
+uint64_t session_record_checksum(const void *data, size_t length)
 {
 	static const uint8_t key[SIPHASH_KEY_BYTES] = "session record";
 
 	return siphash(key, data, length);
 }
 
-static int decode(const uint8_t *data, size_t length, struct session_record *ret_record)
+int session_record_decode(const void *data, size_t length, struct session_record *ret_record)
 {
 	struct session_record record = { .count = 0 };
 	struct reader r = reader_of(data, length);
@@ -31,8 +31,8 @@ static int decode(const uint8_t *data, size_t length, struct session_record *ret
 
 	if (length < HEAD_BYTES + CHECK_BYTES)
 		return -EUCLEAN;
-	check = reader_of(data + length - CHECK_BYTES, CHECK_BYTES);
-	if (reader_u64(&check) != checksum(data, length - CHECK_BYTES) ||
+	check = reader_of((const uint8_t *)data + length - CHECK_BYTES, CHECK_BYTES);
+	if (reader_u64(&check) != session_record_checksum(data, length - CHECK_BYTES) ||
 	    reader_u64(&r) != MAGIC || reader_u32(&r) != VERSION)
 		return -EUCLEAN;
 	record.epoch = reader_u64(&r);
@@ -86,7 +86,7 @@ int session_record_load(int state_fd, const char *name, struct session_record *r
 	if (got < 0)
 		error = -errno;
 	else
-		error = decode(data, (size_t)got, ret_record);
+		error = session_record_decode(data, (size_t)got, ret_record);
 	free(data);
 	close(fd);
 	return error;
@@ -128,7 +128,7 @@ int session_record_store(int state_fd, const char *name, const struct session_re
 		writer_u64(&w, record->entries[i].session.value);
 		writer_bytes(&w, record->entries[i].host, 16);
 	}
-	writer_u64(&w, checksum(data, w.at));
+	writer_u64(&w, session_record_checksum(data, w.at));
 	(void)snprintf(temporary, sizeof(temporary), "%s.new", name); /* names are ours, short */
 	fd = openat(state_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0) {

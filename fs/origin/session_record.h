@@ -14,6 +14,8 @@
 
 #define SESSION_RECORD_COUNT_MAX (1u << 20)
 
+#define SESSION_RECORD_CHECK_BYTES 8 /* the checksum, at its end */
+
 struct session_record {
 	uint64_t epoch;
 	uint64_t promise_ms; /* the longest term with drift and margin that any session was told */
@@ -31,6 +33,11 @@ int session_record_load(int state_fd, const char *name, struct session_record *r
 /* Durable when it returns 0. */
 int session_record_store(int state_fd, const char *name, const struct session_record *record)
 	MUST_CHECK;
+/* What a file holds; 0, -EUCLEAN or -ENOMEM. session_record_load() is the reading and this. */
+int session_record_decode(const void *data, size_t length, struct session_record *ret_record)
+	MUST_CHECK;
+/* The checksum of a file that begins with these bytes. */
+uint64_t session_record_checksum(const void *data, size_t length);
 void session_record_finish(struct session_record *record);
 
 #endif
