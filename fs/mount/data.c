@@ -15,11 +15,9 @@
  * Counts the open before anything else: from here on a recall is acknowledged with "open here",
  * and no close is sent to the origin. Under the lock.
  */
-static void count_open(struct inode *inode, bool writable)
+static void count_open(struct inode *inode)
 {
 	inode->open_count++;
-	if (writable)
-		inode->open_write_count++;
 }
 
 /* The last local close tells the origin, when it knows of the open. */
@@ -33,15 +31,13 @@ static void close_work(struct mount *m, struct call *call)
 	call_destroy(m, call);
 }
 
-static void uncount_open(struct mount *m, struct inode *inode, bool writable)
+static void uncount_open(struct mount *m, struct inode *inode)
 {
 	struct call *call = NULL;
 	bool tell;
 
 	pthread_mutex_lock(&m->lock);
 	inode->open_count--;
-	if (writable)
-		inode->open_write_count--;
 	tell = inode->open_count == 0 && inode->open_registered && !inode->closing;
 	if (tell) {
 		inode->open_registered = false;
@@ -60,6 +56,7 @@ static void uncount_open(struct mount *m, struct inode *inode, bool writable)
 	pthread_mutex_lock(&m->lock);
 	inode->open_registered = true; /* the next close tells */
 	inode->closing = false;
+	calls_release_held(m, inode); /* opens may have come to wait for it */
 	pthread_mutex_unlock(&m->lock);
 }
 
@@ -97,7 +94,6 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 	m->open_files = file;
 	pthread_mutex_unlock(&m->lock);
 	file->inode = inode;
-	file->writable = writable;
 	file->append = (info->flags & O_APPEND) != 0;
 	info->fh = (uint64_t)(uintptr_t)file;
 	info->direct_io = writable || !pages;
@@ -110,15 +106,14 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
 	      struct open_file **ret_file)
 {
-	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
 	int r;
 
 	pthread_mutex_lock(&m->lock);
-	count_open(inode, writable);
+	count_open(inode);
 	pthread_mutex_unlock(&m->lock);
 	r = make_file(m, inode, info, ret_file);
 	if (r < 0)
-		uncount_open(m, inode, writable);
+		uncount_open(m, inode);
 	return r;
 }
 
@@ -126,7 +121,7 @@ static void data_close(struct mount *m, struct open_file *file)
 {
 	struct inode *inode = file->inode;
 
-	uncount_open(m, inode, file->writable);
+	uncount_open(m, inode);
 	pthread_mutex_lock(&m->lock);
 	if (file->previous)
 		file->previous->next = file->next;
@@ -162,7 +157,7 @@ static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
 	int r = make_file(m, inode, info, &file);
 
 	if (r < 0) {
-		uncount_open(m, inode, (info->flags & O_ACCMODE) != O_RDONLY);
+		uncount_open(m, inode);
 		fuse_reply_err(request, -r);
 	} else if (fuse_reply_open(request, info) < 0) {
 		data_close(m, file);
@@ -172,13 +167,12 @@ static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
 static void open_work(struct mount *m, struct call *call)
 {
 	struct fuse_file_info info = call->file_info;
-	bool writable = (info.flags & O_ACCMODE) != O_RDONLY;
 	struct inode *inode = call->inode;
 	struct answer answer;
 	fuse_req_t request;
 
 	if (call->status != STATUS_OK) {
-		uncount_open(m, inode, writable);
+		uncount_open(m, inode);
 		reply_error(m, call, call_errno(call));
 		return;
 	}
@@ -194,7 +188,7 @@ static void open_work(struct mount *m, struct call *call)
 	if (request)
 		open_reply(m, request, inode, &info);
 	else
-		uncount_open(m, inode, writable); /* the caller died: as if it had closed */
+		uncount_open(m, inode); /* the caller died: as if it had closed */
 	pthread_mutex_lock(&m->lock);
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
@@ -221,7 +215,7 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 		((attributes && attributes->nlink > 0) ||
 		 (inode->open_count > 0 && inode->open_registered));
 	if (known) {
-		count_open(inode, writable);
+		count_open(inode);
 		inode_use(m, inode);
 	}
 	pthread_mutex_unlock(&m->lock);
@@ -242,7 +236,7 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 		(uint8_t)(((info->flags & O_ACCMODE) != O_WRONLY ? OPEN_ACCESS_READ : 0) |
 			  (writable ? OPEN_ACCESS_WRITE : 0));
 	pthread_mutex_lock(&m->lock);
-	count_open(call->inode, writable);
+	count_open(call->inode);
 	pthread_mutex_unlock(&m->lock);
 	call_send(m, call, open_work);
 }

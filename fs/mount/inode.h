@@ -80,9 +80,7 @@ struct inode {
 	struct call *fetches;          /* reads in flight at the origin, linked by fetch_next */
 	struct reading *readings;      /* READs of the kernel that are not answered */
 	uint32_t open_count;
-	uint32_t open_write_count;
-	uint32_t modify_count;         /* our own modifications in flight */
-	uint32_t hold_count;           /* of these: those that hold page fills */
+	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t fills;                /* page fills in flight */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */

@@ -112,7 +112,6 @@ void modify_send(struct mount *m, struct call *call, const struct modify_scope *
 		if (holder_modify_begin(m->holder, &inodes[i]->handle) < 0) {
 			failed = true;
 		} else {
-			inodes[i]->modify_count++;
 			call->modify_marks |= 1u << i;
 		}
 	}
@@ -202,7 +201,6 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 
 		if (!(call->modify_marks & 1u << i))
 			continue;
-		inodes[i]->modify_count--;
 		inodes[i]->attributes_instance = 0; /* set anew below when the answer has them */
 		inodes[i]->no_xattrs_instance = 0;
 		listing_unref(inodes[i]->listing);

@@ -19,9 +19,8 @@
 
 /*
  * Sends a modifying call. Affected are the call's inode, inode2, child and child2, as far as they
- * are set. `names`: existing names of the directories go or change what they mean; `absent`: a
- * name comes to be; `data`: the bytes or the size of `inode` change, from `offset` on, `length`
- * (0: to the end).
+ * are set. `names`: names of the directories come to be, go or change what they mean; `data`: the
+ * bytes or the size of `inode` change, from `offset` on, `length` (0: to the end).
  */
 struct modify_scope {
 	bool names;

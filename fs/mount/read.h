@@ -19,7 +19,6 @@
 struct open_file {
 	struct open_file *next, *previous; /* in mount->open_files */
 	struct inode *inode; /* with a use */
-	bool writable;
 	bool append;
 	uint64_t next_offset;
 	uint32_t sequential; /* reads in a row that began where the one before ended */
