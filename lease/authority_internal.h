@@ -225,6 +225,7 @@ void names_unref(struct authority *a, struct recall_names *names);
 
 /* authority_operations.c */
 bool operation_modifies(const struct inode *inode, uint64_t except);
+bool operation_waits(const struct inode *inode, uint64_t except);
 void operation_drained(struct authority *a, struct lease *lease);
 void operation_refuse(struct authority *a, struct operation *o, uint16_t status);
 void operation_free(struct authority *a, struct operation *o);

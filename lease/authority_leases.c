@@ -252,7 +252,9 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 	}
 	if (a->grace && !in_grace)
 		return false;
-	if (inode && !in_backoff && instant_before(a->now, inode->quiet_until))
+	/* It would be recalled by what waits, which then waits once more. */
+	if (inode && !in_backoff &&
+	    (instant_before(a->now, inode->quiet_until) || operation_waits(inode, op)))
 		return false;
 	return lease_make(a, session, handle);
 }

@@ -107,6 +107,18 @@ bool operation_modifies(const struct inode *inode, uint64_t except)
 	       (o->state == OPERATION_DRAINING || o->state == OPERATION_RUNNING);
 }
 
+/* A modification other than `except` is in the queue of `inode`. */
+bool operation_waits(const struct inode *inode, uint64_t except)
+{
+	LIST_FOR_EACH(at, &inode->places) {
+		const struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+
+		if (o->kind == AUTHORITY_MODIFY && o->id != except)
+			return true;
+	}
+	return false;
+}
+
 /*
  * PROTOCOL.md 5.2: first in all its queues; a strict read also behind strict reads, since readers
  * do not disturb each other.
@@ -187,6 +199,31 @@ static void place_drain(struct authority *a, struct place *place)
 			continue;
 		lease_recall(a, lease, scope, place->names);
 		o->waiting++;
+	}
+}
+
+/*
+ * PROTOCOL.md 5.2: what must queue recalls at once what it will have to wait for, as a whole, where
+ * no recall is out: so it waits for one round trip and not for one after each that is before it.
+ */
+static void operation_recall_early(struct authority *a, const struct operation *o)
+{
+	for (uint32_t i = 0; i < o->place_count; i++) {
+		struct inode *inode = o->places[i].inode;
+		bool own_stays = own_lease_stays(&o->places[i]);
+		bool contended = false;
+
+		LIST_FOR_EACH(at, &inode->leases) {
+			struct lease *lease = LIST_ENTRY(at, struct lease, in_inode);
+			bool others = lease->session != o->session;
+
+			if ((!others && own_stays) || lease->recall_sequence)
+				continue;
+			contended |= others;
+			lease_recall(a, lease, RECALL_ALL, NULL);
+		}
+		if (contended)
+			authority_inode_contended(a, inode);
 	}
 }
 
@@ -494,6 +531,8 @@ static void operation_admit(struct authority *a, struct operation *o, uint32_t p
 	heap_add(a, o);
 	list_append(&a->queued, &o->in_queued);
 	operation_try(a, o);
+	if (o->kind == AUTHORITY_MODIFY && o->state == OPERATION_QUEUED && !a->grace)
+		operation_recall_early(a, o);
 }
 
 static struct operation *operation_make(struct authority *a, const struct authority_op *op)

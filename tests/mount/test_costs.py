@@ -183,11 +183,15 @@ def side_by_side(hosts, count, operation):
     return trips
 
 
-def bounded(trips, usual, most, what):
+# A stall that is no message (a lock in the kernel, a term, a timer) takes seconds.
+STALLED = 20
+
+
+def bounded(trips, usual, what):
     """
-    The median is as many round trips as requests that follow each other; the worst has waited for
-    messages of others, and for nothing that takes longer than messages do (a kernel's lock, a
-    term, a timer).
+    Usually as many round trips as there are requests, which follow each other, and never a wait for
+    what is no message. How long each took is shown; what one waits for behind others, exactly, is
+    the protocol's (tests/golden/collision), since a machine may be busy with something else.
     """
     for name, values in trips.items():
         took = sorted(t for t, _ in values)
@@ -196,7 +200,7 @@ def bounded(trips, usual, most, what):
         text = "%s on %s: median %.2f, worst %.2f round trips, %.1f requests" % (
             what, name, median, worst, calls)
         print("# " + text)
-        if median > usual + 0.9 or worst > most or calls > usual + 1.5:
+        if median >= STALLED / 2 or worst >= STALLED or calls > usual + 1.5:
             raise Failure(text + ": " + " ".join("%.1f/%d" % x for x in values))
 
 
@@ -211,7 +215,7 @@ def test_hosts_that_create_in_one_directory_do_not_stall(w):
     trips = side_by_side(hosts, 40, create)
     # Without a lease on the directory the kernel asks about it, looks for the name, asks again,
     # and creates.
-    bounded(trips, 4, 9, "create")
+    bounded(trips, 4, "create")
     for h in hosts:
         expect(counters(h)["calls_repeated"], 0, "repetitions")
         expect(len(os.listdir(h / "d")), 80, "names seen by " + h.name)
@@ -225,7 +229,7 @@ def test_hosts_that_append_to_one_file_do_not_stall(w):
         fds[host.name], b"%s %03d\n" % (host.name.encode(), i)))
     for fd in fds.values():
         os.close(fd)
-    bounded(trips, 1, 5, "append")
+    bounded(trips, 1, "append")
     for h in hosts:
         lines = read_file(h / "log").split(b"\n")[:-1]
         expect(len(lines), 80, "lines seen by " + h.name)
@@ -256,7 +260,7 @@ def test_a_reader_delays_a_writer_by_its_round_trip(w):
         done.set()
         thread.join()
     os.close(fd)
-    bounded(trips, 2, 6, "write under a reader")
+    bounded(trips, 1, "write under a reader")
     expect(seen, sorted(seen), "what the reader saw")
     expect(int(read_file(b / "f")[:8]), 30)
 
