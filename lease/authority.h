@@ -153,6 +153,16 @@ int authority_create(const struct authority_config *config, const struct allocat
 		     size_t previous_count, bool previous_unknown, struct duration previous_term,
 		     struct authority **ret_authority) MUST_CHECK;
 void authority_destroy(struct authority *a);
+/*
+ * A session of an earlier run, with what was recorded of its slots (PROTOCOL.md 3.5): it has ended,
+ * and is remembered like any other that has (3.4). `sequences` has the last sequence that was
+ * executed in each slot, 0: none; the caller has kept its reply. Called right after
+ * authority_create(), the session that has ended first first; beyond the bound the oldest are
+ * forgotten. 0, -EEXIST (it is known already), -ENOMEM.
+ */
+int authority_session_restore(struct authority *a, struct instant now, struct session_id session,
+			      const uint8_t host[16], const uint64_t *sequences,
+			      uint32_t slot_count, struct authority_actions *out) MUST_CHECK;
 
 /* ---- sessions ---- */
 

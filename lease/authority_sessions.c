@@ -3,6 +3,7 @@
 #include "lease/status.h"
 
 #include <assert.h>
+#include <errno.h>
 
 static size_t session_bytes(uint32_t slot_count)
 {
@@ -63,7 +64,9 @@ static struct session_id session_id_draw(struct authority *a)
 	return id;
 }
 
-static struct session *session_make(struct authority *a, struct instant now, uint32_t slot_count)
+/* In no list yet, and not live. */
+static struct session *session_allocate(struct authority *a, struct session_id id,
+					uint32_t slot_count)
 {
 	struct session *session;
 
@@ -72,8 +75,7 @@ static struct session *session_make(struct authority *a, struct instant now, uin
 	session = authority_allocate(a, session_bytes(slot_count));
 	if (!session)
 		return NULL;
-	session->id = session_id_draw(a);
-	session->live = true;
+	session->id = id;
 	session->slot_count = slot_count;
 	list_init(&session->link);
 	list_init(&session->granted);
@@ -91,6 +93,16 @@ static struct session *session_make(struct authority *a, struct instant now, uin
 	map_init(&session->opens, a->allocator, MAP_U64, offsetof(struct opened, inode_id),
 		 session->id.value);
 	map_insert(&a->sessions, session);
+	return session;
+}
+
+static struct session *session_make(struct authority *a, struct instant now, uint32_t slot_count)
+{
+	struct session *session = session_allocate(a, session_id_draw(a), slot_count);
+
+	if (!session)
+		return NULL;
+	session->live = true;
 	a->live_count++;
 	session_renew(a, session, now);
 	return session;
@@ -175,6 +187,31 @@ void session_end(struct authority *a, struct session *session)
 		previous_resolve(a, claims);
 	}
 	session_forget_surplus(a);
+}
+
+int authority_session_restore(struct authority *a, struct instant now, struct session_id id,
+			      const uint8_t host[16], const uint64_t *sequences,
+			      uint32_t slot_count, struct authority_actions *out)
+{
+	struct session *session;
+
+	assert(slot_count > 0);
+	authority_advance(a, now);
+	if (id.value == 0 || session_get(a, id))
+		return -EEXIST;
+	session = session_allocate(a, id, slot_count);
+	if (!session)
+		return -ENOMEM;
+	memcpy(session->host, host, sizeof(session->host));
+#ifndef LEASE_WRONG_SLOTS_FORGOTTEN
+	for (uint32_t i = 0; i < slot_count; i++)
+		session->slots[i].sequence = sequences[i];
+#endif
+	list_append(&a->ended, &session->link);
+	a->ended_count++;
+	session_forget_surplus(a);
+	authority_flush(a, out);
+	return 0;
 }
 
 /* The record of the previous run that `id` of `host` belongs to, or NULL. */

@@ -102,6 +102,7 @@ void model_applied(struct sim *sim, const struct modification *m)
 		sim_fail(sim,
 			 "AT MOST ONCE: sequence %" PRIu64 " of slot %u was applied after %" PRIu64,
 			 attempt->sequence, attempt->slot, record->sequence);
+	attempt->sequence_before = record->sequence;
 	record->sequence = attempt->sequence;
 	attempt->applied = true;
 	attempt->status = m->status;
@@ -113,6 +114,16 @@ void model_applied(struct sim *sim, const struct modification *m)
 		sim_note(sim, "origin applied attempt %u: inode %u is at version %u", m->attempt,
 			 m->touched[t].inode, m->touched[t].after);
 	}
+}
+
+void model_lost(struct sim *sim, const struct modification *m)
+{
+	struct attempt *attempt = &sim->model.attempts[m->attempt];
+
+	assert(attempt->applied && attempt->touched_count == 0);
+	attempt->applied = false;
+	sim->model.what_applied[attempt->what] = false;
+	slot_record(sim, attempt)->sequence = attempt->sequence_before;
 }
 
 void model_answered(struct sim *sim, unsigned host, uint32_t number, uint16_t status)

@@ -21,43 +21,6 @@ static uint64_t promise(const struct profile *p)
 
 static void perform(struct sim *sim);
 
-/* ---- kept replies ---- */
-
-static struct kept_reply *kept_reply(struct sim *sim, struct session_id session, uint32_t slot,
-				     bool make)
-{
-	struct origin *o = &sim->origin;
-	struct kept_reply *free_one = NULL;
-
-	for (uint32_t i = 0; i < o->kept_high; i++) {
-		struct kept_reply *kept = &o->kept[i];
-
-		if (kept->session.value == session.value && kept->slot == slot)
-			return kept;
-		if (kept->session.value == 0 && !free_one)
-			free_one = kept;
-	}
-	if (!make)
-		return NULL;
-	if (!free_one) {
-		if (o->kept_high == KEPT_MAX)
-			sim_fail(sim, "the origin keeps too many replies: sessions are not "
-				      "forgotten");
-		free_one = &o->kept[o->kept_high++];
-	}
-	free_one->session = session;
-	free_one->slot = slot;
-	return free_one;
-}
-
-static void forget_replies(struct sim *sim, struct session_id session)
-{
-	for (uint32_t i = 0; i < sim->origin.kept_high; i++) {
-		if (sim->origin.kept[i].session.value == session.value)
-			sim->origin.kept[i].session.value = 0;
-	}
-}
-
 /* ---- the durable record of sessions ---- */
 
 static void record_add(struct sim *sim, struct session_id session, const uint8_t *host)
@@ -143,6 +106,9 @@ static void operation_refuse(struct sim *sim, struct origin_operation *operation
 {
 	sim_note(sim, "origin refuses operation %" PRIu64 ": %s", operation->id,
 		 status_name(status));
+	if (status == STATUS_UNKNOWNOUTCOME && slots_session(sim, operation->session))
+		sim_fail(sim, "EXACTLY ONCE: what became of operation %" PRIu64 " was recorded",
+			 operation->id);
 	for (uint32_t i = 0; i < operation->waiter_count; i++)
 		answer_status(sim, operation->waiters[i].host, operation->waiters[i].id, status);
 	operation->used = false;
@@ -353,7 +319,9 @@ static bool apply_modification(struct sim *sim, struct origin_operation *operati
 		operation_refuse(sim, operation, STATUS_NOSESSION);
 		return false;
 	}
+	slots_intent(sim, operation);
 	if (!store_apply(sim, &operation->m)) {
+		sim->store.intents[operation - o->operations].used = false;
 		sim_note(sim, "origin begins operation %" PRIu64 " again", operation->id);
 		authority_finish(o->authority, now, operation->id, true, &o->actions);
 		operation_begin(sim, operation);
@@ -393,6 +361,10 @@ void origin_apply(struct sim *sim, uint32_t index, uint32_t generation)
 		answer_modified(sim, &answer, operation);
 	}
 	keep_answer(sim, operation, &answer);
+	/* Mostly at once; else the process may die with the intent alone behind it. */
+	if (operation->sequence && rng_chance(&sim->rng, 700))
+		slots_record(sim, &sim->store.intents[index], operation->reply,
+			       operation->reply_length, operation->reply_bulk);
 	perform(sim);
 	sim_schedule(sim, sim->now + rng_below(&sim->rng, sim->profile.apply_max), EVENT_FINISH, 0,
 		     index, generation);
@@ -406,15 +378,9 @@ void origin_finish(struct sim *sim, uint32_t index, uint32_t generation)
 
 	if (!operation)
 		return;
-	if (operation->sequence) {
-		struct kept_reply *kept =
-			kept_reply(sim, operation->session, operation->slot, true);
-
-		kept->length = operation->reply_length;
-		kept->bulk_length = operation->reply_bulk;
-		memcpy(kept->data, operation->reply,
-		       (size_t)kept->length + kept->bulk_length);
-	}
+	if (operation->sequence && sim->store.intents[index].used)
+		slots_record(sim, &sim->store.intents[index], operation->reply,
+			       operation->reply_length, operation->reply_bulk);
 	answer_waiters(sim, operation, operation->reply, operation->reply_length,
 		       operation->reply_bulk);
 	operation->used = false;
@@ -476,7 +442,7 @@ static void session_ended(struct sim *sim, struct session_id session)
 static void replay(struct sim *sim, struct origin_operation *operation)
 {
 	struct kept_reply *kept =
-		kept_reply(sim, operation->session, operation->slot, false);
+		slots_reply(sim, operation->session, operation->slot, false);
 
 	if (!kept)
 		sim_fail(sim, "the authority wants a reply repeated that was never made");
@@ -524,7 +490,7 @@ static void perform(struct sim *sim)
 			session_ended(sim, action->session);
 			break;
 		case AUTHORITY_SESSION_FORGOTTEN:
-			forget_replies(sim, action->session);
+			slots_session_forget(sim, action->session);
 			break;
 		case AUTHORITY_UNUSED:
 			store_free(sim, store_inode_of(sim, &action->handle));
@@ -560,6 +526,7 @@ static void session_open_arrives(struct sim *sim, const struct packet *packet,
 		&session, &slot_count, &reclaim);
 	if (opened->status == STATUS_OK) {
 		record_add(sim, session, open->host.data);
+		slots_session_add(sim, session, open->host.data, slot_count);
 		opened->version = PROTOCOL_VERSION_MAX;
 		opened->session = session.value;
 		opened->epoch = sim->store.epoch;
@@ -786,6 +753,27 @@ void origin_packet(struct sim *sim, struct packet *packet)
 
 /* ---- life, time, rules ---- */
 
+/* The process dies between the store and anything that comes after it, too. */
+static void die_in_the_store(struct sim *sim)
+{
+	struct origin *o = &sim->origin;
+
+	for (uint32_t i = 0; i < o->operation_high; i++) {
+		struct origin_operation *operation = &o->operations[i];
+
+		if (!operation->used || !operation->running || operation->strict_read ||
+		    sim->store.intents[i].used || operation->reply_length ||
+		    !rng_chance(&sim->rng, 500) ||
+		    !authority_may_apply(o->authority, origin_now(sim), operation->id))
+			continue;
+		slots_intent(sim, operation);
+		if (rng_chance(&sim->rng, 500) && store_apply(sim, &operation->m)) {
+			model_applied(sim, &operation->m);
+			cache_check_applied(sim, &operation->m);
+		}
+	}
+}
+
 void origin_start(struct sim *sim)
 {
 	struct origin *o = &sim->origin;
@@ -820,7 +808,6 @@ void origin_start(struct sim *sim)
 	o->life++;
 	sim->arena.fail = 0;
 	o->operation_high = 0;
-	o->kept_high = 0;
 	o->tick_at = UINT64_MAX;
 	memset(o->streams, 0, sizeof(o->streams));
 	authority_actions_init(&o->actions, &sim->arena.allocator);
@@ -828,6 +815,8 @@ void origin_start(struct sim *sim)
 			     unknown ? 0 : count, unknown, (struct duration){ store->term_max },
 			     &o->authority))
 		sim_fail(sim, "no memory for an authority");
+	slots_restore(sim);
+	perform(sim);
 	sim->arena.fail = sim->phase == PHASE_WILD ? p->starved : 0;
 	/* Opens are of sessions, and none of those lives on: orphans go. */
 	for (uint32_t i = 1; i < store->inode_count; i++)
@@ -843,6 +832,7 @@ void origin_crash(struct sim *sim)
 	struct origin *o = &sim->origin;
 
 	sim_note(sim, "ORIGIN CRASHES");
+	die_in_the_store(sim);
 	o->up = false;
 	authority_destroy(o->authority);
 	o->authority = NULL;

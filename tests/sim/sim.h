@@ -5,8 +5,8 @@
  *
  * Everything is single-threaded and drawn from one seed. The parts (one .c each) share this
  * header because they are one machine: world.c (time, events, trace), network.c, store.c,
- * model.c, origin.c, host.c (session and requests), cache.c (what a host remembers), apps.c
- * (what is asked of hosts), faults.c. See README.md.
+ * model.c, origin.c, slots.c (what it records), host.c (session and requests), cache.c (what a
+ * host remembers), apps.c (what is asked of hosts), faults.c. See README.md.
  */
 #ifndef TESTS_SIM_SIM_H
 #define TESTS_SIM_SIM_H
@@ -35,6 +35,7 @@
 #define OPERATIONS_MAX 96 /* at the origin, under way */
 #define WAITERS_MAX 4
 #define RECORDS_MAX 96    /* sessions in the durable record */
+#define SESSIONS_MAX 256  /* whose slots are recorded: living ones, and ended ones remembered */
 #define KEPT_MAX 512      /* kept replies */
 #define DROPS_MAX 64      /* recalls that one host is working on */
 #define TRACE_LINES 40
@@ -182,23 +183,6 @@ struct store_inode {
 	struct store_version history[VERSIONS_MAX];
 };
 
-/* What survives the death of the origin's process. */
-struct store_record {
-	struct session_id session;
-	uint32_t life; /* of the origin that wrote it */
-	uint8_t host[16];
-};
-
-struct store {
-	uint64_t incarnation;
-	uint32_t inode_count; /* index 0 is never an inode; 1 is the root */
-	struct store_inode inodes[INODES_MAX];
-	struct store_record records[RECORDS_MAX];
-	uint32_t record_count;
-	uint64_t epoch;
-	uint64_t term_max; /* the longest promise ever made, margins included */
-};
-
 enum action {
 	ACTION_WRITE, /* inode, part */
 	ACTION_SETATTR,
@@ -226,6 +210,53 @@ struct modification {
 	uint32_t created;
 };
 
+/* What survives the death of the origin's process. */
+struct store_record {
+	struct session_id session;
+	uint32_t life; /* of the origin that wrote it */
+	uint8_t host[16];
+};
+
+/* What the origin records of a session until it is forgotten (PROTOCOL.md 3.5). */
+struct store_session {
+	struct session_id session;
+	uint8_t host[16];
+	uint32_t slot_count;
+	uint64_t sequences[SLOTS_MAX]; /* the last that was executed; its reply is kept */
+};
+
+/* A modification under way, as it is recorded before the store is touched. */
+struct store_intent {
+	bool used;
+	struct session_id session;
+	uint32_t slot;
+	uint64_t sequence;
+	struct modification m;
+	uint32_t before; /* version of m.inode, which every modification that succeeds moves */
+};
+
+struct kept_reply {
+	struct session_id session; /* 0: free */
+	uint32_t slot;
+	uint16_t length, bulk_length;
+	uint8_t data[PACKET_BYTES];
+};
+
+struct store {
+	uint64_t incarnation;
+	uint32_t inode_count; /* index 0 is never an inode; 1 is the root */
+	struct store_inode inodes[INODES_MAX];
+	struct store_record records[RECORDS_MAX];
+	uint32_t record_count;
+	uint64_t epoch;
+	uint64_t term_max; /* the longest promise ever made, margins included */
+	struct store_session sessions[SESSIONS_MAX]; /* oldest first */
+	uint32_t session_count;
+	uint32_t kept_high;
+	struct kept_reply kept[KEPT_MAX];
+	struct store_intent intents[OPERATIONS_MAX]; /* by the operation's index */
+};
+
 void store_init(struct sim *sim);
 struct handle store_handle(uint32_t inode);
 uint32_t store_inode_of(struct sim *sim, const struct handle *handle);
@@ -249,6 +280,7 @@ struct attempt {
 	uint32_t what; /* the application's operation; several attempts may serve one */
 	bool applied, over;
 	uint16_t status;
+	uint64_t sequence_before; /* of the slot, before this was applied */
 	uint32_t touched_count;
 	uint32_t touched_inode[AUTHORITY_TARGETS_MAX];
 	uint32_t touched_after[AUTHORITY_TARGETS_MAX];
@@ -288,6 +320,8 @@ uint32_t model_attempt(struct sim *sim, uint32_t what, struct session_id session
 		       uint64_t sequence);
 /* The store has just applied `m`. */
 void model_applied(struct sim *sim, const struct modification *m);
+/* It came to an error, changed nothing, and that outcome died with the process: it never was. */
+void model_lost(struct sim *sim, const struct modification *m);
 /* The host was told how the attempt ended. */
 void model_answered(struct sim *sim, unsigned host, uint32_t attempt, uint16_t status);
 
@@ -315,13 +349,6 @@ struct origin_operation {
 	uint8_t reply[PACKET_BYTES];
 };
 
-struct kept_reply {
-	struct session_id session; /* 0: free */
-	uint32_t slot;
-	uint16_t length, bulk_length;
-	uint8_t data[PACKET_BYTES];
-};
-
 struct origin_stream {
 	uint32_t id; /* 0: none */
 	struct session_id session;
@@ -340,9 +367,27 @@ struct origin {
 	struct origin_stream streams[HOSTS_MAX];
 	uint32_t operation_high; /* no operation in use at or above this index */
 	struct origin_operation operations[OPERATIONS_MAX];
-	uint32_t kept_high;
-	struct kept_reply kept[KEPT_MAX];
 };
+
+/* ---- slots.c ---- */
+
+/* NULL: not recorded, or forgotten. */
+struct store_session *slots_session(struct sim *sim, struct session_id session);
+void slots_session_add(struct sim *sim, struct session_id session, const uint8_t *host,
+		       uint32_t slot_count);
+void slots_session_forget(struct sim *sim, struct session_id session);
+/* Before the store is touched. */
+void slots_intent(struct sim *sim, const struct origin_operation *operation);
+/* The outcome and its reply, in one step; then the intent goes. */
+void slots_record(struct sim *sim, struct store_intent *intent, const uint8_t *data,
+		  uint16_t length, uint16_t bulk_length);
+/* The reply that is kept of a slot, or NULL; `make`: there is one afterwards. */
+struct kept_reply *slots_reply(struct sim *sim, struct session_id session, uint32_t slot,
+			       bool make);
+/* A new process decides what the last one left unfinished, and tells its authority. */
+void slots_restore(struct sim *sim);
+
+/* ---- origin.c ---- */
 
 struct instant origin_now(struct sim *sim);
 void origin_start(struct sim *sim);

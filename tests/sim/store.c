@@ -32,6 +32,8 @@ void store_init(struct sim *sim)
 	store->incarnation = 7;
 	store->epoch = 0;
 	store->record_count = 0;
+	store->session_count = store->kept_high = 0;
+	memset(store->intents, 0, sizeof(store->intents));
 	store->term_max = 0;
 	for (unsigned i = 0; i < INODES_MAX; i++)
 		store->inodes[i].exists = false;

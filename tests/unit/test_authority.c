@@ -1150,6 +1150,77 @@ START_TEST(a_host_that_reopens_in_grace_still_owes_its_last_word)
 }
 END_TEST
 
+/* Slots 0 and 1 of a session of the previous run, in which 7 and nothing were executed. */
+static void restore(uint64_t session, uint8_t host, int result)
+{
+	static const uint64_t sequences[2] = { 7, 0 };
+	uint8_t name[16] = { host };
+
+	ck_assert_int_eq(authority_session_restore(a, at_ms(0), (struct session_id){ session },
+						   name, sequences, 2, &out), result);
+	authority_check_invariants(a);
+}
+
+static struct authority_op repetition(uint64_t session, uint32_t slot, uint64_t sequence)
+{
+	struct authority_op op = modification((struct session_id){ session }, 1);
+
+	op.slot = slot;
+	op.sequence = sequence;
+	return op;
+}
+
+START_TEST(what_an_earlier_process_did_is_replayed_and_the_rest_never_runs)
+{
+	struct authority_op op;
+
+	restart(false);
+	restore(501, 1, 0);
+	restore(501, 1, -EEXIST);
+	op = repetition(501, 0, 7);
+	begin(1, &op);
+	expect(AUTHORITY_REPLAY);
+	op = repetition(501, 0, 8);
+	begin(1, &op);
+	expect_refuse(op.id, STATUS_NOSESSION);
+	op = repetition(501, 0, 6);
+	begin(1, &op);
+	expect_refuse(op.id, STATUS_SUPERSEDED);
+	op = repetition(501, 1, 1);
+	begin(1, &op);
+	expect_refuse(op.id, STATUS_NOSESSION);
+	op = repetition(502, 0, 1);
+	begin(1, &op);
+	expect_refuse(op.id, STATUS_UNKNOWNOUTCOME);
+	/* Named by its host's next session, it is not ended a second time. */
+	(void)open_as(2, 1, previous_two[0].session);
+	expect_ended(previous_two[0].session);
+	expect_nothing();
+	op = repetition(501, 0, 7);
+	begin(3, &op);
+	expect(AUTHORITY_REPLAY);
+}
+END_TEST
+
+START_TEST(restored_sessions_are_forgotten_at_their_bound_oldest_first)
+{
+	struct authority_op op;
+
+	restart(false);
+	restore(501, 1, 0);
+	restore(502, 2, 0);
+	expect_nothing();
+	restore(503, 3, 0);
+	ck_assert_uint_eq(expect(AUTHORITY_SESSION_FORGOTTEN)->session.value, 501);
+	op = repetition(501, 0, 7);
+	begin(1, &op);
+	expect_refuse(op.id, STATUS_UNKNOWNOUTCOME);
+	op = repetition(503, 0, 7);
+	begin(1, &op);
+	expect(AUTHORITY_REPLAY);
+}
+END_TEST
+
 /* ---- memory ---- */
 
 /* Runs a whole life with the n-th and all later allocations failing, for a while. */
@@ -1298,6 +1369,8 @@ static TCase *authority_case(void)
 	tcase_add_test(tcase, grace_ends_when_the_longest_promise_is_over);
 	tcase_add_test(tcase, without_a_readable_record_grace_lasts_to_its_end);
 	tcase_add_test(tcase, a_host_that_reopens_in_grace_still_owes_its_last_word);
+	tcase_add_test(tcase, what_an_earlier_process_did_is_replayed_and_the_rest_never_runs);
+	tcase_add_test(tcase, restored_sessions_are_forgotten_at_their_bound_oldest_first);
 	tcase_add_test(tcase, a_failed_allocation_changes_nothing_and_loses_nothing);
 	tcase_add_test(tcase, what_a_name_leads_to_is_recalled_from_the_originator_as_well);
 	tcase_add_test(tcase, a_repeated_open_does_not_renew_a_session_whose_recall_is_overdue);
