@@ -258,7 +258,7 @@ static void op_init(void *data, struct fuse_conn_info *connection)
 	connection->time_gran = 1;
 }
 
-static const struct fuse_lowlevel_ops operations = {
+const struct fuse_lowlevel_ops mount_operations = {
 	.init = op_init,
 	.lookup = op_lookup,
 	.forget = op_forget,
@@ -357,7 +357,7 @@ static int attach(struct daemon *d)
 	}
 	if (fuse_opt_add_arg(&args, "leasehold") < 0)
 		return -ENOMEM;
-	m->fuse = fuse_session_new(&args, &operations, sizeof(operations), m);
+	m->fuse = fuse_session_new(&args, &mount_operations, sizeof(mount_operations), m);
 	fuse_opt_free_args(&args);
 	if (!m->fuse)
 		return -ENOMEM;

@@ -7,6 +7,9 @@
 
 #include "fs/mount/state.h"
 
+/* All of them, and what is negotiated with the kernel: mount.c */
+extern const struct fuse_lowlevel_ops mount_operations;
+
 /* names.c */
 void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name);
 void op_forget(fuse_req_t request, fuse_ino_t nodeid, uint64_t count);
