@@ -410,9 +410,11 @@ void call_again(struct mount *m, struct call *call, unsigned delay_ms)
 
 void call_fail(struct mount *m, struct call *call, uint16_t status)
 {
+	pthread_mutex_lock(&m->lock); /* the ticker looks at the state of every call */
 	call->status = status;
 	call->state = CALL_ANSWERED;
 	call->error = 0;
+	pthread_mutex_unlock(&m->lock);
 	queue_push(m->calls, call);
 }
 

@@ -118,7 +118,7 @@ void call_send(struct mount *m, struct call *call, call_work *work);
 /* Sends an answered call again with its message as it is now. */
 void call_again(struct mount *m, struct call *call, unsigned delay_ms);
 void call_destroy(struct mount *m, struct call *call);
-/* Hands the call to `work` with a status of our own, on a completion thread. */
+/* Hands the call to `work` with a status of our own, on a completion thread. Without the lock. */
 void call_fail(struct mount *m, struct call *call, uint16_t status);
 
 /* The caller's request, once: NULL afterwards and when it was answered already. */
