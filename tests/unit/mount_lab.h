@@ -46,6 +46,7 @@
 #define RECORDS_MAX 512 /* of each kind, in one test */
 #define ROOT_NUMBER 1   /* inodes at the origin have numbers: lab_handle() */
 #define INCARNATION 9
+#define LARGE_FILE_BYTES (1 << 20)
 
 struct kernel_reply {
 	uint64_t unique;
@@ -1009,7 +1010,8 @@ static inline void lab_close(uint64_t nodeid, uint64_t fh)
 	ck_assert_int_eq(kernel_error(kernel_release(nodeid, fh)), 0);
 }
 
-/* A READ of what is not cached: answered with `text`, at change `counter`. */
+/* A READ of what is not cached: answered with `text`, at change `counter`. Without `eof` it is of a
+   file of LARGE_FILE_BYTES. */
 static inline void origin_answer_read(struct origin_request *waits, uint8_t number,
 				      uint64_t counter, enum lease_kind lease, const char *text,
 				      bool eof)
@@ -1022,7 +1024,7 @@ static inline void origin_answer_read(struct origin_request *waits, uint8_t numb
 		.length = strlen(text),
 	};
 
-	answer.nodes[0].attributes.size = strlen(text);
+	answer.nodes[0].attributes.size = eof ? strlen(text) : LARGE_FILE_BYTES;
 	origin_answer(waits, &answer);
 }
 

@@ -1,0 +1,380 @@
+/* READ: what may be given to the kernel's pages, who shares a fetch, what comes from the cache. */
+#include "mount_lab.h"
+
+#define FILE_NUMBER 2
+
+static uint64_t node, fh;
+
+/* A file of `size` bytes that the kernel knows under a lease, open for reading. */
+static void begin(uint64_t size)
+{
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, size);
+	fh = lab_open(node, O_RDONLY);
+}
+
+static void answer(struct origin_request *read, uint64_t counter, enum lease_kind lease,
+		   const char *text)
+{
+	origin_answer_read(read, FILE_NUMBER, counter, lease, text, true);
+}
+
+/* As answer(), of before any recall. */
+static void answer_late(struct origin_request *read, const char *text)
+{
+	const struct origin_answer late = {
+		.before_recalls = true,
+		.node_count = 1,
+		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 1, LEASE_READ) },
+		.eof = true,
+		.data = text,
+		.length = strlen(text),
+	};
+
+	origin_answer(read, &late);
+}
+
+/* Invalidations of the file's pages that were begun. */
+static unsigned page_notices(void)
+{
+	unsigned count = 0;
+
+	pthread_mutex_lock(&lab.lock);
+	for (unsigned i = 0; i < lab.notice_count; i++)
+		if (!lab.notices[i].epoch && lab.notices[i].nodeid == node &&
+		    lab.notices[i].offset >= 0)
+			count++;
+	pthread_mutex_unlock(&lab.lock);
+	return count;
+}
+
+/* ---- fetches ---- */
+
+START_TEST(a_page_fill_is_strict)
+{
+	struct origin_request *read;
+	uint64_t unique;
+
+	begin(5);
+	unique = kernel_read(node, fh, 0, 4096);
+	read = origin_expect(MESSAGE_read);
+	ck_assert_uint_eq(read->message.read.strict, 1);
+	ck_assert_uint_eq(read->message.read.offset, 0);
+	ck_assert_uint_eq(read->message.read.count, 4096); /* no more: the file ends before */
+	answer(read, 1, LEASE_READ, "hello");
+	kernel_expect_text(unique, "hello");
+}
+END_TEST
+
+START_TEST(sequential_readers_get_read_ahead_and_random_ones_do_not)
+{
+	struct origin_request *read;
+	uint64_t unique;
+
+	begin(LARGE_FILE_BYTES);
+	unique = kernel_read(node, fh, 500000, 4);
+	read = origin_expect(MESSAGE_read);
+	ck_assert_uint_eq(read->message.read.count, 4);
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "rand", false);
+	kernel_expect_text(unique, "rand");
+	unique = kernel_read(node, fh, 500004, 4);
+	read = origin_expect(MESSAGE_read);
+	ck_assert_uint_eq(read->message.read.count, 4 + lab.options.read_ahead);
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "next", false);
+	kernel_expect_text(unique, "next");
+}
+END_TEST
+
+START_TEST(what_was_fetched_under_a_lease_is_read_from_the_cache)
+{
+	uint64_t unique;
+
+	begin(5);
+	unique = kernel_read(node, fh, 0, 4096);
+	answer(origin_expect(MESSAGE_read), 1, LEASE_READ, "hello");
+	kernel_expect_text(unique, "hello");
+	lab_wait_calls(); /* the cache has it when the call is over */
+	kernel_expect_text(kernel_read(node, fh, 0, 4096), "hello");
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 1);
+	ck_assert_uint_eq(lab.m.counters.reads_cached, 1);
+}
+END_TEST
+
+START_TEST(readers_of_one_range_share_one_fetch)
+{
+	uint64_t first, second, third;
+
+	begin(LARGE_FILE_BYTES);
+	first = kernel_read(node, fh, 0, 8);
+	second = kernel_read(node, fh, 0, 4);
+	third = kernel_read(node, fh, 4, 4);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "abcdefgh",
+			   false);
+	kernel_expect_text(first, "abcdefgh");
+	kernel_expect_text(second, "abcd");
+	kernel_expect_text(third, "efgh");
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 1);
+	ck_assert_uint_eq(lab.m.counters.fetches_shared, 2);
+}
+END_TEST
+
+START_TEST(a_range_that_no_fetch_covers_is_fetched_for_itself)
+{
+	struct origin_request *read;
+	uint64_t first, second;
+
+	lab.options.read_ahead = 0;
+	begin(LARGE_FILE_BYTES);
+	first = kernel_read(node, fh, 0, 4);
+	read = origin_expect(MESSAGE_read);
+	second = kernel_read(node, fh, 4096, 4);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "4096", false);
+	kernel_expect_text(second, "4096");
+	ck_assert(!kernel_answered(first));
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "zero", false);
+	kernel_expect_text(first, "zero");
+}
+END_TEST
+
+START_TEST(an_answer_that_is_too_short_is_asked_for_again)
+{
+	uint64_t unique;
+
+	begin(LARGE_FILE_BYTES);
+	unique = kernel_read(node, fh, 0, 4);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "ab", false);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "abcd", false);
+	kernel_expect_text(unique, "abcd");
+}
+END_TEST
+
+START_TEST(all_who_share_a_fetch_fail_with_it)
+{
+	uint64_t first, second;
+
+	begin(LARGE_FILE_BYTES);
+	first = kernel_read(node, fh, 0, 8);
+	second = kernel_read(node, fh, 0, 4);
+	origin_answer_status(origin_expect(MESSAGE_read), STATUS_STALE);
+	ck_assert_int_eq(kernel_error(first), ESTALE);
+	ck_assert_int_eq(kernel_error(second), ESTALE);
+}
+END_TEST
+
+START_TEST(who_joined_a_fetch_later_has_time_left_when_it_times_out)
+{
+	struct origin_request *never;
+	uint64_t first, second;
+
+	lab.options.timeout = 300;
+	begin(LARGE_FILE_BYTES);
+	first = kernel_read(node, fh, 0, 8);
+	lab.options.timeout = 60000;
+	second = kernel_read(node, fh, 0, 4);
+	never = origin_expect(MESSAGE_read);
+	ck_assert_int_eq(kernel_error(first), ETIMEDOUT);
+	answer(origin_expect(MESSAGE_read), 1, LEASE_READ, "late");
+	kernel_expect_text(second, "late");
+	answer(never, 1, LEASE_READ, "gone");
+	ck_assert_uint_eq(lab.m.counters.fetches_shared, 1);
+}
+END_TEST
+
+START_TEST(a_killed_reader_is_answered_and_the_others_go_on)
+{
+	uint64_t killed, other;
+
+	begin(LARGE_FILE_BYTES);
+	lab.caller = 0;
+	killed = kernel_read(node, fh, 0, 8);
+	lab.caller = getpid();
+	other = kernel_read(node, fh, 0, 4);
+	kernel_interrupt(killed);
+	ck_assert_int_eq(kernel_error(killed), EINTR);
+	answer(origin_expect(MESSAGE_read), 1, LEASE_READ, "live");
+	kernel_expect_text(other, "live");
+}
+END_TEST
+
+/* ---- what the kernel's pages may be filled with (PROTOCOL.md 5.4) ---- */
+
+START_TEST(an_answer_under_the_lease_that_stands_needs_no_new_one)
+{
+	uint64_t unique;
+
+	begin(4);
+	unique = kernel_read(node, fh, 0, 4);
+	answer(origin_expect(MESSAGE_read), 1, LEASE_NONE, "same");
+	kernel_expect_text(unique, "same");
+	lab_wait_calls();
+	kernel_expect_text(kernel_read(node, fh, 0, 4), "same");
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 1);
+}
+END_TEST
+
+START_TEST(an_answer_at_another_change_than_the_lease_is_asked_for_again)
+{
+	uint64_t unique;
+
+	begin(3);
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read), 2, LEASE_NONE, "odd");
+	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
+	kernel_expect_text(unique, "new");
+}
+END_TEST
+
+/* The origin granted nothing with it, and nothing stands: nobody would take the page back. */
+START_TEST(an_answer_without_any_lease_is_asked_for_again)
+{
+	uint64_t unique;
+
+	begin(3);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	unique = kernel_read(node, fh, 0, 3);
+	for (unsigned i = 0; i < 3; i++)
+		answer(origin_expect(MESSAGE_read), 1, LEASE_NONE, "old");
+	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
+	kernel_expect_text(unique, "new");
+}
+END_TEST
+
+/*
+ * The recall's invalidation waits for the page of a READ, whose answer it has forbidden to keep:
+ * the kernel gets it, and another invalidation takes it back before the recall is acknowledged.
+ */
+START_TEST(a_fill_under_a_recall_is_dropped_before_it_is_acknowledged)
+{
+	uint64_t unique, sequence;
+
+	begin(3);
+	unique = kernel_read(node, fh, 0, 3);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
+	ck_assert(!origin_acknowledged(sequence));
+	ck_assert_uint_eq(page_notices(), 1);
+	answer(origin_expect(MESSAGE_read), 1, LEASE_NONE, "old");
+	kernel_expect_text(unique, "old");
+	origin_wait_acknowledged(sequence);
+	ck_assert_uint_eq(page_notices(), 2);
+	lab_wait_calls();
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
+	kernel_expect_text(unique, "new");
+}
+END_TEST
+
+START_TEST(an_answer_that_a_recall_overtook_is_not_kept)
+{
+	uint64_t unique, sequence;
+
+	begin(3);
+	unique = kernel_read(node, fh, 0, 3);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
+	answer_late(origin_expect(MESSAGE_read), "old"); /* with a lease that is gone already */
+	kernel_expect_text(unique, "old");
+	origin_wait_acknowledged(sequence);
+	lab_wait_calls();
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
+	kernel_expect_text(unique, "new");
+}
+END_TEST
+
+/*
+ * A fetch goes on when its reader was killed, and a recall can then be done with while it is on its
+ * way. Whoever joins it after that must not get what it brings: not even under another recall,
+ * which would drop it again, since the first one's change was acknowledged.
+ */
+START_TEST(who_joins_after_a_recall_does_not_get_an_answer_from_before_it)
+{
+	struct origin_request *read;
+	uint64_t killed, unique, sequence;
+
+	begin(3);
+	lab.caller = 0;
+	killed = kernel_read(node, fh, 0, 3);
+	read = origin_expect(MESSAGE_read);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	kernel_interrupt(killed);
+	ck_assert_int_eq(kernel_error(killed), EINTR);
+	origin_wait_acknowledged(sequence);
+	lab.caller = getpid();
+	unique = kernel_read(node, fh, 0, 3);
+	ck_assert_uint_eq(lab.m.counters.fetches_shared, 1);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(!lab.notices[lab.notice_count - 1].returned);
+	answer_late(read, "old");
+	answer(origin_expect(MESSAGE_read), 2, LEASE_NONE, "new"); /* sent under the second recall */
+	kernel_expect_text(unique, "new");
+	origin_wait_acknowledged(sequence);
+}
+END_TEST
+
+/* The fence of a lost session steps around pages that READs hold, and so does not wait for them. */
+START_TEST(the_end_of_a_session_does_not_wait_for_readers)
+{
+	struct origin_request *first, *second, *refused;
+	uint64_t one, two;
+	unsigned before;
+
+	lab.options.read_ahead = 0;
+	begin(LARGE_FILE_BYTES);
+	one = kernel_read(node, fh, 0, 4096);
+	two = kernel_read(node, fh, 8192, 4);
+	first = origin_expect(MESSAGE_read);
+	second = origin_expect(MESSAGE_read);
+	before = kernel_notices();
+	(void)kernel_lookup(FUSE_ROOT_ID, "other");
+	refused = origin_expect(MESSAGE_lookup);
+	origin_forget_session();
+	origin_answer_status(refused, STATUS_NOSESSION);
+	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_STALE); /* in the next session */
+	pthread_mutex_lock(&lab.lock);
+	for (unsigned i = before, found = 0; i < lab.notice_count; i++) {
+		const struct kernel_notice *n = &lab.notices[i];
+
+		if (n->nodeid != node)
+			continue;
+		ck_assert(n->returned);
+		ck_assert_int_eq(n->offset, found == 0 ? 4096 : 12288);
+		ck_assert_int_eq(n->length, found == 0 ? 4096 : 0);
+		found++;
+	}
+	pthread_mutex_unlock(&lab.lock);
+	ck_assert_uint_eq(page_notices(), 2);
+	/* What the old session granted is void. */
+	answer(first, 1, LEASE_READ, "old");
+	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
+	kernel_expect_text(one, "new");
+	answer(second, 1, LEASE_READ, "old");
+	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "2nd");
+	kernel_expect_text(two, "2nd");
+}
+END_TEST
+
+static TCase *read_case(void)
+{
+	TCase *tcase = lab_case("mount_read");
+
+	tcase_add_test(tcase, a_page_fill_is_strict);
+	tcase_add_test(tcase, sequential_readers_get_read_ahead_and_random_ones_do_not);
+	tcase_add_test(tcase, what_was_fetched_under_a_lease_is_read_from_the_cache);
+	tcase_add_test(tcase, readers_of_one_range_share_one_fetch);
+	tcase_add_test(tcase, a_range_that_no_fetch_covers_is_fetched_for_itself);
+	tcase_add_test(tcase, an_answer_that_is_too_short_is_asked_for_again);
+	tcase_add_test(tcase, all_who_share_a_fetch_fail_with_it);
+	tcase_add_test(tcase, who_joined_a_fetch_later_has_time_left_when_it_times_out);
+	tcase_add_test(tcase, a_killed_reader_is_answered_and_the_others_go_on);
+	tcase_add_test(tcase, an_answer_under_the_lease_that_stands_needs_no_new_one);
+	tcase_add_test(tcase, an_answer_at_another_change_than_the_lease_is_asked_for_again);
+	tcase_add_test(tcase, an_answer_without_any_lease_is_asked_for_again);
+	tcase_add_test(tcase, a_fill_under_a_recall_is_dropped_before_it_is_acknowledged);
+	tcase_add_test(tcase, an_answer_that_a_recall_overtook_is_not_kept);
+	tcase_add_test(tcase, who_joins_after_a_recall_does_not_get_an_answer_from_before_it);
+	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
+	return tcase;
+}
+
+UNIT_MAIN("mount_read", read_case)
