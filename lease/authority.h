@@ -275,6 +275,15 @@ struct instant authority_timer(const struct authority *a);
 
 /* ---- looking ---- */
 
+/* Any session holds a lease on `handle`. */
+bool authority_is_leased(const struct authority *a, const struct handle *handle);
+/*
+ * Fills in up to `max` inodes that are leased, from `*cursor` (0: from the start), and moves it;
+ * returns how many, 0 at the end. What comes or goes between two calls can make it leave one out.
+ */
+uint32_t authority_leased(const struct authority *a, size_t *cursor, struct handle *ret_handles,
+			  uint32_t max);
+
 struct authority_counters {
 	uint64_t sessions, leases, opens, operations; /* now */
 	uint64_t grants, grants_refused, recalls, recalls_expired, sessions_expired, operations_run,

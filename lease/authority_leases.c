@@ -414,6 +414,25 @@ uint16_t authority_acknowledge(struct authority *a, struct instant now, struct s
 	return status;
 }
 
+bool authority_is_leased(const struct authority *a, const struct handle *handle)
+{
+	const struct inode *inode = authority_inode_get(a, handle);
+
+	return inode && inode->lease_count > 0;
+}
+
+uint32_t authority_leased(const struct authority *a, size_t *cursor, struct handle *ret_handles,
+			  uint32_t max)
+{
+	const struct inode *inode;
+	uint32_t count = 0;
+
+	while (count < max && (inode = map_next(&a->inodes, cursor)))
+		if (inode->lease_count > 0)
+			ret_handles[count++] = inode->handle;
+	return count;
+}
+
 bool authority_holds(const struct authority *a, struct session_id id, const struct handle *handle)
 {
 	const struct session *session = session_get_live(a, id);

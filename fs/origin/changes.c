@@ -30,7 +30,8 @@ struct record {
 	uint64_t counter;
 	int64_t ctime_ns;
 	uint64_t size;
-	uint64_t reserved[2];
+	uint64_t disturbed; /* while CHANGING: someone else modified it meanwhile */
+	uint64_t reserved;
 };
 _Static_assert(sizeof(struct record) == 64, "one cache line each");
 
@@ -129,10 +130,13 @@ static void record_settle(struct record *r, const struct changes_key *key, uint6
 	r->counter = counter;
 	r->ctime_ns = seen->ctime_ns;
 	r->size = seen->size;
-	r->reserved[0] = r->reserved[1] = 0;
+	r->disturbed = r->reserved = 0;
 	r->check = record_check(r);
 	atomic_store(&r->state, RECORD_STABLE);
 }
+
+/* Matches nothing that a store says: the next look gives a new number. */
+static const struct changes_seen never_seen = { INT64_MIN, UINT64_MAX };
 
 /* What was changing when the process died gets a new number; no ctime, so the next look, which
    finds another, renumbers it once more. */
@@ -141,11 +145,9 @@ static void renumber_unfinished(struct changes *c)
 	for (uint32_t i = 0; i < c->header->record_count; i++) {
 		struct record *r = &c->records[i];
 		struct changes_key key = { { r->key[0], r->key[1] } };
-		struct changes_seen never = { INT64_MIN, UINT64_MAX };
-
 		if (atomic_load(&r->state) != RECORD_CHANGING)
 			continue;
-		record_settle(r, &key, counter_next(c), &never);
+		record_settle(r, &key, counter_next(c), &never_seen);
 		atomic_fetch_add(&c->unfinished, 1);
 	}
 }
@@ -339,12 +341,17 @@ static bool settled(int64_t ctime_ns)
 	       ctime_ns < now.tv_sec * (int64_t)NS_PER_S + now.tv_nsec - CTIME_SETTLED_NS;
 }
 
+static struct recent *recent_slot(struct changes *c, const struct changes_key *key)
+{
+	/* The lower bits of the index are those of the set, so that its lock covers the slot. */
+	return &c->recent[(set_of(c, key) % LOCKS +
+			   LOCKS * (key->words[1] % (RECENT / LOCKS))) % RECENT];
+}
+
 /* Under the set's lock. Remembers what is given, and tells when it is not what was given last. */
 static bool recent_differs(struct changes *c, const struct changes_key *key, struct change change)
 {
-	/* The lower bits of the index are those of the set, so that its lock covers the slot. */
-	struct recent *slot = &c->recent[(set_of(c, key) % LOCKS +
-					  LOCKS * (key->words[1] % (RECENT / LOCKS))) % RECENT];
+	struct recent *slot = recent_slot(c, key);
 	bool differs = slot->tag == key->words[1] && !change_equal(slot->change, change);
 
 	slot->tag = key->words[1];
@@ -363,7 +370,9 @@ static struct change get_locked(struct changes *c, const struct changes_key *key
 	    r->size == seen->size) {
 		change.counter = r->counter;
 	} else if (r) {
-		outside = atomic_load(&r->state) == RECORD_STABLE;
+		/* Of what was renumbered everyone hears without this. */
+		outside = atomic_load(&r->state) == RECORD_STABLE &&
+			  r->ctime_ns != never_seen.ctime_ns;
 		change.counter = counter_next(c);
 		record_settle(r, key, change.counter, seen);
 	} else if (settled(seen->ctime_ns)) {
@@ -413,6 +422,7 @@ int changes_begin(struct changes *c, const struct changes_key *key, const struct
 		atomic_store(&r->state, RECORD_CHANGING);
 		r->key[0] = key->words[0];
 		r->key[1] = key->words[1];
+		r->disturbed = 0;
 		*ret_token = token;
 	} else {
 		error = -EBUSY;
@@ -431,7 +441,7 @@ struct change changes_end(struct changes *c, const struct changes_token *token,
 	pthread_mutex_lock(lock);
 	r = record_find(c, &token->key);
 	assert(r && atomic_load(&r->state) == RECORD_CHANGING);
-	record_settle(r, &token->key, change.counter, seen);
+	record_settle(r, &token->key, change.counter, r->disturbed ? &never_seen : seen);
 	(void)recent_differs(c, &token->key, change); /* it does, and by our own hand */
 	pthread_mutex_unlock(lock);
 	return change;
@@ -448,7 +458,27 @@ void changes_cancel(struct changes *c, const struct changes_token *token)
 	if (token->fresh)
 		atomic_store(&r->state, RECORD_FREE);
 	else
-		record_settle(r, &token->key, token->before.counter, &token->seen);
+		record_settle(r, &token->key, token->before.counter,
+			      r->disturbed ? &never_seen : &token->seen);
+	pthread_mutex_unlock(lock);
+}
+
+void changes_renumber(struct changes *c, const struct changes_key *key)
+{
+	pthread_mutex_t *lock = lock_of(c, key);
+	struct recent *slot;
+	struct record *r;
+
+	pthread_mutex_lock(lock);
+	r = record_find(c, key);
+	slot = recent_slot(c, key);
+	if (r && atomic_load(&r->state) == RECORD_CHANGING)
+		r->disturbed = 1;
+	else if (r)
+		record_settle(r, key, counter_next(c), &never_seen);
+	/* Without a record its ctime, which is new, makes the number. */
+	if (slot->tag == key->words[1])
+		slot->tag = 0;
 	pthread_mutex_unlock(lock);
 }
 

@@ -78,6 +78,9 @@ struct change changes_end(struct changes *c, const struct changes_token *token,
 			  const struct changes_seen *seen);
 /* Nothing was modified: back to token->before. */
 void changes_cancel(struct changes *c, const struct changes_token *token);
+/* Someone else modified the inode, or may have: the next look gives a number that was never given,
+   whatever ctime and size say. Needs no lock of the inode. */
+void changes_renumber(struct changes *c, const struct changes_key *key);
 /* The inode is gone. */
 void changes_forget(struct changes *c, const struct changes_key *key);
 

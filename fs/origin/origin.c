@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "fs/origin/service.h"
+#include "fs/origin/watch.h"
 #include "transport/tls.h"
 
 #define BOOT_ID_PATH "/proc/sys/kernel/random/boot_id"
@@ -45,6 +46,7 @@ struct origin {
 	SSL_CTX *tls;
 	struct service *service;
 	struct server *server;
+	struct watch *watch;
 };
 
 static int complain(int error, const char *what, const char *subject)
@@ -290,9 +292,12 @@ static int open_service(struct origin *o)
 	for (uint32_t i = 0; i < options->export_count; i++)
 		exports[i] = (struct service_export){ o->stores[i], options->exports[i].hosts };
 	error = service_create(&config, &o->service, text, sizeof(text));
-	if (error)
+	if (error) {
 		fprintf(stderr, "leasehold origin: %s\n", text);
-	return error;
+		return error;
+	}
+	error = watch_start(o->service, exports, options->export_count, &o->watch);
+	return error ? complain(error, "cannot watch the exported directories", NULL) : 0;
 }
 
 static unsigned loop_count(void)
@@ -373,6 +378,7 @@ static void wait_for_signal(struct origin *o)
 /* The other way round; also from half-way. `clean`: everything was served to its end. */
 static void origin_finish(struct origin *o, bool clean)
 {
+	watch_stop(o->watch);
 	if (o->service)
 		service_drain(o->service);
 	if (o->server)

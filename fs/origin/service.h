@@ -38,6 +38,23 @@ int service_create(const struct service_config *config, struct service **ret_ser
 		   char *ret_text, size_t text_size) MUST_CHECK;
 /* The server's handler; `context` is the service. */
 void service_handle(void *context, struct server_request *request);
+
+/* ---- changes made behind the origin's back ---- */
+
+/*
+ * Somebody else modified an inode of the store: its change is renewed and its leases are recalled.
+ * False: too many such recalls are under way; call again.
+ */
+bool service_changed(struct service *s, struct store *store, const struct identity *identity)
+	MUST_CHECK;
+/* As authority_leased(). */
+uint32_t service_leased(struct service *s, size_t *cursor, struct handle *ret_handles,
+			uint32_t max);
+/* Compares the inode with what its last number was given for. True: it was modified; its leases are
+   recalled. */
+bool service_look(struct service *s, const struct handle *handle);
+
+void service_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* For GET /status; the server may be NULL. */
 void service_set_server(struct service *s, struct server *server);
 /* Left of the grace that this run started with. */

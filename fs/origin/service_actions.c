@@ -259,12 +259,13 @@ enum lease_kind task_grant(struct task *t, const struct handle *handle, uint64_t
 	return kind;
 }
 
-void service_outside(struct service *s, struct store *store, const struct handle *handle)
+bool service_outside(struct service *s, struct store *store, const struct handle *handle)
 {
 	struct task *t = task_create(s, TASK_OUTSIDE);
+	bool room;
 
 	if (!t)
-		return;
+		return false;
 	t->store = store;
 	t->handle = *handle;
 	t->op = (struct authority_op){
@@ -275,9 +276,10 @@ void service_outside(struct service *s, struct store *store, const struct handle
 		.targets = { { .handle = *handle, .scope = RECALL_ALL } },
 	};
 	service_lock(s);
-	if (s->outside_count >= OUTSIDE_COUNT_MAX || s->stopping) {
+	room = s->outside_count < OUTSIDE_COUNT_MAX;
+	if (!room) {
 		atomic_fetch_add(&s->outside_dropped, 1);
-	} else {
+	} else if (!s->stopping) {
 		s->outside_count++;
 		task_begun(t);
 		if (authority_begin(s->authority, service_now(), &t->op, &s->actions) == 0) {
@@ -285,11 +287,60 @@ void service_outside(struct service *s, struct store *store, const struct handle
 		} else {
 			service_task_over(t);
 			s->outside_count--;
+			room = false;
 		}
 	}
 	(void)service_unlock(s, NULL);
 	if (t)
 		task_destroy(t);
+	return room;
+}
+
+bool service_changed(struct service *s, struct store *store, const struct identity *identity)
+{
+	bool leased;
+
+	changes_renumber(s->changes, &identity->key);
+	pthread_mutex_lock(&s->lock);
+	leased = authority_is_leased(s->authority, &identity->handle);
+	pthread_mutex_unlock(&s->lock);
+	return !leased || service_outside(s, store, &identity->handle);
+}
+
+uint32_t service_leased(struct service *s, size_t *cursor, struct handle *ret_handles,
+			uint32_t max)
+{
+	uint32_t count;
+
+	pthread_mutex_lock(&s->lock);
+	count = authority_leased(s->authority, cursor, ret_handles, max);
+	pthread_mutex_unlock(&s->lock);
+	return count;
+}
+
+bool service_look(struct service *s, const struct handle *handle)
+{
+	for (uint32_t i = 0; i < s->export_count; i++) {
+		struct store *store = s->exports[i].store;
+		struct item_node node;
+		struct inode *inode;
+		bool outside = false;
+		int error = store_get(store, handle, &inode);
+
+		if (error == -EBADMSG) /* of another export */
+			continue;
+		if (!error) {
+			store_lock_shared(store, inode);
+			error = store_look(store, inode, &node, &outside);
+			store_unlock_shared(store, inode);
+			store_put(store, inode);
+		}
+		outside |= error == -ESTALE;
+		if (outside)
+			(void)service_outside(s, store, handle); /* else the next scan does */
+		return outside;
+	}
+	return false;
 }
 
 void task_refuse(struct task *t)

@@ -19,7 +19,7 @@
 #define PEER_BYTES 72
 #define SESSION_BUCKETS 4096u
 #define QUEUE_COUNT_MAX 8192u    /* requests that no worker has taken yet; beyond: PUSHBACK */
-#define OUTSIDE_COUNT_MAX 256u   /* recalls for changes behind our back; beyond: the next look */
+#define OUTSIDE_COUNT_MAX 256u   /* recalls for changes behind our back that are under way */
 #define MODIFY_TRIES_MAX 16u     /* names that change under a modification; then BUSY */
 #define LOOKUP_TRIES_MAX 16u
 #define DEADLINE_MS_DEFAULT 30000u
@@ -153,7 +153,6 @@ struct service {
 /* ---- service.c, service_actions.c ---- */
 
 struct instant service_now(void);
-void service_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Around every call of the authority: unlocking performs its actions. `own` is the task whose
    operation may run on this very thread, NULL elsewhere; true: it must run here and now. */
@@ -181,8 +180,9 @@ void task_add_node(struct task *t, enum node_role role, const struct item_node *
 enum lease_kind task_grant(struct task *t, const struct handle *handle, uint64_t op);
 /* The same with the service's lock held. */
 enum lease_kind task_grant_locked(struct task *t, const struct handle *handle, uint64_t op);
-/* Something was modified behind our back: everyone must hear of it. */
-void service_outside(struct service *s, struct store *store, const struct handle *handle);
+/* Something was modified behind our back: everyone must hear of it. False: too many such recalls
+   are under way. */
+bool service_outside(struct service *s, struct store *store, const struct handle *handle);
 /* Hands `t` to the authority. True: the caller runs it now. Otherwise `t` is gone or in other
    hands. */
 bool service_begin(struct task *t) MUST_CHECK;

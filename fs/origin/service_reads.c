@@ -17,7 +17,7 @@ static int answer_node(struct task *t, enum node_role role, struct inode *inode,
 		return error;
 	/* After the recall was ordered: what it overtakes is void. */
 	if (outside)
-		service_outside(t->service, t->store, &node.handle);
+		(void)service_outside(t->service, t->store, &node.handle);
 	node.lease = (uint8_t)task_grant(t, &node.handle, op);
 	task_add_node(t, role, &node);
 	if (ret_node)
@@ -127,7 +127,7 @@ static enum lease_kind grant_entry(void *context, const struct handle *handle, b
 	struct task *t = (struct task *)context;
 
 	if (outside)
-		service_outside(t->service, t->store, handle);
+		(void)service_outside(t->service, t->store, handle);
 	return task_grant(t, handle, 0);
 }
 
@@ -220,7 +220,7 @@ static int open_inode(struct task *t, struct inode *inode)
 		error = store_look(t->store, inode, &node, &outside);
 	if (!error) {
 		if (outside)
-			service_outside(t->service, t->store, &node.handle);
+			(void)service_outside(t->service, t->store, &node.handle);
 		node.lease = (uint8_t)task_grant(t, &node.handle, 0);
 		node_open(t, &node);
 		if (node.open)

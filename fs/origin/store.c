@@ -146,6 +146,16 @@ struct inodes *store_inodes(struct store *s)
 	return s->inodes;
 }
 
+int store_root_fd(const struct store *s)
+{
+	return s->root_fd;
+}
+
+void store_identify(const struct store *s, const struct file_id *id, struct identity *ret_identity)
+{
+	identity_of(&s->space, id, ret_identity);
+}
+
 void store_caller(const struct store *s, const struct credential *credential,
 		  struct credential *ret_caller)
 {

@@ -53,6 +53,10 @@ const char *store_name(const struct store *s);
 uint32_t store_export_id(const struct store *s);
 bool store_read_only(const struct store *s);
 struct inodes *store_inodes(struct store *s);
+/* The export's root, open for reading; borrowed. */
+int store_root_fd(const struct store *s);
+/* Who an inode of the export's file system is. */
+void store_identify(const struct store *s, const struct file_id *id, struct identity *ret_identity);
 
 /* Whom `credential` acts as in this export. */
 void store_caller(const struct store *s, const struct credential *credential,

@@ -148,6 +148,52 @@ def test_an_export_for_some_hosts_is_closed_to_others(w):
     expect(read_file(three.start() / "f"), b"for all", "the open export")
 
 
+def soon(read, value, what):
+    """Changes made directly are reported by the kernel, not waited for."""
+    def same():
+        try:
+            return read() == value
+        except OSError as e:
+            return e.errno == value
+    leasehold.eventually(same, what)
+
+
+def test_changes_made_directly_in_the_directory_are_seen(w):
+    """Known to both hosts, in their kernels' pages, names and attributes; then changed by others."""
+    o = w.origin()
+    os.mkdir(o.path_of("d"))
+    for name in ("f", "gone", "old"):
+        write_file(o.path_of("d", name), b"one")
+    hosts = w.hosts("a", "b")
+    for h in hosts:
+        expect(sorted(os.listdir(h / "d")), ["f", "gone", "old"])
+        for name in ("f", "gone", "old"):
+            expect(read_file(h / ("d/" + name)), b"one")
+        expect(os.path.exists(h / "d/new"), False)
+    with open(o.path_of("d", "f"), "r+b") as f:  # the same size, in place
+        f.write(b"two")
+    for h in hosts:
+        soon(lambda h=h: read_file(h / "d/f"), b"two", "the new bytes")
+    os.chmod(o.path_of("d", "f"), 0o600)
+    write_file(o.path_of("d", "new"), b"new")
+    os.unlink(o.path_of("d", "gone"))
+    os.rename(o.path_of("d", "old"), o.path_of("d", "newer"))
+    os.mkdir(o.path_of("d", "s"))
+    for h in hosts:
+        soon(lambda h=h: os.stat(h / "d/f").st_mode & 0o777, 0o600, "the new mode")
+        soon(lambda h=h: read_file(h / "d/new"), b"new", "a new file")
+        soon(lambda h=h: os.stat(h / "d/gone"), errno.ENOENT, "no removed file")
+        soon(lambda h=h: sorted(os.listdir(h / "d")), ["f", "new", "newer", "s"], "the listing")
+        expect(read_file(h / "d/newer"), b"one")
+    # Thousands at once.
+    for i in range(3000):
+        write_file(o.path_of("d", "s", "f%d" % i), b"x")
+    write_file(o.path_of("d", "f"), b"three")
+    for h in hosts:
+        soon(lambda h=h: len(os.listdir(h / "d/s")), 3000, "many new names")
+        soon(lambda h=h: read_file(h / "d/f"), b"three", "new bytes after many events")
+
+
 def test_nothing_changes_on_an_export_that_is_read_only(w):
     path, options = export(w, "fixed", ",ro")
     data = pattern(100000)

@@ -121,6 +121,41 @@ START_TEST(a_cancelled_modification_leaves_the_number)
 }
 END_TEST
 
+/* A modification by someone else in the jiffy of the last one leaves ctime and size as they were. */
+START_TEST(what_is_renumbered_gets_a_number_that_was_never_given)
+{
+	struct changes *c = open_table("boot");
+	struct changes_seen seen = old_file();
+	struct change first = modify(c, key_a, seen, seen), second, third;
+	struct changes_token token;
+	bool outside;
+
+	changes_renumber(c, &key_a);
+	second = changes_get(c, &key_a, &seen, &outside);
+	ck_assert(!change_equal(first, second));
+	ck_assert(change_equal(second, look(c, key_a, seen)));
+
+	/* In the middle of a modification of ours: its number is not the last word either. */
+	ck_assert_int_eq(changes_begin(c, &key_a, &seen, &token), 0);
+	changes_renumber(c, &key_a);
+	third = changes_end(c, &token, &seen);
+	ck_assert(!change_equal(third, look(c, key_a, seen)));
+	second = look(c, key_a, seen);
+	ck_assert_int_eq(changes_begin(c, &key_a, &seen, &token), 0);
+	changes_renumber(c, &key_a);
+	changes_cancel(c, &token);
+	ck_assert(!change_equal(second, look(c, key_a, seen)));
+
+	/* Without a record the ctime, which is new then, makes the number. */
+	first = look(c, key_b, seen);
+	changes_renumber(c, &key_b);
+	seen.ctime_ns += 5;
+	ck_assert(!change_equal(first, changes_get(c, &key_b, &seen, &outside)));
+	ck_assert_msg(!outside, "who renumbers recalls");
+	changes_close(c, false);
+}
+END_TEST
+
 START_TEST(a_change_behind_our_back_is_noticed_with_and_without_a_record)
 {
 	struct changes *c = open_table("boot");
@@ -324,6 +359,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, an_inode_changed_a_moment_ago_gets_a_record);
 	tcase_add_test(tc, a_modification_moves_the_number_even_within_one_ctime);
 	tcase_add_test(tc, a_cancelled_modification_leaves_the_number);
+	tcase_add_test(tc, what_is_renumbered_gets_a_number_that_was_never_given);
 	tcase_add_test(tc, a_change_behind_our_back_is_noticed_with_and_without_a_record);
 	tcase_add_test(tc, numbers_survive_the_process);
 	tcase_add_test(tc, what_was_changing_when_the_process_was_killed_gets_a_new_number);

@@ -1,0 +1,225 @@
+#include "fs/origin/watch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <unistd.h>
+
+/* Inode events are reported for the inode itself, entry events for their directory (FAN_REPORT_FID
+   alone); a removed or added name also changes the link count of what it led to (FAN_ATTRIB). */
+#define EVENTS                                                                                  \
+	(FAN_MODIFY | FAN_ATTRIB | FAN_CREATE | FAN_DELETE | FAN_MOVED_FROM | FAN_MOVED_TO |    \
+	 FAN_MOVE_SELF | FAN_DELETE_SELF | FAN_ONDIR)
+#define BUFFER_BYTES 65536u
+#define RESCAN_BATCH 256u
+#define RESCAN_MS 10000 /* between two, where nothing is reported */
+#define PUSHBACK_MS 50  /* the service has enough of such recalls under way */
+
+struct watched {
+	struct store *store;
+	int fd; /* fanotify; -1: looked at now and then */
+	bool lost;
+};
+
+struct watch {
+	struct service *service;
+	struct watched *exports;
+	uint32_t export_count;
+	int stop_fd;
+	pid_t self;
+	pthread_t thread;
+	struct pollfd *polls;
+	char buffer[BUFFER_BYTES] __attribute__((aligned(8)));
+};
+
+/* Waits so long, or until the watch is to stop: then true. */
+static bool stopping(const struct watch *w, int timeout_ms)
+{
+	struct pollfd stop = { .fd = w->stop_fd, .events = POLLIN };
+
+	return poll(&stop, 1, timeout_ms) != 0;
+}
+
+static void changed(struct watch *w, struct watched *export, const struct file_id *id)
+{
+	struct identity identity;
+
+	store_identify(export->store, id, &identity);
+	while (!service_changed(w->service, export->store, &identity))
+		if (stopping(w, PUSHBACK_MS))
+			return;
+}
+
+/* The inode that an event is about; false: the event does not name one that we can have. */
+static bool event_id(const struct fanotify_event_metadata *event, struct file_id *ret_id)
+{
+	const char *at = (const char *)event + event->metadata_len;
+	const char *end = (const char *)event + event->event_len;
+
+	while (at + sizeof(struct fanotify_event_info_header) <= end) {
+		const struct fanotify_event_info_fid *info = (const void *)at;
+		const struct file_handle *handle = (const void *)info->handle;
+
+		if (info->hdr.len == 0)
+			return false;
+		if (info->hdr.info_type != FAN_EVENT_INFO_TYPE_FID) {
+			at += info->hdr.len;
+			continue;
+		}
+		if (handle->handle_bytes > FILE_HANDLE_BYTES_MAX || handle->handle_type < 0 ||
+		    handle->handle_type > UINT8_MAX)
+			return false;
+		*ret_id = (struct file_id){ .type = handle->handle_type,
+					    .length = (uint8_t)handle->handle_bytes };
+		memcpy(ret_id->bytes, handle->f_handle, handle->handle_bytes);
+		return true;
+	}
+	return false;
+}
+
+static void drain(struct watch *w, struct watched *export)
+{
+	ssize_t length = read(export->fd, w->buffer, sizeof(w->buffer));
+	const struct fanotify_event_metadata *event = (const void *)w->buffer;
+
+	if (length < 0 && errno != EAGAIN && errno != EINTR)
+		export->lost = true;
+	for (; length > 0 && FAN_EVENT_OK(event, length); event = FAN_EVENT_NEXT(event, length)) {
+		struct file_id id;
+
+		if (event->mask & FAN_Q_OVERFLOW)
+			export->lost = true;
+		else if (event->pid != w->self && event_id(event, &id))
+			changed(w, export, &id);
+	}
+}
+
+/* Looks at all that hosts hold leases on. */
+static void rescan(struct watch *w)
+{
+	struct handle handles[RESCAN_BATCH];
+	uint64_t looked = 0, found = 0;
+	bool lost = false;
+	size_t cursor = 0;
+	uint32_t count;
+
+	for (uint32_t i = 0; i < w->export_count; i++) {
+		lost |= w->exports[i].lost;
+		w->exports[i].lost = false;
+	}
+	while ((count = service_leased(w->service, &cursor, handles, RESCAN_BATCH)) > 0) {
+		for (uint32_t i = 0; i < count; i++) {
+			looked++;
+			found += service_look(w->service, &handles[i]);
+		}
+		if (stopping(w, 0))
+			return;
+	}
+	if (lost || found)
+		service_log("event=rescan looked=%llu found=%llu%s", (unsigned long long)looked,
+			    (unsigned long long)found,
+			    lost ? " (more was changed in an exported directory than the kernel "
+				   "could report)" : "");
+}
+
+static void *watch_thread(void *context)
+{
+	struct watch *w = context;
+	bool blind = false;
+
+	for (uint32_t i = 0; i < w->export_count; i++) {
+		w->polls[i] = (struct pollfd){ .fd = w->exports[i].fd, .events = POLLIN };
+		blind |= w->exports[i].fd < 0;
+	}
+	w->polls[w->export_count] = (struct pollfd){ .fd = w->stop_fd, .events = POLLIN };
+	for (;;) {
+		bool lost = false;
+		int ready = poll(w->polls, w->export_count + 1, blind ? RESCAN_MS : -1);
+
+		if (w->polls[w->export_count].revents)
+			return NULL;
+		for (uint32_t i = 0; ready > 0 && i < w->export_count; i++) {
+			if (w->polls[i].revents)
+				drain(w, &w->exports[i]);
+			lost |= w->exports[i].lost;
+		}
+		if (lost || (blind && ready == 0))
+			rescan(w);
+	}
+}
+
+static void watch_export(struct watched *export)
+{
+	int error = 0;
+
+	export->fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID | FAN_CLOEXEC | FAN_NONBLOCK,
+				   O_RDONLY);
+	if (export->fd < 0)
+		error = errno;
+	else if (fanotify_mark(export->fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, EVENTS,
+			       store_root_fd(export->store), NULL) < 0)
+		error = errno;
+	if (!error)
+		return;
+	if (export->fd >= 0)
+		close(export->fd);
+	export->fd = -1;
+	service_log("event=unwatched export=%s error=\"%s\" (changes made directly in its "
+		    "directory are found within %u s)", store_name(export->store),
+		    strerror(error), RESCAN_MS / 1000);
+}
+
+int watch_start(struct service *service, const struct service_export *exports,
+		uint32_t export_count, struct watch **ret_watch)
+{
+	struct watch *w = calloc(1, sizeof(*w));
+	int error = 0;
+
+	if (!w)
+		return -ENOMEM;
+	w->service = service;
+	w->export_count = export_count;
+	w->self = getpid();
+	w->exports = calloc(export_count, sizeof(*w->exports));
+	w->polls = calloc(export_count + 1, sizeof(*w->polls));
+	w->stop_fd = eventfd(0, EFD_CLOEXEC);
+	if (w->stop_fd < 0)
+		error = -errno;
+	else if (!w->exports || !w->polls)
+		error = -ENOMEM;
+	for (uint32_t i = 0; !error && i < export_count; i++) {
+		w->exports[i].store = exports[i].store;
+		watch_export(&w->exports[i]);
+	}
+	if (!error)
+		error = -pthread_create(&w->thread, NULL, watch_thread, w);
+	if (!error) {
+		*ret_watch = w;
+		return 0;
+	}
+	w->self = 0; /* no thread */
+	watch_stop(w);
+	return error;
+}
+
+void watch_stop(struct watch *w)
+{
+	if (!w)
+		return;
+	if (w->self) {
+		(void)eventfd_write(w->stop_fd, 1); /* it cannot overflow */
+		pthread_join(w->thread, NULL);
+	}
+	for (uint32_t i = 0; w->exports && i < w->export_count; i++)
+		if (w->exports[i].store && w->exports[i].fd >= 0)
+			close(w->exports[i].fd);
+	if (w->stop_fd >= 0)
+		close(w->stop_fd);
+	free(w->exports);
+	free(w->polls);
+	free(w);
+}
