@@ -26,8 +26,9 @@
 #define OPERATIONS_MAX 65536u
 #define LEASES_TOTAL_MAX (UINT64_C(16) << 20)
 #define OPENS_MAX 262144u
-#define SLOTS_MAX 64u
+#define SLOTS_MAX SLOTS_PER_SESSION_MAX
 #define ENDED_MAX 1024u
+#define SESSIONS_SPARE 64u /* neither living nor forgotten yet */
 #define INODES_MAX 65536u
 #define NAMES_MAX 32
 
@@ -42,6 +43,7 @@ struct origin {
 	char token[TLS_TOKEN_BYTES];
 	struct handle_key key;
 	struct changes *changes;
+	struct slots *slots;
 	struct store *stores[ORIGIN_EXPORTS_MAX];
 	SSL_CTX *tls;
 	struct service *service;
@@ -108,6 +110,21 @@ static int open_state(struct origin *o)
 	return 0;
 }
 
+/* What was done in sessions; of no use when the store may have gone back in time. */
+static int open_slots(struct origin *o, bool reset)
+{
+	const char *text;
+	int error = slots_open(o->state_fd, o->options->sessions + ENDED_MAX + SESSIONS_SPARE,
+			       o->options->workers, reset, &o->slots, &text);
+
+	if (error)
+		return complain(error, "cannot open the record of sessions' slots in it",
+				o->options->state);
+	if (text)
+		fprintf(stderr, "leasehold origin: event=slots_lost reason=\"%s\"\n", text);
+	return 0;
+}
+
 static int open_changes(struct origin *o)
 {
 	char boot_id[64] = "";
@@ -130,7 +147,7 @@ static int open_changes(struct origin *o)
 	if (text)
 		fprintf(stderr, "leasehold origin: event=new_incarnation reason=\"%s\" (what hosts "
 			"have cached is fetched again)\n", text);
-	return 0;
+	return open_slots(o, text != NULL);
 }
 
 /* ---- exports ---- */
@@ -280,6 +297,7 @@ static int open_service(struct origin *o)
 			.backoff_max = duration_ms(1000),
 		},
 		.changes = o->changes,
+		.slots = o->slots,
 		.exports = exports,
 		.export_count = options->export_count,
 		.worker_count = options->workers,
@@ -403,6 +421,9 @@ static void origin_finish(struct origin *o, bool clean)
 		}
 		store_close(o->stores[i]);
 	}
+	if (clean && slots_sync(o->slots))
+		clean = false; /* the next start believes neither */
+	slots_close(o->slots);
 	changes_close(o->changes, clean);
 	if (o->signal_fd >= 0)
 		close(o->signal_fd);

@@ -271,31 +271,49 @@ static void write_record(struct task *t)
 	task_destroy(t);
 }
 
+/*
+ * The reply that was kept. What it says is open was open for its session: when that has ended, the
+ * host has to say it again under its new one (PROTOCOL.md 3.5).
+ */
+static bool load_kept(struct task *t)
+{
+	struct service *s = t->service;
+	const struct request_common *common = &t->message.common;
+	uint8_t encoded[SLOTS_REPLY_BYTES_MAX];
+	struct message_reply reply;
+	struct session *session;
+	struct item_node node;
+	struct reader r;
+	bool kept, alive;
+
+	/* A place can be forgotten at any time, but under the lock: a reply is short. */
+	pthread_mutex_lock(&s->lock);
+	session = session_find(s, (struct session_id){ common->session });
+	alive = session && session->alive;
+	kept = session && slots_load(s->slots, session->place, common->slot, common->sequence,
+				     encoded, &reply);
+	pthread_mutex_unlock(&s->lock);
+	if (!kept)
+		return false;
+	r = reader_of(reply.nodes.data, reply.nodes.length);
+	while (item_node_read(&r, &node)) {
+		node.open = node.open && alive;
+		item_node_write(&t->nodes, &node);
+	}
+	t->reply = reply;
+	t->recall_sequence = reply.recall_sequence;
+	return !r.failed && !t->nodes.failed;
+}
+
 static void replay(struct task *t)
 {
 	struct task *joined = t->joined;
-
 	struct service *s = t->service;
-	const struct request_common *common = &t->message.common;
-	struct session *session;
-	struct kept_reply *kept = NULL;
+	uint16_t status = load_kept(t) ? t->reply.status : STATUS_UNKNOWNOUTCOME;
 
-	pthread_mutex_lock(&s->lock);
-	session = session_find(s, (struct session_id){ common->session });
-	if (session && common->slot < session->slot_count)
-		kept = session->kept[common->slot];
-	if (kept && kept->sequence == common->sequence &&
-	    kept->reply.nodes.length <= sizeof(t->nodes_buffer)) {
-		t->reply = kept->reply;
-		writer_bytes(&t->nodes, kept->nodes, kept->reply.nodes.length);
-		t->recall_sequence = kept->reply.recall_sequence;
-	} else {
-		kept = NULL;
-	}
-	pthread_mutex_unlock(&s->lock);
 	atomic_fetch_add(&s->replays, 1);
 	t->joined = NULL;
-	task_reply(t, kept ? t->reply.status : STATUS_UNKNOWNOUTCOME);
+	task_reply(t, status);
 	while (joined) {
 		t = joined;
 		joined = t->next;
@@ -623,6 +641,7 @@ int service_create(const struct service_config *config, struct service **ret_ser
 		return fail(ret_text, text_size, -ENOMEM, "no memory");
 	s->config = config->authority;
 	s->changes = config->changes;
+	s->slots = config->slots;
 	s->state_fd = config->state_fd;
 	s->started = service_now();
 	pthread_mutex_init(&s->lock, NULL);
@@ -647,6 +666,7 @@ int service_create(const struct service_config *config, struct service **ret_ser
 	s->export_count = config->export_count;
 	error = start_authority(s, ret_text, text_size);
 	if (!error) {
+		service_recover(s);
 		error = start_threads(s, config->worker_count);
 		if (error)
 			(void)fail(ret_text, text_size, error, "cannot start threads");

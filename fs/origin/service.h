@@ -13,6 +13,7 @@
 #define FS_ORIGIN_SERVICE_H
 
 #include "fs/origin/session_record.h"
+#include "fs/origin/slots.h"
 #include "fs/origin/store.h"
 #include "transport/server.h"
 
@@ -26,6 +27,7 @@ struct service_export {
 struct service_config {
 	struct authority_config authority; /* epoch and seed are filled in by the service */
 	struct changes *changes;
+	struct slots *slots; /* with an intent for each worker */
 	const struct service_export *exports; /* copied */
 	uint32_t export_count;
 	unsigned worker_count;

@@ -88,16 +88,12 @@ static void end_session(struct service *s, struct session_id id)
 
 static void forget_session(struct service *s, struct session_id id)
 {
-	struct session **at = &s->sessions[id.value % SESSION_BUCKETS];
-	struct session *session;
+	struct session *session = session_find(s, id);
 
-	while (*at && (*at)->id.value != id.value)
-		at = &(*at)->next;
-	session = *at;
 	if (!session)
 		return;
-	*at = session->next;
-	s->session_count--;
+	session_remove(s, session);
+	slots_session_release(s->slots, session->place);
 	session_destroy(session);
 }
 

@@ -480,28 +480,31 @@ static void describe(struct task *t, int error, struct outcome *o)
 	}
 }
 
+/* The reply as it would be without grants. */
+static void describe_reply(struct task *t, const struct outcome *o)
+{
+	t->nodes.at = 0;
+	for (uint32_t i = 0; i < o->count; i++)
+		task_add_node(t, (enum node_role)o->nodes[i].role, &o->nodes[i]);
+	t->reply.status = o->status;
+	t->reply.nodes = (struct slice){ t->nodes_buffer, t->nodes.at };
+}
+
 /* Keeps the answer for repetitions, without grants: a repetition is sent after recalls of what was
    granted then may have been forgotten (I3). */
 static void keep_reply(struct task *t, const struct outcome *o)
 {
 	struct service *s = t->service;
 	const struct request_common *common = &t->message.common;
-	struct session *session = session_find(s, (struct session_id){ common->session });
-	struct kept_reply *kept;
+	struct session *session;
 
-	if (!session || !common->sequence || common->slot >= session->slot_count)
-		return;
-	kept = (struct kept_reply *)malloc(sizeof(*kept) + t->nodes.at);
-	if (kept) {
-		kept->sequence = common->sequence;
-		kept->reply = t->reply;
-		kept->reply.status = o->status;
-		kept->reply.nodes = (struct slice){ kept->nodes, t->nodes.at };
-		memcpy(kept->nodes, t->nodes_buffer, t->nodes.at);
-	}
-	/* Without memory a repetition is told that its outcome is not known. */
-	free(session->kept[common->slot]);
-	session->kept[common->slot] = kept;
+	describe_reply(t, o);
+	pthread_mutex_lock(&s->lock);
+	session = session_find(s, (struct session_id){ common->session });
+	pthread_mutex_unlock(&s->lock);
+	/* With this operation under way it is not forgotten. */
+	if (session)
+		slots_store(s->slots, session->place, common->slot, common->sequence, &t->reply);
 }
 
 /* Grants, keeps the answer, and ends the operation, in one step of the authority. */
@@ -510,11 +513,8 @@ static void conclude(struct task *t, struct outcome *o)
 	struct service *s = t->service;
 	struct task *joined;
 
-	t->nodes.at = 0;
-	for (uint32_t i = 0; i < o->count; i++)
-		task_add_node(t, (enum node_role)o->nodes[i].role, &o->nodes[i]);
-	service_lock(s);
 	keep_reply(t, o);
+	service_lock(s);
 	t->nodes.at = 0;
 	for (uint32_t i = 0; i < o->count; i++) {
 		struct item_node *node = &o->nodes[i];
@@ -571,6 +571,7 @@ enum run_result { RUN_DONE, RUN_AGAIN, RUN_REFUSED };
 
 static enum run_result run_once(struct task *t, struct outcome *o)
 {
+	struct slots_intent *intent = NULL;
 	struct store_locks locks;
 	enum run_result result = RUN_DONE;
 	bool same;
@@ -588,16 +589,32 @@ static enum run_result run_once(struct task *t, struct outcome *o)
 			error = -EBUSY;
 		if (!error)
 			error = touch_all(t);
-		if (!error)
+		if (!error) {
+			intent = service_intent_begin(t);
 			error = apply(t);
+		}
 		o->status = service_status(error);
 		describe(t, error, o);
 		conclude(t, o);
+		if (intent)
+			slots_intent_end(t->service->slots, intent);
 		if (!error && t->inodes[TASK_REPLACED] && !is_exchange(&t->message))
 			store_settle_removed(t->store, t->inodes[TASK_REPLACED]);
 	}
 	store_unlock_exclusive(t->store, &locks);
 	return result;
+}
+
+void service_modify_again(struct task *t, bool done)
+{
+	struct outcome o = { .count = 0 };
+	int error = touch_all(t);
+
+	if (!error && !done)
+		error = apply(t);
+	o.status = service_status(error);
+	describe(t, error, &o);
+	describe_reply(t, &o);
 }
 
 static void refuse_all(struct task *t, uint16_t status)

@@ -6,6 +6,7 @@
  *   service_sessions.c  session messages, the recall stream, reclaim
  *   service_reads.c     requests that modify nothing
  *   service_modify.c    requests that do: plan, begin, run
+ *   service_recover.c   what is left for the next process, and what the last one left
  *   service_http.c      GET and joining
  */
 #ifndef FS_ORIGIN_SERVICE_PRIVATE_H
@@ -79,13 +80,6 @@ struct task {
 	uint8_t nodes_buffer[NODES_BYTES];
 };
 
-/* The answer to the last modifying request of a slot. */
-struct kept_reply {
-	uint64_t sequence;
-	struct message_reply reply; /* nodes point behind this struct */
-	uint8_t nodes[];
-};
-
 struct session {
 	struct session_id id;
 	struct session *next;
@@ -94,8 +88,7 @@ struct session {
 	uint8_t host[16];
 	char peer[PEER_BYTES];
 	struct server_stream *stream;
-	uint32_t slot_count;
-	struct kept_reply *kept[];
+	struct slots_session *place; /* what was executed in its slots; its replies */
 };
 
 struct task_queue {
@@ -106,6 +99,7 @@ struct task_queue {
 struct service {
 	struct authority_config config;
 	struct changes *changes;
+	struct slots *slots;
 	struct service_export *exports;
 	uint32_t export_count;
 	char *tls_directory;
@@ -201,7 +195,13 @@ bool service_control(struct service *s, struct server_request *request,
 void service_session_open(struct task *t);
 void service_reclaim(struct task *t);
 int service_write_record(struct service *s) MUST_CHECK;
+/* Of what is recorded; in no table yet. NULL: no memory. */
+struct session *session_create(struct store *store, struct slots_session *place,
+			       const struct slots_owner *owner);
 void session_destroy(struct session *session);
+/* With the service's lock held. */
+void session_add(struct service *s, struct session *session);
+void session_remove(struct service *s, struct session *session);
 bool service_host_allowed(const struct service_export *export, const char *peer);
 
 /* ---- service_reads.c ---- */
@@ -215,6 +215,16 @@ void service_read_run(struct task *t);
 
 void service_modify_request(struct task *t);
 void service_modify_run(struct task *t);
+/* Alone, at the start: makes the reply to what an earlier process did (`done`), or does it. */
+void service_modify_again(struct task *t, bool done);
+
+/* ---- service_recover.c ---- */
+
+/* Right before the store is touched: t->touches have begun. */
+struct slots_intent *service_intent_begin(struct task *t);
+/* Decides what an earlier process left, and tells the authority of its sessions. */
+void service_recover(struct service *s);
+
 /* ---- service_http.c ---- */
 
 void service_plain(struct task *t);

@@ -8,11 +8,42 @@
 
 void session_destroy(struct session *session)
 {
-	for (uint32_t i = 0; i < session->slot_count; i++)
-		free(session->kept[i]);
 	if (session->stream)
 		server_stream_unref(session->stream);
 	free(session);
+}
+
+struct session *session_create(struct store *store, struct slots_session *place,
+			       const struct slots_owner *owner)
+{
+	struct session *session = (struct session *)calloc(1, sizeof(*session));
+
+	if (!session)
+		return NULL;
+	session->id = (struct session_id){ owner->session };
+	session->store = store;
+	session->alive = true;
+	session->place = place;
+	memcpy(session->host, owner->host, sizeof(session->host));
+	memcpy(session->peer, owner->peer, sizeof(session->peer));
+	return session;
+}
+
+void session_add(struct service *s, struct session *session)
+{
+	session->next = s->sessions[session->id.value % SESSION_BUCKETS];
+	s->sessions[session->id.value % SESSION_BUCKETS] = session;
+	s->session_count++;
+}
+
+void session_remove(struct service *s, struct session *session)
+{
+	struct session **at = &s->sessions[session->id.value % SESSION_BUCKETS];
+
+	while (*at != session)
+		at = &(*at)->next;
+	*at = session->next;
+	s->session_count--;
 }
 
 bool service_host_allowed(const struct service_export *export, const char *peer)
@@ -95,29 +126,31 @@ static uint16_t check_open(struct task *t, const struct service_export **ret_exp
 	return STATUS_OK;
 }
 
-/* Under the service's lock: the session as the authority gave it, in our table. */
+/*
+ * Under the service's lock: the session as the authority gave it, in our table. `*place` is NULL
+ * afterwards when the session has it.
+ */
 static uint16_t add_session(struct task *t, struct store *store, struct session_id id,
-			    uint32_t slot_count)
+			    uint32_t slot_count, struct slots_session **place)
 {
 	struct service *s = t->service;
 	struct session *session = session_find(s, id);
+	struct slots_owner owner = { .session = id.value,
+				     .export_id = store_export_id(store),
+				     .slot_count = slot_count };
 
 	if (session) /* the answer to a repetition */
 		return strcmp(session->peer, t->view.peer) == 0 && session->store == store ?
 			       STATUS_OK : STATUS_FORBIDDEN;
-	session = (struct session *)calloc(1, sizeof(*session) +
-						      slot_count * sizeof(session->kept[0]));
+	memcpy(owner.host, t->message.session_open.host.data, sizeof(owner.host));
+	strncpy(owner.peer, t->view.peer, sizeof(owner.peer) - 1);
+	session = session_create(store, *place, &owner);
 	if (!session)
 		return STATUS_NOMEM;
-	session->id = id;
-	session->store = store;
-	session->alive = true;
-	session->slot_count = slot_count;
-	memcpy(session->host, t->message.session_open.host.data, sizeof(session->host));
-	strncpy(session->peer, t->view.peer, sizeof(session->peer) - 1);
-	session->next = s->sessions[id.value % SESSION_BUCKETS];
-	s->sessions[id.value % SESSION_BUCKETS] = session;
-	s->session_count++;
+	/* PROTOCOL.md 3.5: before its first answer. */
+	slots_session_set(s->slots, *place, &owner);
+	*place = NULL;
+	session_add(s, session);
 	return STATUS_OK;
 }
 
@@ -128,23 +161,28 @@ static uint16_t open_session(struct task *t, struct store *store,
 	struct service *s = t->service;
 	struct session_id id;
 	struct instant now = service_now();
+	struct slots_session *place;
 	struct session *previous;
 	uint32_t slot_count;
 	uint16_t status;
 	bool reclaim;
+	int error = slots_session_take(s->slots, &place);
 
+	if (error)
+		return error == -EAGAIN ? STATUS_PUSHBACK : service_status(error);
 	service_lock(s);
 	/* Nobody ends the session of another host by naming it. */
 	previous = session_find(s, (struct session_id){ m->previous_session });
 	if (previous && strcmp(previous->peer, t->view.peer) != 0) {
 		(void)service_unlock(s, NULL);
+		slots_session_release(s->slots, place);
 		return STATUS_FORBIDDEN;
 	}
 	status = authority_session_open(s->authority, now, m->host.data, m->instance,
 					(struct session_id){ m->previous_session }, m->slot_count,
 					&s->actions, &id, &slot_count, &reclaim);
 	if (status == STATUS_OK) {
-		status = add_session(t, store, id, slot_count);
+		status = add_session(t, store, id, slot_count, &place);
 		if (status == STATUS_NOMEM)
 			(void)authority_session_close(s->authority, now, id, &s->actions);
 		reply->session = id.value;
@@ -153,6 +191,7 @@ static uint16_t open_session(struct task *t, struct store *store,
 		reply->grace_ms = (uint32_t)(authority_grace(s->authority, now).ns / NS_PER_MS);
 	}
 	(void)service_unlock(s, NULL);
+	slots_session_release(s->slots, place);
 	return status;
 }
 

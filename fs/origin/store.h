@@ -118,6 +118,9 @@ int store_check_name(struct slice name) MUST_CHECK;
  */
 int store_lookup(struct store *s, const struct credential *caller, struct inode *directory,
 		 struct slice name, struct inode **ret_inode) MUST_CHECK;
+/* Is there an entry `name`? 0, -ENOENT, or why it cannot be told. */
+int store_check_entry(struct store *s, const struct credential *caller, struct inode *directory,
+		      struct slice name) MUST_CHECK;
 /* Makes a regular file; -EEXIST when the name is there. */
 int store_create(struct store *s, const struct credential *caller, struct inode *directory,
 		 struct slice name, uint32_t mode, struct inode **ret_inode) MUST_CHECK;

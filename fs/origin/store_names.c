@@ -117,6 +117,19 @@ int store_lookup(struct store *s, const struct credential *caller, struct inode 
 	return error ? error : -EBUSY;
 }
 
+int store_check_entry(struct store *s, const struct credential *caller, struct inode *directory,
+		      struct slice name)
+{
+	char text[NAME_BYTES_MAX + 1];
+	struct stat st;
+	int error = prepare(s, caller, directory, name, text);
+
+	if (error)
+		return error;
+	return fstatat(directory->fd, text, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0 ?
+		       -errno : 0;
+}
+
 static int get_made(struct store *s, struct inode *directory, const char *name,
 		    struct inode **ret_inode)
 {

@@ -167,8 +167,11 @@ static void restart_and_reclaim(int signal)
 	m.common.session = a.previous;
 	host_connect(&a, 1);
 	a.previous = m.common.session;
-	/* What the host does not know the fate of, it is told so. */
-	ck_assert_uint_eq(ask_node(&a, &m, "x", &node), STATUS_UNKNOWNOUTCOME);
+	/* PROTOCOL.md 3.5: what was done is answered as it was, what was not will never be. */
+	ck_assert_uint_eq(ask_node(&a, &m, "x", &node), STATUS_OK);
+	ck_assert(change_equal(node.change, change));
+	m.common.sequence++;
+	ck_assert_uint_eq(ask_node(&a, &m, "x", &node), STATUS_NOSESSION);
 	ck_assert_uint_eq(open_session(&a), STATUS_OK);
 	ck_assert_uint_eq(a.incarnation, incarnation);
 	ck_assert(a.reclaim);
