@@ -202,7 +202,7 @@
 	COMMON_FIELDS(F)                                                                        \
 	F(HANDLE, directory)                                                                    \
 	F(NAME, name)                                                                           \
-	F(U32, mode)                                                                            \
+	F(U32, mode)              /* with a umask: MODE_UMASK_SHIFT */                          \
 	F(U8, exclusive)                                                                        \
 	F(U8, truncate)
 
@@ -231,7 +231,7 @@
 	COMMON_FIELDS(F)                                                                        \
 	F(HANDLE, directory)                                                                    \
 	F(NAME, name)                                                                           \
-	F(U32, mode)              /* with the type: S_IFDIR is mkdir */                         \
+	F(U32, mode)              /* with the type: S_IFDIR is mkdir; and a umask */            \
 	F(U64, rdev)
 
 #define FIELDS_symlink(F)                                                                       \
@@ -353,7 +353,7 @@
 	F(U64, size)                                                                            \
 	F(U64, blocks)            /* of 512 bytes */                                            \
 	F(U64, rdev)                                                                            \
-	F(U32, mode)                                                                            \
+	F(U32, mode)              /* in the upper half: enum attribute_lacks */                 \
 	F(U32, nlink)                                                                           \
 	F(U32, uid)                                                                             \
 	F(U32, gid)                                                                             \
@@ -383,6 +383,18 @@ enum node_role {
 	NODE_REPLACED = 3,      /* rename, unlink: what the name led to before */
 };
 
+/*
+ * Extended attributes that kernels ask for all the time, which the inode does not have. Without the
+ * bit it may have the attribute. st_mode is the lower half of `mode`.
+ */
+enum attribute_lacks {
+	LACKS_CAPABILITY = 1 << 16,  /* security.capability */
+	LACKS_SELINUX = 1 << 17,     /* security.selinux */
+	LACKS_ACL = 1 << 18,         /* system.posix_acl_access */
+	LACKS_DEFAULT_ACL = 1 << 19, /* system.posix_acl_default */
+};
+#define ATTRIBUTE_MODE_MASK 0xffffu
+
 enum setattr_valid {
 	SETATTR_MODE = 1 << 0,
 	SETATTR_UID = 1 << 1,
@@ -399,6 +411,12 @@ enum rename_flag {
 	RENAME_FLAG_NOREPLACE = 1 << 0,
 	RENAME_FLAG_EXCHANGE = 1 << 1,
 };
+
+/* Of `mode` in create and mknod: type and permissions in the lower half; in the upper half
+   the caller's umask, which the origin applies unless the directory has a default ACL. */
+#define MODE_UMASK_SHIFT 16
+#define MODE_WITH_UMASK(mode, umask)                                                            \
+	(((uint32_t)(mode) & 0xffffu) | ((uint32_t)(umask) & 0777u) << MODE_UMASK_SHIFT)
 
 enum open_access {
 	OPEN_ACCESS_READ = 1 << 0,

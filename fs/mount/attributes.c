@@ -20,10 +20,8 @@ static void reply_attributes(struct mount *m, struct call *call, const struct at
 	pthread_mutex_lock(&m->lock);
 	attributes = inode_attributes(m, call->inode, mount_now());
 	attributes_stat(attributes ? attributes : answered, &st);
-	if (attributes) {
-		seconds = validity(m, mount_now());
-		call->inode->attributes_given = true;
-	}
+	if (attributes)
+		seconds = attributes_validity(m, call->inode, mount_now());
 	request = call->request;
 	call->request = NULL;
 	token = mount_reply_begin(m);
@@ -101,8 +99,7 @@ static bool getattr_cached(struct mount *m, fuse_req_t request, fuse_ino_t nodei
 		return false;
 	}
 	attributes_stat(attributes, &st);
-	seconds = validity(m, mount_now());
-	inode->attributes_given = true;
+	seconds = attributes_validity(m, inode, mount_now());
 	token = mount_reply_begin(m);
 	pthread_mutex_unlock(&m->lock);
 	COUNT(m, getattrs_cached);

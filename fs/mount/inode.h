@@ -64,8 +64,7 @@ struct inode {
 	uint32_t type;                 /* S_IFMT bits; never change, so read without the lock */
 	struct attributes attributes;
 	uint64_t attributes_instance;  /* 0: not cached */
-	uint64_t no_xattrs_instance;   /* under it the inode lacks the xattrs of no_xattrs */
-	uint32_t no_xattrs;            /* bits of well-known names: xattr.c */
+	uint32_t weak_acls;            /* given to the kernel without a lease, and not yet dropped there */
 	uint64_t target_instance;      /* symbolic links */
 	char *target;
 

@@ -202,7 +202,6 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		if (!(call->modify_marks & 1u << i))
 			continue;
 		inodes[i]->attributes_instance = 0; /* set anew below when the answer has them */
-		inodes[i]->no_xattrs_instance = 0;
 		listing_unref(inodes[i]->listing);
 		inodes[i]->listing = NULL;
 		inodes[i]->listing_serial++;

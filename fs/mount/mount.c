@@ -244,7 +244,11 @@ static void op_init(void *data, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_EXPLICIT_INVAL_DATA, true);
 	want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
 	want(connection, FUSE_CAP_ATOMIC_O_TRUNC, false);
-	want(connection, FUSE_CAP_HANDLE_KILLPRIV, false);
+	/* The origin clears what writing, truncating and chown clear, and applies umasks and default
+	   access control lists: it acts as the caller, so its kernel knows the rules. */
+	want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2, true);
+	want(connection, FUSE_CAP_POSIX_ACL, true);
+	want(connection, FUSE_CAP_DONT_MASK, true);
 	want(connection, FUSE_CAP_WRITEBACK_CACHE, false);
 	want(connection, FUSE_CAP_READDIRPLUS, true);
 	want(connection, FUSE_CAP_READDIRPLUS_AUTO, true);

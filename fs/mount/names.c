@@ -219,7 +219,7 @@ void op_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mo
 		return;
 	call->message.mknod.directory = call->inode->handle;
 	call->message.mknod.name = call_name(call, 0, name);
-	call->message.mknod.mode = mode;
+	call->message.mknod.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask);
 	call->message.mknod.rdev = rdev;
 	make(mount_of(request), call);
 }
@@ -356,7 +356,7 @@ void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t m
 	call->file_info = *info;
 	call->message.create.directory = call->inode->handle;
 	call->message.create.name = call_name(call, 0, name);
-	call->message.create.mode = mode;
+	call->message.create.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask);
 	call->message.create.exclusive = (info->flags & O_EXCL) != 0;
 	call->message.create.truncate = (info->flags & O_TRUNC) != 0;
 	call_limit(call);

@@ -170,7 +170,6 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 {
 	inode->dropping++;
 	inode->attributes_instance = 0;
-	inode->no_xattrs_instance = 0;
 	if (S_ISDIR(inode->type)) {
 		if (inode->listing)
 			listing_unref(inode->listing);

@@ -93,7 +93,7 @@ void attributes_stat(const struct attributes *a, struct stat *ret_stat)
 {
 	*ret_stat = (struct stat){
 		.st_ino = a->inode,
-		.st_mode = a->mode,
+		.st_mode = a->mode & ATTRIBUTE_MODE_MASK,
 		.st_nlink = a->nlink,
 		.st_uid = a->uid,
 		.st_gid = a->gid,
@@ -115,6 +115,15 @@ double validity(struct mount *m, struct instant now)
 	return left.ns > 20 * NS_PER_MS ? (double)(left.ns - 20 * NS_PER_MS) / (double)NS_PER_S : 0;
 }
 
+double attributes_validity(struct mount *m, struct inode *inode, struct instant now)
+{
+	/* With attributes the kernel keeps access control lists: xattr.c. */
+	if (inode->weak_acls > 0)
+		return 0;
+	inode->attributes_given = true;
+	return validity(m, now);
+}
+
 void entry_fill(struct mount *m, struct inode *directory, struct slice name, struct inode *child,
 		const struct attributes *answered, struct fuse_entry_param *ret_entry)
 {
@@ -125,10 +134,8 @@ void entry_fill(struct mount *m, struct inode *directory, struct slice name, str
 
 	*ret_entry = (struct fuse_entry_param){ .ino = child->nodeid, .generation = 1 };
 	attributes_stat(attributes ? attributes : answered, &ret_entry->attr);
-	if (attributes) {
-		ret_entry->attr_timeout = seconds;
-		child->attributes_given = true;
-	}
+	if (attributes)
+		ret_entry->attr_timeout = attributes_validity(m, child, now);
 	if (m->has_epoch && inode_name_find(m, directory, name, now, &found) && found == child) {
 		ret_entry->entry_timeout = seconds;
 		directory->names_given = true;

@@ -42,6 +42,9 @@ void answer_name(struct mount *m, const struct call *call, const struct answer_n
 /* With the origin's inode number, which is what users see. */
 void attributes_stat(const struct attributes *attributes, struct stat *ret_stat);
 
+/* The same for attributes of `inode` that stand now, which are given away. Under the lock. */
+double attributes_validity(struct mount *m, struct inode *inode, struct instant now);
+
 /*
  * An entry for the kernel: counts the lookup. Name and attributes get a validity when they stand
  * now; attributes that do not are those of the answer, for this once. Under the lock, between

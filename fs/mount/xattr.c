@@ -4,24 +4,37 @@
 
 #include "fs/mount/inode.h"
 #include "fs/mount/modify.h"
+#include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/status.h"
 
-/* Names that the kernel and ls ask for all the time; that they are absent is remembered. */
-static uint32_t well_known(const char *name)
+#define ACL_ACCESS "system.posix_acl_access"
+#define ACL_DEFAULT "system.posix_acl_default"
+#define AGAIN_MAX_MS 64
+
+/* Names that the kernel and ls ask for all the time; attributes say whether they are absent. */
+static uint32_t lacks_bit(const char *name)
 {
-	static const char *const names[] = {
-		"security.capability",
-		"security.selinux",
-		"system.posix_acl_access",
-		"system.posix_acl_default",
+	static const struct {
+		const char *name;
+		uint32_t bit;
+	} known[] = {
+		{ "security.capability", LACKS_CAPABILITY },
+		{ "security.selinux", LACKS_SELINUX },
+		{ ACL_ACCESS, LACKS_ACL },
+		{ ACL_DEFAULT, LACKS_DEFAULT_ACL },
 	};
 
-	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (strcmp(name, names[i]) == 0)
-			return 1u << i;
+	for (unsigned i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (strcmp(name, known[i].name) == 0)
+			return known[i].bit;
 	return 0;
+}
+
+static bool is_acl(const char *name)
+{
+	return strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0;
 }
 
 static void reply_value(fuse_req_t request, const void *value, size_t length, size_t size)
@@ -61,30 +74,17 @@ static void own_xattr(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, co
 	free(text);
 }
 
-static void getxattr_work(struct mount *m, struct call *call)
+/* Ends the call and answers with what it brought. */
+static void value_reply(struct mount *m, struct call *call)
 {
 	size_t size = call->size, needed = call->reply.count;
 	fuse_req_t request;
-	struct answer answer;
 
-	if (call->status == STATUS_NODATA || call->status == STATUS_NOTSUP) {
-		uint32_t bit = well_known(call->names[0]);
-
-		pthread_mutex_lock(&m->lock);
-		answer_work_in(m, call, NULL, NULL, &answer);
-		if (bit && answer.nodes[NODE_TARGET].instance) {
-			uint64_t instance = answer.nodes[NODE_TARGET].instance;
-
-			if (call->inode->no_xattrs_instance != instance)
-				call->inode->no_xattrs = 0;
-			call->inode->no_xattrs_instance = instance;
-			call->inode->no_xattrs |= bit;
-		}
-		pthread_mutex_unlock(&m->lock);
-		answer_done(m, &answer);
-	}
 	if (call->status != STATUS_OK) {
-		reply_error(m, call, call_errno(call));
+		/* A store without lists has none: checking permissions must not fail by that. */
+		bool none = is_acl(call->names[0]) && call->status == STATUS_NOTSUP;
+
+		reply_error(m, call, none ? ENODATA : call_errno(call));
 		return;
 	}
 	request = call_take_request(m, call);
@@ -95,13 +95,120 @@ static void getxattr_work(struct mount *m, struct call *call)
 	call_destroy(m, call);
 }
 
+static void acl_dropped(struct mount *m, struct notifier_work *work)
+{
+	struct inode *inode = work->context;
+
+	pthread_mutex_lock(&m->lock);
+	inode->weak_acls--;
+	inode_unuse(m, inode);
+	pthread_mutex_unlock(&m->lock);
+	free(work);
+}
+
+/*
+ * The kernel keeps an access control list for as long as attributes that it has stand, and drops it
+ * with them. So an answer under a lease counts as attributes given. One without a lease would be kept
+ * with attributes that are given later, under a new one: until it was dropped by an invalidation
+ * behind the answer, attributes have no validity (attributes_validity). While the kernel may have
+ * valid ones already the origin is asked again, and grants.
+ */
+static void acl_work(struct mount *m, struct call *call)
+{
+	struct notifier_work *work = NULL;
+	struct inode *inode = call->inode;
+	struct answer answer;
+	bool again, granted;
+	unsigned token;
+
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, NULL, NULL, &answer);
+	granted = answer.nodes[NODE_TARGET].instance != 0;
+	again = !granted && call->request && holder_lease(m->holder, mount_now(), &inode->handle);
+	if (!granted && !again)
+		work = calloc(1, sizeof(*work));
+	if (work) {
+		inode_use(m, inode);
+		inode_use(m, inode); /* the notice's */
+		inode->weak_acls++;
+		work->done = acl_dropped;
+		work->context = inode;
+		work->count = 1;
+		work->notices[0] = (struct notice){ .inode = inode, .attributes = true };
+	}
+	inode->attributes_given |= granted;
+	token = mount_reply_begin(m);
+	pthread_mutex_unlock(&m->lock);
+	answer_done(m, &answer);
+	if (again) {
+		unsigned delay_ms = call->retries < 6 ? 1u << call->retries : AGAIN_MAX_MS;
+
+		mount_reply_end(m, token);
+		call->retries++;
+		call_again(m, call, delay_ms);
+		return;
+	}
+	if (!granted && !work)
+		reply_error(m, call, ENOMEM);
+	else
+		value_reply(m, call);
+	mount_reply_end(m, token);
+	if (work)
+		notifier_push(m, LANE_MODIFY, work);
+}
+
+static void getxattr_work(struct mount *m, struct call *call)
+{
+	struct answer answer;
+
+	if (call->status == STATUS_DEADLINE && call->ends_when_away) {
+		/* Whoever walks a path through the mount point is let in by its mode. */
+		reply_error(m, call, ENODATA);
+		return;
+	}
+	if (call->operation == MESSAGE_getxattr && is_acl(call->names[0])) {
+		acl_work(m, call);
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, NULL, NULL, &answer);
+	pthread_mutex_unlock(&m->lock);
+	answer_done(m, &answer);
+	value_reply(m, call);
+}
+
+/* True when attributes that stand say that there is no such one. */
+static bool known_absent(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, const char *name)
+{
+	uint32_t bit = lacks_bit(name);
+	const struct attributes *attributes = NULL;
+	struct inode *inode;
+	bool absent;
+	unsigned token = 0;
+
+	if (!bit)
+		return false;
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode)
+		attributes = inode_attributes(m, inode, mount_now());
+	absent = attributes && (attributes->mode & bit);
+	if (absent) {
+		inode->attributes_given |= is_acl(name);
+		token = mount_reply_begin(m);
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (absent) {
+		fuse_reply_err(request, ENODATA);
+		mount_reply_end(m, token);
+	}
+	return absent;
+}
+
 void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t size)
 {
 	struct mount *m = fuse_req_userdata(request);
-	uint32_t bit = well_known(name);
-	struct inode *inode;
 	struct call *call;
-	bool absent;
 
 	if (is_own_xattr(name)) {
 		own_xattr(m, request, nodeid, name + strlen("user.leasehold."), size);
@@ -111,16 +218,8 @@ void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t
 		own_xattr(m, request, nodeid, "status", size);
 		return;
 	}
-	pthread_mutex_lock(&m->lock);
-	inode = inode_by_nodeid(m, nodeid);
-	absent = inode && bit && (inode->no_xattrs & bit) && inode->no_xattrs_instance &&
-		 inode->no_xattrs_instance ==
-			 holder_lease(m->holder, mount_now(), &inode->handle);
-	pthread_mutex_unlock(&m->lock);
-	if (absent) {
-		fuse_reply_err(request, ENODATA);
+	if (known_absent(m, request, nodeid, name))
 		return;
-	}
 	if (strlen(name) > NAME_BYTES_MAX) {
 		fuse_reply_err(request, ERANGE);
 		return;
@@ -132,6 +231,8 @@ void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t
 	call->message.getxattr.handle = call->inode->handle;
 	call->message.getxattr.name = call_name(call, 0, name);
 	call->message.getxattr.size = size < XATTR_BYTES_MAX ? (uint32_t)size : XATTR_BYTES_MAX;
+	call->ends_when_away = nodeid == FUSE_ROOT_ID && is_acl(name) &&
+			       strcmp(m->options->disconnected, "fail") != 0;
 	call_send(m, call, getxattr_work);
 }
 

@@ -3,7 +3,10 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
 #include <sys/fsuid.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -12,6 +15,8 @@
 static __thread struct {
 	bool known; /* the groups of a new thread are those of its creator */
 	struct credential now;
+	bool own_umask; /* it does not share it with the other threads any more */
+	mode_t umask;
 } thread;
 
 int credentials_probe(int directory_fd)
@@ -46,6 +51,21 @@ void credentials_squash(struct credential *credential)
 			credential->groups[i] = NOBODY_ID;
 }
 
+/* Takes CAP_SYS_RESOURCE away from this thread, or gives it back if the process has it. */
+static void resource(bool on)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+	uint32_t bit = 1u << CAP_SYS_RESOURCE;
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return; /* cannot fail with this version */
+	if (!(data[0].permitted & bit) || !!(data[0].effective & bit) == on)
+		return;
+	data[0].effective ^= bit;
+	(void)syscall(SYS_capset, &header, data); /* less, or what is permitted: cannot fail */
+}
+
 int credentials_assume(const struct credential *credential)
 {
 	struct credential *now = &thread.now;
@@ -68,10 +88,26 @@ int credentials_assume(const struct credential *credential)
 		now->gid = credential->gid;
 	}
 	if (!thread.known || now->uid != credential->uid) {
+		if (!thread.known || !now->uid != !credential->uid)
+			resource(credential->uid == 0);
 		(void)setfsuid(credential->uid);
 		now->uid = credential->uid;
 	}
 	thread.known = true;
+	return 0;
+}
+
+int credentials_umask(uint32_t mask)
+{
+	if (!thread.own_umask) {
+		if (unshare(CLONE_FS) < 0)
+			return -errno;
+		thread.own_umask = true;
+		thread.umask = ~mask;
+	}
+	if (thread.umask != mask)
+		(void)umask(mask);
+	thread.umask = mask;
 	return 0;
 }
 

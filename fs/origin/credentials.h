@@ -6,7 +6,8 @@
  * else, so a stream of requests by one user costs no system calls. While the thread's fsuid is not
  * 0 the kernel takes its file capabilities away (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_CHOWN,
  * CAP_FOWNER, CAP_FSETID, CAP_MKNOD); others such as CAP_SYS_ADMIN stay, so what they would allow
- * (trusted.* attributes) is refused by the store itself. State is thread-local.
+ * (trusted.* attributes) is refused by the store itself. CAP_SYS_RESOURCE goes by hand, since it would
+ * let everyone pass quotas and take the blocks that are reserved for root. State is thread-local.
  */
 #ifndef FS_ORIGIN_CREDENTIALS_H
 #define FS_ORIGIN_CREDENTIALS_H
@@ -23,6 +24,8 @@ void credentials_squash(struct credential *credential);
 int credentials_assume(const struct credential *credential) MUST_CHECK;
 /* As root without groups: for the origin's own work, and before a thread waits for other work. */
 void credentials_reset(void);
+/* The umask of what this thread makes from here on; other threads have their own. 0 or -errno. */
+int credentials_umask(uint32_t umask) MUST_CHECK;
 /* The origin's own rights for a moment within an operation. Returns what to give to _drop(). */
 bool credentials_lift(void);
 void credentials_drop(bool lifted);

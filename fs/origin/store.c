@@ -243,7 +243,7 @@ struct changes_seen store_seen(const struct stat *st)
 }
 
 void store_fill_node(struct store *s, const struct identity *identity, const struct stat *st,
-		     struct change before, struct change change, struct item_node *ret_node)
+		     uint32_t lacks, struct change before, struct change change, struct item_node *ret_node)
 {
 	bool orphan = st->st_nlink == 1 && store_orphan_known(s, &identity->id);
 
@@ -258,7 +258,7 @@ void store_fill_node(struct store *s, const struct identity *identity, const str
 			.size = (uint64_t)st->st_size,
 			.blocks = (uint64_t)st->st_blocks,
 			.rdev = st->st_rdev,
-			.mode = st->st_mode,
+			.mode = st->st_mode | lacks,
 			/* Its only link is ours. */
 			.nlink = orphan ? 0 : (uint32_t)st->st_nlink,
 			.uid = st->st_uid,
@@ -271,6 +271,14 @@ void store_fill_node(struct store *s, const struct identity *identity, const str
 			.ctime_ns = (uint32_t)st->st_ctim.tv_nsec,
 		},
 	};
+}
+
+static uint32_t lacks_of(const struct inode *inode)
+{
+	char path[PROC_PATH_BYTES];
+
+	store_proc_path(inode->fd, path);
+	return store_lacks(path, true);
 }
 
 int store_look(struct store *s, struct inode *inode, struct item_node *ret_node, bool *ret_outside)
@@ -288,7 +296,7 @@ int store_look(struct store *s, struct inode *inode, struct item_node *ret_node,
 	}
 	seen = store_seen(&st);
 	change = changes_get(s->changes, &inode->identity.key, &seen, &outside);
-	store_fill_node(s, &inode->identity, &st, change, change, ret_node);
+	store_fill_node(s, &inode->identity, &st, lacks_of(inode), change, change, ret_node);
 	if (ret_outside)
 		*ret_outside = outside;
 	return 0;
@@ -336,7 +344,8 @@ void store_touch_end(struct store *s, struct store_touch *touch, bool untouched,
 		changes_cancel(s->changes, &touch->token);
 	else
 		change = changes_end(s->changes, &touch->token, &seen);
-	store_fill_node(s, &touch->inode->identity, &st, touch->token.before, change, ret_node);
+	store_fill_node(s, &touch->inode->identity, &st, lacks_of(touch->inode), touch->token.before,
+			change, ret_node);
 }
 
 void store_settle_removed(struct store *s, struct inode *inode)

@@ -11,6 +11,7 @@
 #include "fs/origin/store_private.h"
 
 #define RESERVED_XATTR "user.leasehold."
+#define LACKS_NAMES_BYTES 4096 /* with more names than that nothing is said of what is lacking */
 
 /* ---- access ---- */
 
@@ -76,7 +77,7 @@ int store_read(struct store *s, const struct credential *caller, struct inode *i
 	return 0;
 }
 
-/* Clears what a write by someone without privileges clears. */
+/* Clears what a write clears by a root that lacks CAP_FSETID; of others the kernel does it. */
 static int kill_suid_bits(int fd)
 {
 	struct stat st;
@@ -109,7 +110,10 @@ int store_write(struct store *s, const struct credential *caller, struct inode *
 	fd = inodes_data_fd(s->inodes, inode, true);
 	if (fd < 0)
 		return fd;
-	credentials_reset();
+	/* As the caller: set-user-ID bits and capabilities go, and quotas count, as they would there. */
+	error = credentials_assume(caller);
+	if (error)
+		return error;
 	if (append) {
 		if (fstat(fd, &st) < 0)
 			return -errno;
@@ -117,7 +121,7 @@ int store_write(struct store *s, const struct credential *caller, struct inode *
 	}
 	if (offset > INT64_MAX - (uint64_t)data.length)
 		return -EFBIG;
-	if (kill_suid) {
+	if (kill_suid && caller->uid == 0) {
 		error = kill_suid_bits(fd);
 		if (error)
 			return error;
@@ -155,6 +159,9 @@ int store_truncate(struct store *s, const struct credential *caller, struct inod
 	fd = inodes_data_fd(s->inodes, inode, true);
 	if (fd < 0)
 		return fd;
+	error = credentials_assume(caller);
+	if (error)
+		return error;
 	inodes_mark_dirty(inode);
 	return ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
 }
@@ -170,18 +177,21 @@ static struct timespec time_of(uint32_t valid, uint32_t set, uint32_t now, uint6
 	return (struct timespec){ 0, UTIME_OMIT };
 }
 
-static int set_mode(struct inode *inode, const struct message_setattr *m)
+static int set_mode(const struct credential *caller, struct inode *inode,
+		    const struct message_setattr *m)
 {
+	/* What others truncate or give away has lost these bits by now: the kernel saw to it. */
+	bool kill = (m->valid & SETATTR_KILL_SUID) && caller->uid == 0;
 	char path[PROC_PATH_BYTES];
 	struct stat st;
 	mode_t mode;
 
-	if (!(m->valid & (SETATTR_MODE | SETATTR_KILL_SUID)))
+	if (!(m->valid & SETATTR_MODE) && !kill)
 		return 0;
 	if (fstat(inode->fd, &st) < 0)
 		return -errno;
 	mode = m->valid & SETATTR_MODE ? m->mode & 07777 : st.st_mode & 07777;
-	if (m->valid & SETATTR_KILL_SUID) {
+	if (kill) {
 		mode &= ~(mode_t)S_ISUID;
 		if (mode & S_IXGRP)
 			mode &= ~(mode_t)S_ISGID;
@@ -221,7 +231,7 @@ int store_setattr(struct store *s, const struct credential *caller, struct inode
 		if (fchownat(inode->fd, "", uid, gid, AT_EMPTY_PATH) < 0)
 			return -errno;
 	}
-	error = set_mode(inode, m);
+	error = set_mode(caller, inode, m);
 	if (error)
 		return error;
 	if (m->valid & times_valid) {
@@ -305,6 +315,32 @@ static int xattr_name(const struct credential *caller, struct slice name, bool w
 	return 0;
 }
 
+uint32_t store_lacks(const char *path, bool follow)
+{
+	static const struct {
+		const char *name;
+		uint32_t bit;
+	} known[] = { { "security.capability", LACKS_CAPABILITY },
+		      { "security.selinux", LACKS_SELINUX },
+		      { "system.posix_acl_access", LACKS_ACL },
+		      { "system.posix_acl_default", LACKS_DEFAULT_ACL } };
+	char names[LACKS_NAMES_BYTES];
+	ssize_t length = follow ? listxattr(path, names, sizeof(names)) :
+				  llistxattr(path, names, sizeof(names));
+	uint32_t lacks = 0;
+
+	if (length < 0)
+		return errno == EOPNOTSUPP ? LACKS_CAPABILITY | LACKS_SELINUX | LACKS_ACL |
+						     LACKS_DEFAULT_ACL : 0;
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		lacks |= known[i].bit;
+	for (const char *at = names; at < names + length; at += strlen(at) + 1)
+		for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+			if (strcmp(at, known[i].name) == 0)
+				lacks &= ~known[i].bit;
+	return lacks;
+}
+
 int store_getxattr(struct store *s, const struct credential *caller, struct inode *inode,
 		   struct slice name, void *buffer, size_t size, size_t *ret_length)
 {
@@ -381,10 +417,17 @@ int store_removexattr(struct store *s, const struct credential *caller, struct i
 		      struct slice name)
 {
 	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
+	bool drops = slice_equal(name, slice_of("security.capability"));
 	int error = s->read_only ? -EROFS : xattr_name(caller, name, true, text);
 
-	if (!error)
+	/* Who may write it drops its capabilities by that; a host's kernel asks for it first. */
+	if (error == -EPERM && drops &&
+	    store_access(s, caller, inode, OPEN_ACCESS_WRITE, true) == 0) {
+		credentials_reset();
+		error = 0;
+	} else if (!error) {
 		error = credentials_assume(caller);
+	}
 	if (error)
 		return error;
 	store_proc_path(inode->fd, path);

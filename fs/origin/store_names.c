@@ -150,6 +150,9 @@ int store_create(struct store *s, const struct credential *caller, struct inode 
 
 	if (error)
 		return error;
+	error = credentials_umask(mode >> MODE_UMASK_SHIFT & 0777);
+	if (error)
+		return error;
 	fd = openat(directory->fd, text,
 		    O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC, mode & 07777);
 	if (fd < 0)
@@ -174,8 +177,11 @@ int store_mknod(struct store *s, const struct credential *caller, struct inode *
 	int made;
 	int error = prepare(s, caller, directory, name, text);
 
+	if (!error)
+		error = credentials_umask(mode >> MODE_UMASK_SHIFT & 0777);
 	if (error)
 		return error;
+	mode &= S_IFMT | 07777;
 	switch (mode & S_IFMT) {
 	case S_IFDIR:
 		made = mkdirat(directory->fd, text, mode & 07777);
@@ -516,6 +522,15 @@ struct listing {
 	struct store_listing result;
 };
 
+static uint32_t entry_lacks(const struct inode *directory, const char *name)
+{
+	char path[PROC_PATH_BYTES + 1 + NAME_BYTES_MAX + 1];
+
+	store_proc_path(directory->fd, path);
+	(void)snprintf(path + strlen(path), sizeof(path) - strlen(path), "/%s", name); /* it fits */
+	return store_lacks(path, false);
+}
+
 /* The node of an entry, encoded; nothing when it cannot be had without waiting. */
 static struct slice entry_node(struct listing *l, const char *name, uint8_t *buffer)
 {
@@ -540,7 +555,8 @@ static struct slice entry_node(struct listing *l, const char *name, uint8_t *buf
 	if (found) {
 		seen = store_seen(&st);
 		change = changes_get(l->s->changes, &identity.key, &seen, &outside);
-		store_fill_node(l->s, &identity, &st, change, change, &node);
+		store_fill_node(l->s, &identity, &st, entry_lacks(l->directory, name), change,
+				change, &node);
 		node.lease = (uint8_t)l->grant(l->context, &identity.handle, outside);
 		item_node_write(&w, &node);
 	}

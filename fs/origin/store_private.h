@@ -38,9 +38,12 @@ static inline uint32_t store_stripe(const struct changes_key *key)
 
 /* A path to what `fd` refers to, symlinks themselves included, for calls without descriptors. */
 void store_proc_path(int fd, char ret_path[PROC_PATH_BYTES]);
-/* The node of what `st` and `identity` describe. */
+/* Which attributes of enum attribute_lacks it does not have. `follow`: a link of /proc, which leads
+   to the inode itself; else the path names an entry, which may be a symlink. */
+uint32_t store_lacks(const char *path, bool follow);
+/* The node of what `st`, `lacks` and `identity` describe. */
 void store_fill_node(struct store *s, const struct identity *identity, const struct stat *st,
-		     struct change before, struct change change, struct item_node *ret_node);
+		     uint32_t lacks, struct change before, struct change change, struct item_node *ret_node);
 struct changes_seen store_seen(const struct stat *st);
 bool store_is_root(const struct store *s, const struct inode *inode);
 /* Copies `name`, terminated, when it can be an entry of `directory`. */

@@ -104,6 +104,11 @@ static struct item_node node_of(struct inode *inode)
 	return node;
 }
 
+static uint32_t mode_of(struct inode *inode)
+{
+	return node_of(inode).attributes.mode & ATTRIBUTE_MODE_MASK;
+}
+
 START_TEST(a_file_that_was_made_is_found_and_can_be_written_and_read)
 {
 	struct inode *file = make_file("a", &as_user, 0640), *again;
@@ -114,7 +119,7 @@ START_TEST(a_file_that_was_made_is_found_and_can_be_written_and_read)
 	ck_assert_int_eq(store_lookup(store, &as_root, root, text_of("a"), &again), 0);
 	ck_assert_ptr_eq(file, again);
 	ck_assert_uint_eq(node_of(file).attributes.uid, 1000);
-	ck_assert_uint_eq(node_of(file).attributes.mode, S_IFREG | 0640);
+	ck_assert_uint_eq(mode_of(file), S_IFREG | 0640);
 	ck_assert_int_eq(store_write(store, &as_user, file, 3, false, false, text_of("hello"),
 				     &offset, &count), 0);
 	ck_assert_uint_eq(count, 5);
@@ -404,10 +409,10 @@ START_TEST(setattr_does_all_that_its_mask_says)
 	struct attributes a;
 
 	ck_assert_int_eq(store_setattr(store, &as_root, file, &kill), 0);
-	ck_assert_uint_eq(node_of(file).attributes.mode, S_IFREG | 0755);
+	ck_assert_uint_eq(mode_of(file), S_IFREG | 0755);
 	ck_assert_int_eq(store_setattr(store, &as_root, file, &m), 0);
 	a = node_of(file).attributes;
-	ck_assert_uint_eq(a.mode, S_IFREG | 0600);
+	ck_assert_uint_eq(a.mode & ATTRIBUTE_MODE_MASK, S_IFREG | 0600);
 	ck_assert_uint_eq(a.uid, 5);
 	ck_assert_uint_eq(a.gid, 6);
 	ck_assert_uint_eq(a.size, 4096);
@@ -541,7 +546,7 @@ START_TEST(special_files_are_kept_as_such)
 
 	ck_assert_int_eq(store_mknod(store, &as_root, root, text_of("p"), S_IFIFO | 0644, 0, &fifo),
 			 0);
-	ck_assert_uint_eq(node_of(fifo).attributes.mode, S_IFIFO | 0644);
+	ck_assert_uint_eq(mode_of(fifo), S_IFIFO | 0644);
 	ck_assert_int_eq(store_mknod(store, &as_root, root, text_of("n"), S_IFCHR | 0666, 0x103,
 				     &device), 0);
 	ck_assert_uint_eq(node_of(device).attributes.rdev, 0x103);
@@ -579,6 +584,84 @@ START_TEST(extended_attributes_are_stored_but_not_ours)
 	ck_assert_int_eq(store_removexattr(store, &as_user, file, text_of("user.x")), 0);
 	ck_assert_int_eq(store_removexattr(store, &as_user, file, text_of("user.x")), -ENODATA);
 	store_put(store, file);
+}
+END_TEST
+
+/* Set-user-ID and set-group-ID bits and the capability of a file of another user's. */
+static struct inode *make_privileged(const char *name)
+{
+	static const uint8_t capability[20] = { 1, 0, 0, 2, 0, 4 };
+	struct inode *file = make_file(name, &as_root, 0);
+	struct message_setattr mode = { .valid = SETATTR_MODE, .mode = 06777 };
+
+	ck_assert_int_eq(store_setattr(store, &as_root, file, &mode), 0);
+	ck_assert_int_eq(store_setxattr(store, &as_root, file, text_of("security.capability"),
+					(struct slice){ capability, 20 }, false, false), 0);
+	ck_assert_uint_eq(node_of(file).attributes.mode & LACKS_CAPABILITY, 0);
+	return file;
+}
+
+static void has_lost_privileges(struct inode *file)
+{
+	ck_assert_uint_eq(mode_of(file), S_IFREG | 0777);
+	ck_assert_uint_ne(node_of(file).attributes.mode & LACKS_CAPABILITY, 0);
+	store_put(store, file);
+}
+
+START_TEST(whoever_changes_a_file_takes_its_privileges)
+{
+	struct message_setattr size = { .valid = SETATTR_SIZE | SETATTR_KILL_SUID, .size = 3 };
+	struct message_setattr group = { .valid = SETATTR_GID, .gid = 7 };
+	struct inode *file = make_privileged("written");
+	uint64_t offset;
+	uint32_t count;
+
+	ck_assert_int_eq(store_write(store, &as_user, file, 0, false, true, text_of("x"), &offset,
+				     &count), 0);
+	has_lost_privileges(file);
+	file = make_privileged("truncated");
+	ck_assert_int_eq(store_setattr(store, &as_user, file, &size), 0);
+	has_lost_privileges(file);
+	file = make_privileged("given");
+	ck_assert_int_eq(store_setattr(store, &as_root, file, &group), 0);
+	has_lost_privileges(file);
+	/* A host's kernel asks for that before it sends a write; of who may not write it is refused. */
+	file = make_privileged("dropped");
+	ck_assert_int_eq(store_removexattr(store, &as_user, file, text_of("security.capability")), 0);
+	store_put(store, file);
+	file = make_file("private", &as_root, 0600);
+	ck_assert_int_eq(store_removexattr(store, &as_user, file, text_of("security.capability")),
+			 -EPERM);
+	store_put(store, file);
+}
+END_TEST
+
+START_TEST(the_umask_counts_unless_there_is_a_default_acl)
+{
+	/* user::rwx user:1000:rwx group::r-x mask::rwx other::--- */
+	static const uint8_t acl[] = { 2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255,
+				       2, 0, 7, 0, 232, 3, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255,
+				       16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255 };
+	struct inode *plain, *directory = make_directory(root, "d", 0755), *listed;
+	uint32_t mode = MODE_WITH_UMASK(0666, 0027);
+	int error;
+
+	ck_assert_int_eq(store_create(store, &as_root, directory, text_of("a"), mode, &plain), 0);
+	ck_assert_uint_eq(mode_of(plain), S_IFREG | 0640);
+	ck_assert_uint_ne(node_of(plain).attributes.mode & LACKS_ACL, 0);
+	store_put(store, plain);
+	error = store_setxattr(store, &as_root, directory, text_of("system.posix_acl_default"),
+			       (struct slice){ acl, sizeof(acl) }, false, false);
+	if (error == 0) { /* else the file system here has no lists */
+		ck_assert_int_eq(store_create(store, &as_root, directory, text_of("b"), mode,
+					      &listed), 0);
+		ck_assert_uint_eq(mode_of(listed), S_IFREG | 0660);
+		ck_assert_uint_eq(node_of(listed).attributes.mode & LACKS_ACL, 0);
+		store_put(store, listed);
+	} else {
+		ck_assert_int_eq(error, -EOPNOTSUPP);
+	}
+	store_put(store, directory);
 }
 END_TEST
 
@@ -639,6 +722,8 @@ static TCase *make_case(void)
 	tcase_add_test(tc, hard_links_share_an_inode);
 	tcase_add_test(tc, special_files_are_kept_as_such);
 	tcase_add_test(tc, extended_attributes_are_stored_but_not_ours);
+	tcase_add_test(tc, whoever_changes_a_file_takes_its_privileges);
+	tcase_add_test(tc, the_umask_counts_unless_there_is_a_default_acl);
 	tcase_add_test(tc, sync_and_statfs_answer);
 	tcase_add_test(tc, paths_for_plain_reading_stay_below_the_root);
 	return tc;
