@@ -201,6 +201,8 @@ static inline int kernel_notified(const struct iovec *iov, int count)
 	if (header->error != FUSE_NOTIFY_INVAL_INODE || count < 2)
 		return -EINVAL;
 	kernel_note_epochs();
+	if (lab.notify_error && lab.notice_count == RECORDS_MAX)
+		return -lab.notify_error; /* it is tried again and again */
 	out = (const struct fuse_notify_inval_inode_out *)iov[1].iov_base;
 	ck_assert_uint_lt(lab.notice_count, RECORDS_MAX);
 	notice = &lab.notices[lab.notice_count++];
@@ -1038,13 +1040,36 @@ static inline void kernel_expect_text(uint64_t unique, const char *text)
 	ck_assert(memcmp(reply->data, text, reply->length) == 0);
 }
 
+static inline void lab_control_done(void *context, const struct client_answer *answer)
+{
+	pthread_mutex_lock(&lab.lock);
+	*(bool *)context = true;
+	pthread_cond_broadcast(&lab.changed);
+	pthread_mutex_unlock(&lab.lock);
+}
+
+/* A control message to the origin and back: those that were sent before it have come. */
+static inline void lab_control_round_trip(void)
+{
+	const struct message m = { .type = MESSAGE_keepalive };
+	bool done = false;
+
+	ck_assert_int_eq(client_call(lab.m.client, CLIENT_CONTROL, "/v1/rpc", &m,
+				     (struct slice){ NULL, 0 }, duration_ms(WAIT_S * 1000),
+				     lab_control_done, &done, NULL), 0);
+	LAB_WAIT(done);
+}
+
 /* A request to the origin and back: whatever was to be sent before it was sent. */
 static inline void lab_round_trip(void)
 {
-	uint64_t unique = kernel_send(FUSE_STATFS, FUSE_ROOT_ID, NULL, 0, NULL, 0);
+	static const char name[] = "user.round_trip";
+	const struct fuse_getxattr_in in = { .size = 0 };
+	uint64_t unique = kernel_send(FUSE_GETXATTR, FUSE_ROOT_ID, &in, sizeof(in), name,
+				      sizeof(name));
 
-	origin_answer_status(origin_expect(MESSAGE_statfs), STATUS_OK);
-	ck_assert_int_eq(kernel_error(unique), 0);
+	origin_answer_status(origin_expect(MESSAGE_getxattr), STATUS_NODATA);
+	ck_assert_int_eq(kernel_error(unique), ENODATA);
 }
 
 #endif

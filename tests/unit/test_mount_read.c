@@ -166,8 +166,9 @@ START_TEST(who_joined_a_fetch_later_has_time_left_when_it_times_out)
 	struct origin_request *never;
 	uint64_t first, second;
 
-	lab.options.timeout = 300;
 	begin(LARGE_FILE_BYTES);
+	lab_wait_calls();
+	lab.options.timeout = 1000;
 	first = kernel_read(node, fh, 0, 8);
 	lab.options.timeout = 60000;
 	second = kernel_read(node, fh, 0, 4);

@@ -1,0 +1,250 @@
+/* The two lanes to the kernel: order, what waits for what, and when a recall is acknowledged. */
+#include "mount_lab.h"
+
+#define FILE_NUMBER 2
+#define OTHER_NUMBER 3
+
+static struct inode *inode_of(uint64_t nodeid)
+{
+	return LAB_GET(inode_by_nodeid(&lab.m, nodeid));
+}
+
+/* ---- order ---- */
+
+static unsigned done_count, done_order[3];
+
+static void note_done(struct mount *m, struct notifier_work *work)
+{
+	pthread_mutex_lock(&lab.lock);
+	done_order[done_count++] = (unsigned)(uintptr_t)work->context;
+	pthread_cond_broadcast(&lab.changed);
+	pthread_mutex_unlock(&lab.lock);
+	free(work);
+}
+
+/* Work of one invalidation of attributes, numbered. */
+static void push(enum notifier_lane lane, uint64_t nodeid, unsigned number)
+{
+	struct notifier_work *work = calloc(1, sizeof(*work));
+	struct inode *inode = inode_of(nodeid);
+
+	pthread_mutex_lock(&lab.m.lock);
+	inode->attributes_given = true;
+	ck_assert(notifier_collect(&lab.m, work, inode, false, 0, 0));
+	pthread_mutex_unlock(&lab.m.lock);
+	work->done = note_done;
+	work->context = (void *)(uintptr_t)number;
+	notifier_push(&lab.m, lane, work);
+}
+
+START_TEST(work_in_a_lane_is_done_in_order)
+{
+	uint64_t node;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	for (unsigned i = 0; i < 3; i++)
+		push(LANE_MODIFY, node, i);
+	LAB_WAIT(done_count == 3);
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_uint_eq(done_order[i], i);
+}
+END_TEST
+
+/* A READ of the one may be queued at the origin behind a change that waits for the other. */
+START_TEST(neither_lane_waits_for_the_other)
+{
+	uint64_t node, fh, read, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	(void)lab_find_file("g", OTHER_NUMBER, 5);
+	fh = lab_open(node, O_RDWR);
+	read = kernel_read(node, lab_open(node, O_RDONLY), 0, 5);
+	unique = kernel_write(node, fh, 0, "ABCDE");
+	LAB_WAIT(lab.notice_count && !lab.notices[lab.notice_count - 1].returned);
+	origin_wait_acknowledged(origin_recall(OTHER_NUMBER, NULL));
+	ck_assert_uint_eq(origin_received(MESSAGE_write), 0);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "abcde", true);
+	kernel_expect_text(read, "abcde");
+	origin_answer_status(origin_expect(MESSAGE_write), STATUS_IO);
+	ck_assert_int_eq(kernel_error(unique), EIO);
+}
+END_TEST
+
+/* ---- recalls ---- */
+
+START_TEST(a_recall_is_acknowledged_when_the_kernel_has_dropped)
+{
+	uint64_t node, sequence;
+	unsigned before;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	(void)lab_open(node, O_RDONLY);
+	before = kernel_notices();
+	kernel_let_notifications(true);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count == before + 1);
+	ck_assert_int_eq(lab.notices[before].offset, 0);
+	ck_assert_int_eq(lab.notices[before].length, 0);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->attributes_instance), 0);
+	lab_round_trip();
+	ck_assert(!origin_acknowledged(sequence));
+	kernel_let_notifications(false);
+	ck_assert(origin_wait_acknowledged(sequence)->open);
+	ck_assert_uint_eq(lab.m.counters.drops, 1);
+}
+END_TEST
+
+START_TEST(a_recall_of_what_is_not_known_is_acknowledged_at_once)
+{
+	uint64_t sequence;
+
+	lab_start();
+	sequence = origin_recall(77, NULL);
+	ck_assert(!origin_wait_acknowledged(sequence)->open);
+	ck_assert_uint_eq(kernel_notices(), 0);
+}
+END_TEST
+
+START_TEST(a_recall_of_a_name_drops_that_name_and_keeps_the_lease)
+{
+	const struct origin_acknowledgement *acknowledgement;
+	uint64_t unique;
+	unsigned before;
+
+	lab_start();
+	(void)lab_find_file("f", FILE_NUMBER, 5);
+	(void)lab_find_file("g", OTHER_NUMBER, 5);
+	before = kernel_notices();
+	acknowledgement = origin_wait_acknowledged(origin_recall(ROOT_NUMBER, "f"));
+	ck_assert(acknowledgement->kept);
+	ck_assert_uint_gt(kernel_notices(), before);
+	ck_assert(lab.notices[before].epoch); /* names go by epoch: all of them */
+	ck_assert_int_eq(kernel_error(kernel_lookup(FUSE_ROOT_ID, "g")), 0);
+	ck_assert_uint_eq(origin_received(MESSAGE_lookup), 2);
+	unique = kernel_lookup(FUSE_ROOT_ID, "f");
+	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_NOENT);
+	ck_assert_int_eq(kernel_error(unique), ENOENT);
+}
+END_TEST
+
+START_TEST(names_without_epochs_have_no_validity_and_need_no_invalidation)
+{
+	struct fuse_entry_out out;
+	uint64_t unique;
+
+	lab.has_epoch = false;
+	lab_start();
+	(void)lab_find_file("f", FILE_NUMBER, 5);
+	unique = kernel_lookup(FUSE_ROOT_ID, "f");
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
+	ck_assert_uint_eq(out.entry_valid, 0);
+	ck_assert_uint_eq(out.entry_valid_nsec, 0);
+	ck_assert(!inode_of(FUSE_ROOT_ID)->names_given);
+	origin_wait_acknowledged(origin_recall(ROOT_NUMBER, "f"));
+	ck_assert_uint_eq(kernel_notices(), 0);
+}
+END_TEST
+
+/* A decision to give something, and the reply, are one section for a drop. */
+START_TEST(a_drop_waits_for_replies_on_their_way)
+{
+	uint64_t node, sequence;
+	unsigned before, token;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	(void)lab_open(node, O_RDONLY);
+	before = kernel_notices();
+	pthread_mutex_lock(&lab.m.lock);
+	token = mount_reply_begin(&lab.m);
+	pthread_mutex_unlock(&lab.m.lock);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->dropping);
+	lab_round_trip();
+	ck_assert_uint_eq(kernel_notices(), before);
+	mount_reply_end(&lab.m, token);
+	origin_wait_acknowledged(sequence);
+	ck_assert_uint_eq(kernel_notices(), before + 1);
+}
+END_TEST
+
+/* ---- a kernel that refuses ---- */
+
+START_TEST(an_error_of_the_kernel_does_not_keep_a_recall_waiting)
+{
+	uint64_t node;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	(void)lab_open(node, O_RDONLY);
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_error = ENODEV;
+	pthread_mutex_unlock(&lab.lock);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+}
+END_TEST
+
+/* The kernel was told of an inode, and has not taken it in: what it was told would come after. */
+START_TEST(an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again)
+{
+	uint64_t node, sequence;
+	unsigned before;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	before = kernel_notices();
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_error = ENOENT;
+	pthread_mutex_unlock(&lab.lock);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count >= before + 3);
+	ck_assert(!origin_acknowledged(sequence));
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_error = 0;
+	pthread_mutex_unlock(&lab.lock);
+	origin_wait_acknowledged(sequence);
+	ck_assert_uint_eq(inode_of(node)->dropping, 0);
+}
+END_TEST
+
+START_TEST(an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever)
+{
+	struct fuse_forget_in forget = { .nlookup = 1 };
+	uint64_t node, sequence;
+	unsigned before;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	before = kernel_notices();
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_error = ENOENT;
+	pthread_mutex_unlock(&lab.lock);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count > before);
+	(void)kernel_send(FUSE_FORGET, node, &forget, sizeof(forget), NULL, 0);
+	origin_wait_acknowledged(sequence);
+}
+END_TEST
+
+static TCase *notifier_case(void)
+{
+	TCase *tcase = lab_case("mount_notifier");
+
+	tcase_add_test(tcase, work_in_a_lane_is_done_in_order);
+	tcase_add_test(tcase, neither_lane_waits_for_the_other);
+	tcase_add_test(tcase, a_recall_is_acknowledged_when_the_kernel_has_dropped);
+	tcase_add_test(tcase, a_recall_of_what_is_not_known_is_acknowledged_at_once);
+	tcase_add_test(tcase, a_recall_of_a_name_drops_that_name_and_keeps_the_lease);
+	tcase_add_test(tcase, names_without_epochs_have_no_validity_and_need_no_invalidation);
+	tcase_add_test(tcase, a_drop_waits_for_replies_on_their_way);
+	tcase_add_test(tcase, an_error_of_the_kernel_does_not_keep_a_recall_waiting);
+	tcase_add_test(tcase, an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again);
+	tcase_add_test(tcase, an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever);
+	return tcase;
+}
+
+UNIT_MAIN("mount_notifier", notifier_case)
