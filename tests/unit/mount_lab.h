@@ -100,6 +100,7 @@ static struct mount_lab {
 	unsigned notice_count;
 	struct kernel_fill fills[RECORDS_MAX];
 	unsigned fill_count;
+	bool refuses;      /* the next reply: its caller was interrupted, and nobody takes it in */
 	int notify_error;  /* what invalidations return */
 	bool notify_waits; /* they do not return */
 	int epoch_pipe[2];
@@ -246,6 +247,10 @@ static inline ssize_t kernel_writev(int fd, struct iovec *iov, int count, void *
 		r = kernel_notified(iov, count);
 	else
 		kernel_answered_with(iov, count, total);
+	if (header->unique != 0 && lab.refuses) {
+		lab.refuses = false;
+		r = -ENOENT;
+	}
 	pthread_cond_broadcast(&lab.changed);
 	pthread_mutex_unlock(&lab.lock);
 	if (r == 0)
@@ -830,6 +835,8 @@ static inline void lab_prepare(void)
 		.timeout = 60000,
 		.disconnected = "wait",
 		.read_ahead = 128 << 10,
+		.url = "http://127.0.0.1/data",
+		.mountpoint = lab.directory,
 	};
 	lab.m.options = &lab.options;
 	lab.m.export = "data";

@@ -1,0 +1,239 @@
+/* Attributes, links' targets, xattrs, the room of the export, the mount's status. */
+#include "mount_lab.h"
+
+#define FILE_NUMBER 2
+
+static struct fuse_attr_out attr_of(uint64_t unique)
+{
+	struct fuse_attr_out out;
+
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
+	return out;
+}
+
+static uint64_t getxattr(uint64_t node, const char *name, uint32_t size)
+{
+	const struct fuse_getxattr_in in = { .size = size };
+
+	return kernel_send(FUSE_GETXATTR, node, &in, sizeof(in), name, strlen(name) + 1);
+}
+
+START_TEST(attributes_under_a_lease_come_from_memory_until_it_is_recalled)
+{
+	struct item_node f = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 2, LEASE_NONE);
+	struct fuse_attr_out out;
+	uint64_t node, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	out = attr_of(kernel_getattr(node));
+	ck_assert_uint_eq(out.attr.size, 5);
+	ck_assert_uint_gt(out.attr_valid, 0);
+	ck_assert_uint_eq(origin_received(MESSAGE_getattr), 0);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	f.attributes.size = 6;
+	unique = kernel_getattr(node);
+	origin_answer_node(origin_expect(MESSAGE_getattr), &f);
+	out = attr_of(unique);
+	ck_assert_uint_eq(out.attr.size, 6);
+	ck_assert_uint_eq(out.attr_valid, 0); /* for this once */
+	ck_assert_uint_eq(out.attr_valid_nsec, 0);
+}
+END_TEST
+
+START_TEST(a_truncation_drops_pages_behind_the_new_end_before_and_all_after)
+{
+	struct item_node f = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 2, LEASE_READ);
+	struct origin_request *setattr;
+	uint64_t node, unique;
+	unsigned before;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	(void)lab_open(node, O_RDONLY);
+	before = kernel_notices();
+	unique = kernel_setattr(node, FATTR_SIZE, 3, 0);
+	setattr = origin_expect(MESSAGE_setattr);
+	ck_assert_uint_eq(setattr->message.setattr.valid, SETATTR_SIZE);
+	ck_assert_uint_eq(setattr->message.setattr.size, 3);
+	ck_assert_uint_eq(kernel_notices(), before + 1);
+	ck_assert_int_eq(lab.notices[before].offset, 3);
+	ck_assert_int_eq(lab.notices[before].length, 0);
+	f.before.counter = 1;
+	f.attributes.size = 3;
+	origin_answer_node(setattr, &f);
+	ck_assert_uint_eq(attr_of(unique).attr.size, 3);
+	ck_assert_uint_eq(kernel_notices(), before + 2);
+	ck_assert_int_eq(lab.notices[before + 1].offset, 0);
+}
+END_TEST
+
+START_TEST(the_mount_point_is_answered_while_the_origin_is_away)
+{
+	struct origin_request *lost;
+	struct fuse_attr_out out;
+	uint64_t unique;
+
+	lab.term_ms = 3000;
+	lab_start();
+	unique = kernel_getattr(FUSE_ROOT_ID);
+	lost = origin_expect(MESSAGE_getattr);
+	server_destroy(lab.server);
+	lab.server = NULL;
+	origin_answer_status(lost, STATUS_OK);
+	out = attr_of(unique); /* when the session is over */
+	ck_assert_uint_eq(out.attr.mode, S_IFDIR | 0755);
+	ck_assert_uint_eq(out.attr_valid, 0);
+	ck_assert_int_eq(kernel_error(kernel_send(FUSE_STATFS, FUSE_ROOT_ID, NULL, 0, NULL, 0)), 0);
+}
+END_TEST
+
+START_TEST(room_is_what_the_origin_says)
+{
+	const struct item_statfs item = { 1000, 500, 400, 10, 5, 4096, 255 };
+	struct fuse_statfs_out out;
+	uint8_t bytes[128];
+	struct writer w = writer_of(bytes, sizeof(bytes));
+	struct origin_answer answer = { .data = bytes };
+	uint64_t unique;
+
+	lab_start();
+	lab_round_trip(); /* the connection stands: STATFS does not wait long */
+	item_statfs_write(&w, &item);
+	answer.length = w.at;
+	unique = kernel_send(FUSE_STATFS, FUSE_ROOT_ID, NULL, 0, NULL, 0);
+	origin_answer(origin_expect(MESSAGE_statfs), &answer);
+	LAB_WAIT_MOUNT(lab.m.space.f_blocks == 1000);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
+	ck_assert_uint_eq(out.st.bavail, 400);
+}
+END_TEST
+
+START_TEST(a_links_target_is_remembered_under_its_lease)
+{
+	struct origin_answer answer = {
+		.node_count = 1,
+		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFLNK | 0777, 1, LEASE_READ) },
+		.data = "target",
+		.length = 6,
+	};
+	uint64_t node, unique;
+
+	lab_start();
+	node = lab_find("l", FILE_NUMBER, S_IFLNK | 0777, 6);
+	unique = kernel_send(FUSE_READLINK, node, NULL, 0, NULL, 0);
+	origin_answer(origin_expect(MESSAGE_readlink), &answer);
+	kernel_expect_text(unique, "target");
+	kernel_expect_text(kernel_send(FUSE_READLINK, node, NULL, 0, NULL, 0), "target");
+	ck_assert_uint_eq(origin_received(MESSAGE_readlink), 1);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	unique = kernel_send(FUSE_READLINK, node, NULL, 0, NULL, 0);
+	origin_answer_status(origin_expect(MESSAGE_readlink), STATUS_STALE);
+	ck_assert_int_eq(kernel_error(unique), ESTALE);
+}
+END_TEST
+
+/* ---- xattrs ---- */
+
+START_TEST(an_absent_capability_is_remembered_under_the_lease)
+{
+	struct origin_answer absent = {
+		.status = STATUS_NODATA,
+		.node_count = 1,
+		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 1, LEASE_READ) },
+	};
+	uint64_t node, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	unique = getxattr(node, "security.capability", 64);
+	origin_answer(origin_expect(MESSAGE_getxattr), &absent);
+	ck_assert_int_eq(kernel_error(unique), ENODATA);
+	ck_assert_int_eq(kernel_error(getxattr(node, "security.capability", 64)), ENODATA);
+	ck_assert_uint_eq(origin_received(MESSAGE_getxattr), 1);
+	/* Another name is another matter, and so is the same one after a recall. */
+	unique = getxattr(node, "system.posix_acl_access", 64);
+	origin_answer_status(origin_expect(MESSAGE_getxattr), STATUS_NODATA);
+	ck_assert_int_eq(kernel_error(unique), ENODATA);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	unique = getxattr(node, "security.capability", 64);
+	origin_answer_status(origin_expect(MESSAGE_getxattr), STATUS_NODATA);
+	ck_assert_int_eq(kernel_error(unique), ENODATA);
+}
+END_TEST
+
+START_TEST(a_value_that_does_not_fit_is_refused)
+{
+	const struct origin_answer value = { .data = "0123456789", .length = 10 };
+	uint64_t unique;
+
+	lab_start();
+	unique = getxattr(FUSE_ROOT_ID, "user.x", 4);
+	origin_answer(origin_expect(MESSAGE_getxattr), &value);
+	ck_assert_int_eq(kernel_error(unique), ERANGE);
+	unique = getxattr(FUSE_ROOT_ID, "user.x", 10);
+	origin_answer(origin_expect(MESSAGE_getxattr), &value);
+	kernel_expect_text(unique, "0123456789");
+}
+END_TEST
+
+START_TEST(our_own_xattrs_need_no_origin)
+{
+	const struct kernel_reply *reply;
+	uint64_t node, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	unique = kernel_read(node, lab_open(node, O_RDONLY), 0, 5);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "hello", true);
+	kernel_expect_text(unique, "hello");
+	lab_wait_calls();
+	kernel_expect_text(getxattr(node, "user.leasehold.cached", 64), "5");
+	kernel_expect_text(getxattr(node, "user.leasehold.ranges", 64), "0-5");
+	kernel_expect_text(getxattr(node, "user.leasehold.change", 64), "9.1");
+	kernel_expect_text(getxattr(node, "user.leasehold.version", 64), LEASEHOLD_VERSION);
+	ck_assert_int_eq(kernel_error(getxattr(node, "user.leasehold.none", 64)), ENODATA);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	kernel_expect_text(getxattr(node, "user.leasehold.lease", 64), "none");
+	kernel_expect_text(getxattr(node, "user.leasehold.change", 64), "unknown");
+	kernel_expect_text(getxattr(node, "user.leasehold.cached", 64), "0");
+	reply = kernel_wait(getxattr(node, "system.leasehold.status", 65536));
+	ck_assert_int_eq(reply->error, 0);
+	ck_assert_ptr_nonnull(memmem(reply->data, reply->length, "\"connected\"", 11));
+	ck_assert_uint_eq(origin_received(MESSAGE_getxattr), 0);
+}
+END_TEST
+
+START_TEST(our_own_xattrs_cannot_be_set)
+{
+	static const char set[] = "user.leasehold.cached\0value";
+	uint32_t in[2] = { 5, 0 }; /* size, flags: the struct of before extended flags */
+
+	lab_start();
+	ck_assert_int_eq(kernel_error(kernel_send(FUSE_SETXATTR, FUSE_ROOT_ID, in, sizeof(in), set,
+						  sizeof(set))), EPERM);
+	ck_assert_int_eq(kernel_error(kernel_name(FUSE_REMOVEXATTR, FUSE_ROOT_ID,
+						  "user.leasehold.cached")), EPERM);
+	ck_assert_uint_eq(lab.m.counters.calls, 0);
+}
+END_TEST
+
+static TCase *attributes_case(void)
+{
+	TCase *tcase = lab_case("mount_attributes");
+
+	tcase_add_test(tcase, attributes_under_a_lease_come_from_memory_until_it_is_recalled);
+	tcase_add_test(tcase, a_truncation_drops_pages_behind_the_new_end_before_and_all_after);
+	tcase_add_test(tcase, the_mount_point_is_answered_while_the_origin_is_away);
+	tcase_add_test(tcase, room_is_what_the_origin_says);
+	tcase_add_test(tcase, a_links_target_is_remembered_under_its_lease);
+	tcase_add_test(tcase, an_absent_capability_is_remembered_under_the_lease);
+	tcase_add_test(tcase, a_value_that_does_not_fit_is_refused);
+	tcase_add_test(tcase, our_own_xattrs_need_no_origin);
+	tcase_add_test(tcase, our_own_xattrs_cannot_be_set);
+	return tcase;
+}
+
+UNIT_MAIN("mount_attributes", attributes_case)

@@ -1,0 +1,277 @@
+/* Opens, closes, fsync, and directories: what the origin is told, and what is answered without it. */
+#include "mount_lab.h"
+
+#define FILE_NUMBER 2
+
+/* ---- opens ---- */
+
+START_TEST(an_open_under_a_lease_asks_nobody_and_its_close_tells_nobody)
+{
+	uint64_t node;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	lab_close(node, lab_open(node, O_RDONLY));
+	lab_round_trip();
+	ck_assert_uint_eq(origin_received(MESSAGE_open), 0);
+	ck_assert_uint_eq(origin_received(MESSAGE_close), 0);
+}
+END_TEST
+
+START_TEST(readers_keep_pages_and_writers_go_around_them)
+{
+	struct fuse_open_out out;
+	uint64_t node;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	memcpy(&out, kernel_wait(kernel_open(node, O_RDONLY))->data, sizeof(out));
+	ck_assert_uint_eq(out.open_flags & (FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE), FOPEN_KEEP_CACHE);
+	memcpy(&out, kernel_wait(kernel_open(node, O_RDWR))->data, sizeof(out));
+	ck_assert_uint_eq(out.open_flags & (FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE), FOPEN_DIRECT_IO);
+}
+END_TEST
+
+/* The guardian could not fence them (inode_count_max of the lab is 64). */
+START_TEST(beyond_what_the_guardian_can_fence_nothing_has_pages)
+{
+	struct fuse_open_out out;
+	uint64_t node;
+
+	lab_start();
+	for (unsigned i = 0; i < 64; i++)
+		ck_assert_int_ge(guardian_add(lab.m.guardian, 1000 + i), 0);
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	memcpy(&out, kernel_wait(kernel_open(node, O_RDONLY))->data, sizeof(out));
+	ck_assert_uint_eq(out.open_flags & (FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE), FOPEN_DIRECT_IO);
+}
+END_TEST
+
+START_TEST(an_open_without_a_lease_is_registered_and_its_last_close_told)
+{
+	struct fuse_open_out out;
+	struct handle handle = lab_handle(FILE_NUMBER);
+	struct origin_request *close;
+	uint64_t node, unique, second;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	unique = kernel_open(node, O_RDONLY);
+	origin_answer_status(origin_expect(MESSAGE_open), STATUS_OK);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
+	second = lab_open(node, O_RDONLY); /* it is registered */
+	lab_close(node, out.fh);
+	lab_round_trip();
+	ck_assert_uint_eq(origin_received(MESSAGE_close), 0);
+	lab_close(node, second);
+	close = origin_expect(MESSAGE_close);
+	ck_assert(handle_equal(&close->message.close.handle, &handle));
+	/* Until it is answered, opens wait: it must not undo what they register. */
+	unique = kernel_open(node, O_RDONLY);
+	lab_round_trip();
+	ck_assert_uint_eq(origin_received(MESSAGE_open), 1);
+	origin_answer_status(close, STATUS_OK);
+	origin_answer_status(origin_expect(MESSAGE_open), STATUS_OK);
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+END_TEST
+
+START_TEST(a_refused_open_is_not_counted)
+{
+	uint64_t node, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	unique = kernel_open(node, O_RDONLY);
+	origin_answer_status(origin_expect(MESSAGE_open), STATUS_ACCES);
+	ck_assert_int_eq(kernel_error(unique), EACCES);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->open_count), 0);
+}
+END_TEST
+
+/* Whoever opened it died: nobody will release it. */
+START_TEST(an_open_that_the_kernel_refuses_is_closed)
+{
+	uint64_t node;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	lab.refuses = true;
+	(void)kernel_open(node, O_RDONLY);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->open_count), 0);
+	ck_assert_ptr_null(lab.m.open_files);
+}
+END_TEST
+
+/* ---- fsync ---- */
+
+static uint64_t write_and_fsync(uint64_t incarnation, uint64_t node, uint64_t fh)
+{
+	const struct origin_answer written = {
+		.count = 1,
+		.node_count = 1,
+		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 2, LEASE_READ) },
+	};
+	const struct origin_answer synced = { .incarnation = incarnation };
+	uint64_t unique = kernel_write(node, fh, 0, "x");
+
+	origin_answer(origin_expect(MESSAGE_write), &written);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	unique = kernel_fsync(node, fh);
+	origin_answer(origin_expect(MESSAGE_fsync), &synced);
+	return unique;
+}
+
+START_TEST(fsync_fails_when_the_store_crashed_after_the_write)
+{
+	uint64_t node, fh, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	fh = lab_open(node, O_RDWR);
+	ck_assert_int_eq(kernel_error(write_and_fsync(INCARNATION, node, fh)), 0);
+	ck_assert_int_eq(kernel_error(write_and_fsync(INCARNATION + 1, node, fh)), EIO);
+	/* It is told once. */
+	unique = kernel_fsync(node, fh);
+	origin_answer_status(origin_expect(MESSAGE_fsync), STATUS_OK);
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+END_TEST
+
+/* ---- directories ---- */
+
+static uint64_t open_directory(void)
+{
+	struct fuse_open_in in = { .flags = O_DIRECTORY };
+	uint64_t unique = kernel_send(FUSE_OPENDIR, FUSE_ROOT_ID, &in, sizeof(in), NULL, 0);
+	struct fuse_open_out out;
+
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
+	return out.fh;
+}
+
+static uint64_t list(uint32_t opcode, uint64_t fh)
+{
+	const struct fuse_read_in in = { .fh = fh, .size = 4096 };
+
+	return kernel_send(opcode, FUSE_ROOT_ID, &in, sizeof(in), NULL, 0);
+}
+
+static void close_directory(uint64_t fh)
+{
+	const struct fuse_release_in in = { .fh = fh };
+
+	ck_assert_int_eq(kernel_error(kernel_send(FUSE_RELEASEDIR, FUSE_ROOT_ID, &in, sizeof(in),
+						  NULL, 0)), 0);
+}
+
+/* Answers a readdir with the whole directory: "a" and "b", with leases. */
+static void answer_listing(struct origin_request *readdir)
+{
+	struct origin_answer answer = {
+		.eof = true,
+		.count = 2,
+		.offset = 2,
+		.node_count = 1,
+		.nodes = { origin_node(NODE_DIRECTORY, ROOT_NUMBER, S_IFDIR | 0755, 1, LEASE_READ) },
+	};
+	uint8_t bytes[2048];
+	struct writer w = writer_of(bytes, sizeof(bytes));
+
+	for (uint8_t i = 0; i < 2; i++) {
+		struct item_node node = origin_node(NODE_TARGET, (uint8_t)(10 + i), S_IFREG | 0644, 1,
+						    LEASE_READ);
+		uint8_t encoded[512];
+		struct writer n = writer_of(encoded, sizeof(encoded));
+		struct item_dirent entry = { .cookie = i + 1u, .inode = 10u + i, .type = S_IFREG,
+					     .name = slice_of(i == 0 ? "a" : "b") };
+
+		item_node_write(&n, &node);
+		entry.node = (struct slice){ encoded, n.at };
+		item_dirent_write(&w, &entry);
+	}
+	answer.data = bytes;
+	answer.length = w.at;
+	origin_answer(readdir, &answer);
+}
+
+START_TEST(a_listing_under_a_lease_serves_everybody_until_a_name_is_recalled)
+{
+	uint64_t first, second, unique;
+
+	lab_start();
+	first = open_directory();
+	unique = list(FUSE_READDIRPLUS, first);
+	answer_listing(origin_expect(MESSAGE_readdir));
+	ck_assert_int_eq(kernel_error(unique), 0);
+	ck_assert_uint_gt(kernel_wait(unique)->length, 0);
+	second = open_directory();
+	ck_assert_int_eq(kernel_error(list(FUSE_READDIRPLUS, second)), 0);
+	ck_assert_uint_eq(origin_received(MESSAGE_readdir), 1);
+	/* Names are known by it, those that are not there, too. */
+	ck_assert_int_eq(kernel_error(kernel_lookup(FUSE_ROOT_ID, "a")), 0);
+	(void)kernel_wait(kernel_lookup(FUSE_ROOT_ID, "absent"));
+	ck_assert_uint_eq(origin_received(MESSAGE_lookup), 0);
+	origin_wait_acknowledged(origin_recall(ROOT_NUMBER, "c"));
+	unique = list(FUSE_READDIRPLUS, second);
+	answer_listing(origin_expect(MESSAGE_readdir));
+	ck_assert_int_eq(kernel_error(unique), 0);
+	close_directory(first);
+	close_directory(second);
+}
+END_TEST
+
+/* Each entry of READDIRPLUS with a node counts as a lookup; READDIR's do not. */
+START_TEST(entries_with_attributes_count_as_lookups)
+{
+	struct handle handle = lab_handle(10);
+	uint64_t fh, unique;
+
+	lab_start();
+	fh = open_directory();
+	unique = list(FUSE_READDIR, fh);
+	answer_listing(origin_expect(MESSAGE_readdir));
+	ck_assert_int_eq(kernel_error(unique), 0);
+	ck_assert_uint_eq(LAB_GET(inode_find(&lab.m, &handle)->lookup_count), 0);
+	ck_assert_int_eq(kernel_error(list(FUSE_READDIRPLUS, fh)), 0);
+	ck_assert_uint_eq(LAB_GET(inode_find(&lab.m, &handle)->lookup_count), 1);
+	close_directory(fh);
+}
+END_TEST
+
+START_TEST(a_malformed_listing_is_an_error)
+{
+	const struct origin_answer broken = { .eof = true, .count = 1, .data = "\1\2\3", .length = 3 };
+	uint64_t fh, unique;
+
+	lab_start();
+	fh = open_directory();
+	unique = list(FUSE_READDIR, fh);
+	origin_answer(origin_expect(MESSAGE_readdir), &broken);
+	ck_assert_int_eq(kernel_error(unique), EIO);
+	close_directory(fh);
+}
+END_TEST
+
+static TCase *data_case(void)
+{
+	TCase *tcase = lab_case("mount_data");
+
+	tcase_add_test(tcase, an_open_under_a_lease_asks_nobody_and_its_close_tells_nobody);
+	tcase_add_test(tcase, readers_keep_pages_and_writers_go_around_them);
+	tcase_add_test(tcase, beyond_what_the_guardian_can_fence_nothing_has_pages);
+	tcase_add_test(tcase, an_open_without_a_lease_is_registered_and_its_last_close_told);
+	tcase_add_test(tcase, a_refused_open_is_not_counted);
+	tcase_add_test(tcase, an_open_that_the_kernel_refuses_is_closed);
+	tcase_add_test(tcase, fsync_fails_when_the_store_crashed_after_the_write);
+	tcase_add_test(tcase, a_listing_under_a_lease_serves_everybody_until_a_name_is_recalled);
+	tcase_add_test(tcase, entries_with_attributes_count_as_lookups);
+	tcase_add_test(tcase, a_malformed_listing_is_an_error);
+	return tcase;
+}
+
+UNIT_MAIN("mount_data", data_case)
