@@ -137,30 +137,73 @@ END_TEST
 
 /* ---- xattrs ---- */
 
-START_TEST(an_absent_capability_is_remembered_under_the_lease)
+START_TEST(what_attributes_say_is_absent_is_not_asked_for)
 {
-	struct origin_answer absent = {
-		.status = STATUS_NODATA,
-		.node_count = 1,
-		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 1, LEASE_READ) },
-	};
 	uint64_t node, unique;
 
 	lab_start();
-	node = lab_find_file("f", FILE_NUMBER, 5);
-	unique = getxattr(node, "security.capability", 64);
-	origin_answer(origin_expect(MESSAGE_getxattr), &absent);
-	ck_assert_int_eq(kernel_error(unique), ENODATA);
+	node = lab_find("f", FILE_NUMBER, S_IFREG | 0644 | LACKS_CAPABILITY, 5);
 	ck_assert_int_eq(kernel_error(getxattr(node, "security.capability", 64)), ENODATA);
-	ck_assert_uint_eq(origin_received(MESSAGE_getxattr), 1);
+	ck_assert_uint_eq(origin_received(MESSAGE_getxattr), 0);
+	ck_assert_uint_eq(attr_of(kernel_getattr(node)).attr.mode, S_IFREG | 0644);
 	/* Another name is another matter, and so is the same one after a recall. */
-	unique = getxattr(node, "system.posix_acl_access", 64);
+	unique = getxattr(node, "security.selinux", 64);
 	origin_answer_status(origin_expect(MESSAGE_getxattr), STATUS_NODATA);
 	ck_assert_int_eq(kernel_error(unique), ENODATA);
 	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
 	unique = getxattr(node, "security.capability", 64);
 	origin_answer_status(origin_expect(MESSAGE_getxattr), STATUS_NODATA);
 	ck_assert_int_eq(kernel_error(unique), ENODATA);
+}
+END_TEST
+
+/* The kernel would keep it with attributes that it has: it must go when they do. */
+START_TEST(an_access_list_without_a_lease_is_asked_for_again_under_one)
+{
+	const struct origin_answer weak = { .data = "old", .length = 3 };
+	const struct origin_answer granted = {
+		.node_count = 1,
+		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 1, LEASE_READ) },
+		.data = "new",
+		.length = 3,
+	};
+	uint64_t node, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	unique = getxattr(node, "system.posix_acl_access", 64);
+	origin_answer(origin_expect(MESSAGE_getxattr), &weak);
+	origin_answer(origin_expect(MESSAGE_getxattr), &granted);
+	kernel_expect_text(unique, "new");
+}
+END_TEST
+
+/* Until it was dropped from the kernel again, nothing lets it be kept. */
+START_TEST(an_access_list_without_any_lease_is_dropped_behind_its_answer)
+{
+	const struct origin_answer weak = { .data = "old", .length = 3 };
+	struct item_node f = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 1, LEASE_READ);
+	struct fuse_attr_out out;
+	uint64_t node, unique;
+	unsigned before;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	before = kernel_notices();
+	kernel_let_notifications(true);
+	unique = getxattr(node, "system.posix_acl_access", 64);
+	origin_answer(origin_expect(MESSAGE_getxattr), &weak);
+	kernel_expect_text(unique, "old");
+	LAB_WAIT(lab.notice_count == before + 1);
+	unique = kernel_getattr(node);
+	origin_answer_node(origin_expect(MESSAGE_getattr), &f);
+	out = attr_of(unique);
+	ck_assert_uint_eq(out.attr_valid, 0);
+	ck_assert_uint_eq(out.attr_valid_nsec, 0);
+	kernel_let_notifications(false);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->weak_acls == 0);
+	ck_assert_uint_gt(attr_of(kernel_getattr(node)).attr_valid, 0);
 }
 END_TEST
 
@@ -229,7 +272,9 @@ static TCase *attributes_case(void)
 	tcase_add_test(tcase, the_mount_point_is_answered_while_the_origin_is_away);
 	tcase_add_test(tcase, room_is_what_the_origin_says);
 	tcase_add_test(tcase, a_links_target_is_remembered_under_its_lease);
-	tcase_add_test(tcase, an_absent_capability_is_remembered_under_the_lease);
+	tcase_add_test(tcase, what_attributes_say_is_absent_is_not_asked_for);
+	tcase_add_test(tcase, an_access_list_without_a_lease_is_asked_for_again_under_one);
+	tcase_add_test(tcase, an_access_list_without_any_lease_is_dropped_behind_its_answer);
 	tcase_add_test(tcase, a_value_that_does_not_fit_is_refused);
 	tcase_add_test(tcase, our_own_xattrs_need_no_origin);
 	tcase_add_test(tcase, our_own_xattrs_cannot_be_set);
