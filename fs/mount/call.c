@@ -152,10 +152,14 @@ void call_set_inode(struct mount *m, struct call *call, struct inode *inode)
 	pthread_mutex_unlock(&m->lock);
 }
 
-static void slot_free(struct call_table *table, struct call *call)
+static void slot_free(struct mount *m, struct call *call)
 {
+	struct call_table *table = m->calls;
+
 	if (call->has_slot && call->session.value == table->session.value)
 		table->slots[call->slot].used = false;
+	else if (call->has_slot)
+		session_calls_settled(m);
 	call->has_slot = false;
 }
 
@@ -165,7 +169,7 @@ void call_destroy(struct mount *m, struct call *call)
 	struct inode *inodes[] = { call->inode, call->inode2, call->child, call->child2 };
 
 	pthread_mutex_lock(&m->lock);
-	slot_free(table, call);
+	slot_free(m, call);
 	HASH_DELETE(hh, table->by_id, call);
 	table->count--;
 	for (unsigned i = 0; i < 4; i++)
@@ -290,7 +294,7 @@ static bool prepare(struct mount *m, struct call *call)
 static void unsent(struct mount *m, struct call *call)
 {
 	if (--call->attempts == 0)
-		slot_free(m->calls, call);
+		slot_free(m, call);
 }
 
 /* Without the lock; the call is SENT and owned by the caller until client_call() took it. */
@@ -402,7 +406,7 @@ void call_again(struct mount *m, struct call *call, unsigned delay_ms)
 	call->data = (struct slice){ NULL, 0 };
 	memset(&call->reply, 0, sizeof(call->reply));
 	pthread_mutex_lock(&m->lock);
-	slot_free(m->calls, call);
+	slot_free(m, call);
 	call->attempts = 0;
 	park(m, call, delay_ms);
 	pthread_mutex_unlock(&m->lock);
@@ -534,7 +538,7 @@ static void repeat(struct mount *m, struct call *call)
 	call->error = 0;
 	pthread_mutex_lock(&m->lock);
 	if (definite) {
-		slot_free(m->calls, call);
+		slot_free(m, call);
 		call->attempts = 0;
 		call->tries = 0;
 		delay_ms = call->status == STATUS_NOSESSION || call->status == STATUS_UNKNOWNOUTCOME ?
@@ -811,7 +815,21 @@ void calls_slots_reset(struct mount *m, struct session_id session, uint32_t coun
 	table->session = session;
 	table->slot_count = count < SLOTS_MAX ? count : SLOTS_MAX;
 	memset(table->slots, 0, sizeof(table->slots));
+	/* The origin answers again. */
+	for (struct call *call = table->parked; call; call = call->next)
+		call->retry_at = (struct instant){ 0 };
 	calls_session_changed(m);
+}
+
+bool calls_unsettled(const struct mount *m)
+{
+	struct call *call, *next;
+
+	HASH_ITER(hh, m->calls->by_id, call, next)
+		if (call->has_slot && !call->abandoned &&
+		    call->session.value != m->calls->session.value)
+			return true;
+	return false;
 }
 
 void calls_shut(struct mount *m, uint16_t status)

@@ -7,10 +7,11 @@
  *
  * What is repeated (PROTOCOL.md 3): reads freely, under whatever session stands; modifying requests
  * with the same session, slot and sequence until they are answered, so that they are executed at
- * most once. NOSESSION says "never executed": they then go out again under the new session. So do
- * those of which nothing left this host (no connection could be made), and UNKNOWNOUTCOME, when a
- * request was sent once: the origin that answers is the only one that can have got it. A request
- * that an origin process may have executed before it was killed ends with EIO: nobody can know.
+ * most once. A new session, or another origin process, changes nothing about that: the origin has
+ * recorded what it did (3.5). NOSESSION says "never executed": they then go out again under the new
+ * session. So do those of which nothing left this host (no connection could be made), and
+ * UNKNOWNOUTCOME, when a request was sent once: the origin that answers is the only one that can
+ * have got it. Else that ends with EIO: the record is lost, with the origin's machine mostly.
  *
  * With disconnected=fail, calls end with EIO as long as the origin is away (session_away).
  *
@@ -139,6 +140,9 @@ void calls_release_held(struct mount *m, const struct inode *inode);
 void calls_release_closes(struct mount *m);
 /* A slot was given out under `session`; these are how many the origin granted. Under the lock. */
 void calls_slots_reset(struct mount *m, struct session_id session, uint32_t count);
+/* A modification sent under an earlier session may have been executed, and its caller waits: until
+   that is over, not everything that is open here is known. Under the lock. */
+bool calls_unsettled(const struct mount *m);
 /* Fails every call with `status`, and every later one. For the end of the mount. */
 void calls_shut(struct mount *m, uint16_t status);
 uint64_t calls_count(struct mount *m);

@@ -7,6 +7,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/session.h"
 
 static struct mount *mount_of(fuse_req_t request)
 {
@@ -338,6 +339,11 @@ static void create_work(struct mount *m, struct call *call)
 		reply_error(m, call, error);
 		return;
 	}
+	/* What it registered, it registered for a session that is no more. */
+	pthread_mutex_lock(&m->lock);
+	if (call->session.value != holder_session(m->holder).value)
+		session_claim_open(m, answer.child);
+	pthread_mutex_unlock(&m->lock);
 	create_reply(m, call, &answer, file, &info);
 }
 

@@ -49,7 +49,8 @@ struct session {
 	LIST(claim) claims;
 	bool acknowledging, releasing, reclaiming;
 	uint64_t acknowledgements_added; /* ever; those in the list are the last of them */
-	bool claims_last;       /* RECLAIM_DONE came: the last batch says so */
+	bool claims_done;       /* RECLAIM_DONE came; `last` waits for calls_unsettled() */
+	bool claims_last;       /* the last batch says so */
 	struct instant retry_at;
 
 	struct client_stream *stream;
@@ -194,7 +195,7 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 			s->acknowledgements.count = s->acknowledgements.sent = 0;
 			s->releases.count = s->releases.sent = 0;
 			s->claims.count = s->claims.sent = 0;
-			s->claims_last = false;
+			s->claims_done = s->claims_last = false;
 			m->incarnation = opened->incarnation;
 			m->read_only = m->options->read_only || opened->read_only;
 			calls_slots_reset(m, s->id, opened->slot_count);
@@ -510,6 +511,45 @@ static void send_reclaims(struct mount *m)
 	free(buffer);
 }
 
+static void add_claim(struct mount *m, const struct handle *handle, struct change change)
+{
+	struct inode *inode = inode_find(m, handle);
+	struct claim *claim = LIST_ADD(&m->session->claims);
+	bool open = inode && inode->open_count > 0;
+
+	/* Without memory it is not reclaimed: fetched again, never wrong. */
+	if (!claim)
+		return;
+	*claim = (struct claim){ *handle, change, open };
+	if (open)
+		inode->open_registered = true; /* its close waits for the claim */
+}
+
+/* Open inodes without a lease to reclaim are named all the same: the origin registers the open. */
+static void add_open_claims(struct mount *m)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next)
+		if (inode->open_count > 0)
+			add_claim(m, &inode->handle, (struct change){ 0, 0 });
+}
+
+void session_claim_open(struct mount *m, const struct inode *inode)
+{
+	/* Without a session the next one claims everything that is open. */
+	if (m->session->stopping || holder_state(m->holder) != HOLDER_ACTIVE)
+		return;
+	add_claim(m, &inode->handle, (struct change){ 0, 0 });
+	pump(m);
+}
+
+void session_calls_settled(struct mount *m)
+{
+	if (m->session)
+		pthread_cond_broadcast(&m->session->wake);
+}
+
 /* Sends what waits and is not in flight. Under the lock. */
 static void pump(struct mount *m)
 {
@@ -522,6 +562,12 @@ static void pump(struct mount *m)
 		send_acknowledgements(m);
 	if (!s->releasing && s->releases.count)
 		send_releases(m);
+	/* PROTOCOL.md 3.5: what earlier sessions did may have opened something. */
+	if (s->claims_done && !calls_unsettled(m)) {
+		s->claims_done = false;
+		add_open_claims(m);
+		s->claims_last = true;
+	}
 	if (!s->reclaiming && (s->claims.count || s->claims_last))
 		send_reclaims(m);
 }
@@ -539,26 +585,6 @@ static void add_acknowledgement(struct mount *m, const struct holder_action *act
 	/* Never leave a recall unanswered in silence: without memory the session ends. */
 	holder_session_lost(m->holder, mount_now(), action->session, &actions);
 	session_act(m, &actions);
-}
-
-static void add_claim(struct mount *m, const struct handle *handle, struct change change)
-{
-	struct inode *inode = inode_find(m, handle);
-	struct claim *claim = LIST_ADD(&m->session->claims);
-
-	if (claim)
-		*claim = (struct claim){ *handle, change, inode && inode->open_count > 0 };
-	/* Without memory it is not reclaimed: fetched again, never wrong. */
-}
-
-/* Open inodes without a lease to reclaim are named all the same: the origin registers the open. */
-static void add_open_claims(struct mount *m)
-{
-	struct inode *inode, *next;
-
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next)
-		if (inode->open_count > 0)
-			add_claim(m, &inode->handle, (struct change){ 0, 0 });
 }
 
 void session_act(struct mount *m, struct holder_actions *actions)
@@ -595,8 +621,7 @@ void session_act(struct mount *m, struct holder_actions *actions)
 			add_claim(m, &a->handle, a->change);
 			break;
 		case HOLDER_SEND_RECLAIM_DONE:
-			add_open_claims(m);
-			m->session->claims_last = true;
+			m->session->claims_done = true;
 			break;
 		case HOLDER_DROP:
 			notifier_drop(m, a);

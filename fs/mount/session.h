@@ -11,6 +11,8 @@
 
 #include "fs/mount/state.h"
 
+struct inode;
+
 /*
  * Opens the first session and waits for it, at most `timeout`. 0 with *ret_root (the export's
  * root); -errno with one line for the user. Calls need calls_create() before.
@@ -53,6 +55,11 @@ bool session_away(const struct mount *m);
  */
 uint64_t session_acknowledge_mark(const struct mount *m);
 bool session_acknowledged(const struct mount *m, uint64_t mark);
+
+/* `inode`, which is open here, became so under a session that has ended. Under the lock. */
+void session_claim_open(struct mount *m, const struct inode *inode);
+/* Something that calls_unsettled() counts is over. Under the lock. */
+void session_calls_settled(struct mount *m);
 
 /* The allocator that the holder and its actions use. */
 extern const struct allocator session_allocator;
