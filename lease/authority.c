@@ -69,12 +69,15 @@ void authority_pend(struct authority *a, struct pending *pending)
 }
 
 /* False when memory ran out before all of them left. */
-static bool flush_recalls(struct session *session, struct authority_actions *out)
+static bool flush_recalls(struct authority *a, struct session *session,
+			  struct authority_actions *out)
 {
 	while (session->unsent) {
 		struct lease *lease = session->unsent;
-		struct authority_action *action = actions_add(out, AUTHORITY_SEND_RECALL);
+		struct authority_action *action;
 
+		operations_yield(a, session, lease->inode);
+		action = actions_add(out, AUTHORITY_SEND_RECALL);
 		if (!action)
 			return false;
 		action->session = session->id;
@@ -172,7 +175,8 @@ void authority_flush(struct authority *a, struct authority_actions *out)
 
 		switch (pending->what) {
 		case PENDING_RECALLS:
-			left = flush_recalls(LIST_ENTRY(pending, struct session, recalls), out);
+			left = flush_recalls(a, LIST_ENTRY(pending, struct session, recalls),
+					     out);
 			break;
 		case PENDING_SESSION_ENDED:
 			left = flush_session(a, LIST_ENTRY(pending, struct session, over), false,
@@ -400,7 +404,8 @@ static void check_inode(const struct inode *inode)
 		assert(o->state != OPERATION_OVER);
 		assert(!before || before->order < o->order);
 		/* Only what is first, or a reader behind readers, has left the queue. */
-		if (before && (before->kind == AUTHORITY_MODIFY || o->kind == AUTHORITY_MODIFY))
+		if (before && (before->kind != AUTHORITY_READ_STRICT ||
+			       o->kind != AUTHORITY_READ_STRICT))
 			assert(o->state == OPERATION_QUEUED);
 		before = o;
 	}
@@ -409,9 +414,11 @@ static void check_inode(const struct inode *inode)
 
 		assert(lease->inode == inode && lease->inode_id == inode->id);
 		assert(lease->session->live);
+		assert(lease->exclusive == (inode->exclusive == lease));
 		lease_count++;
 	}
 	assert(lease_count == inode->lease_count);
+	assert(!inode->exclusive || lease_count == 1);
 	assert(lease_count || inode->open_count || !list_empty(&inode->places) ||
 	       list_linked(&inode->in_backoffs) || list_linked(&inode->unused.link));
 }
@@ -432,7 +439,7 @@ static void check_operation(const struct operation *o)
 				assert(lease->recall_sequence);
 				awaited++;
 			}
-			if (o->state == OPERATION_RUNNING && o->kind == AUTHORITY_MODIFY &&
+			if (o->state == OPERATION_RUNNING && o->kind != AUTHORITY_READ_STRICT &&
 			    place->scope == RECALL_ALL)
 				assert(lease->session == o->session);
 		}

@@ -60,6 +60,7 @@ struct authority_previous {
 enum authority_op_kind {
 	AUTHORITY_MODIFY,
 	AUTHORITY_READ_STRICT, /* one target; leads to a grant on it */
+	AUTHORITY_ACQUIRE,     /* a strict read that leads to the write lease (5.7) */
 };
 
 #define AUTHORITY_TARGETS_MAX 4 /* rename: two directories, what moves, what is replaced */
@@ -83,6 +84,10 @@ struct authority_op {
 	struct session_id session; /* whose request; 0: the origin itself noticed a change */
 	uint32_t slot;             /* with sequence: at most once (3.3); MODIFY by a session only */
 	uint64_t sequence;         /* 0: not in a slot; gaps are allowed, going back is not */
+	/* MODIFY, one target: it was stored under the write lease, and is applied under the same
+	   one or not at all (5.7); `lease_sequence` is that of the answer that granted it. */
+	bool write_back;
+	uint64_t lease_sequence;
 	struct instant deadline;   /* after it a QUEUED or DRAINING operation is refused: DEADLINE */
 	uint32_t target_count;     /* each inode at most once */
 	struct authority_target targets[AUTHORITY_TARGETS_MAX];
@@ -206,7 +211,9 @@ struct duration authority_grace(const struct authority *a, struct instant now);
  * which that was read or written, 0 for a weak read. Not while another modification drains or runs
  * on the inode, not while a recall of the session's lease is out, and for a lease that the session
  * does not hold yet also not in grace, not in back-off (unless `op` is a strict read), not at a
- * limit. `*ret_recall_sequence` is always set (0 when there is no such session); read it together
+ * limit. Not while another session holds the write lease, which is granted only to an ACQUIRE when
+ * nobody else holds any; what is returned is what the session then holds.
+ * `*ret_recall_sequence` is always set (0 when there is no such session); read it together
  * with every answer, granted or not. An answer with several grants states the LOWEST of their
  * sequences. Never fails: what cannot be recorded is not granted.
  */
@@ -256,6 +263,17 @@ int authority_begin(struct authority *a, struct instant now, const struct author
  * (3.3).
  */
 bool authority_may_apply(const struct authority *a, struct instant now, uint64_t op);
+/*
+ * PROTOCOL.md 5.7: right after that, for a modification with one target. Begun by a session that
+ * held the write lease, it waited for nobody, and may be applied only while that lease stands. The
+ * answer holds as long as the caller has the inode locked: nobody else can read or modify it.
+ */
+enum authority_cover {
+	COVER_NONE,   /* it took its place like any other */
+	COVER_STANDS,
+	COVER_GONE,   /* write_back: refuse it (NOLEASE); else finish with `retry`, begin again */
+};
+enum authority_cover authority_cover(const struct authority *a, uint64_t op);
 /*
  * RUNNING `op` was applied (or failed with an error of the store, which is an outcome, too), or,
  * with `retry`, was not applied and leaves no trace in its slot. The next in its queues start.

@@ -52,6 +52,7 @@ struct inode {
 	uint64_t backoff_ns;         /* 0: not contended */
 	uint32_t open_count;
 	uint32_t lease_count;
+	struct lease *exclusive;     /* the write lease; then there is no other lease */
 };
 
 /* Names that a recall carries, shared by the leases of one inode. */
@@ -75,7 +76,9 @@ struct lease {
 	uint64_t recall_sequence; /* 0: no recall is out */
 	struct instant recalled_at;
 	struct recall_names *names;
+	uint64_t exclusive_since; /* the session's recall sequence when it became the write lease */
 	uint8_t scope;
+	bool exclusive;
 	bool awaited;  /* the operation that drains on the inode waits for this */
 	bool released; /* the host gave it up while a RECALL_NAMES was out */
 };
@@ -147,6 +150,10 @@ struct operation {
 	uint16_t status;
 	bool in_slot;
 	bool superseded; /* a newer request took the slot */
+	bool covered;    /* runs under its session's write lease (5.7) */
+	bool write_back;
+	uint64_t lease_sequence;
+	uint64_t covered_inode; /* id of the inode */
 	uint32_t slot_index;
 	uint64_t sequence;
 	uint64_t other;
@@ -159,7 +166,7 @@ struct operation {
 	struct instant deadline;
 	size_t heap_index; /* in authority.deadlines */
 	uint32_t waiting;  /* awaited leases */
-	uint32_t place_count; /* 0 for a strict read that runs under its session's own lease */
+	uint32_t place_count; /* 0: it runs under its session's own lease */
 	struct place places[AUTHORITY_TARGETS_MAX];
 };
 
@@ -229,6 +236,7 @@ bool operation_waits(const struct inode *inode, uint64_t except);
 void operation_drained(struct authority *a, struct lease *lease);
 void operation_refuse(struct authority *a, struct operation *o, uint16_t status);
 void operation_free(struct authority *a, struct operation *o);
+void operations_yield(struct authority *a, const struct session *session, struct inode *inode);
 void operations_promote(struct authority *a, const struct session *session, struct inode *inode);
 void operations_start(struct authority *a, struct inode *inode);
 void operations_start_all(struct authority *a);

@@ -175,11 +175,15 @@ void lease_remove(struct authority *a, struct lease *lease)
 	list_remove(&lease->in_session);
 	list_remove(&lease->in_inode);
 	inode->lease_count--;
+	if (lease->exclusive)
+		inode->exclusive = NULL;
 	a->counters.leases--;
 	map_remove(&lease->session->leases, &lease->inode_id);
 	names_unref(a, lease->names);
 	lease->names = NULL;
 	operation_drained(a, lease);
+	if (lease->exclusive)
+		operations_start(a, inode); /* readers that waited for it */
 	authority_free(a, lease, sizeof(*lease));
 	authority_inode_put(a, inode);
 }
@@ -239,8 +243,8 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 	struct inode *inode = authority_inode_get(a, handle);
 	struct lease *lease = inode ? lease_get(session, inode) : NULL;
 
-	/* I2: no grant while someone else's modification drains or runs. */
-	if (inode && operation_modifies(inode, op))
+	/* I2: no grant while someone else's modification drains or runs, or could at any time. */
+	if (inode && (operation_modifies(inode, op) || (inode->exclusive && !lease)))
 		return false;
 	if (lease) {
 		/* The acknowledgement of the recall that is out would take it away again. */
@@ -259,12 +263,23 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 	return lease_make(a, session, handle);
 }
 
+/* PROTOCOL.md 5.7: when there is no other. */
+static void lease_make_exclusive(struct lease *lease)
+{
+	if (lease->exclusive || lease->inode->lease_count > 1)
+		return;
+	lease->exclusive = true;
+	lease->exclusive_since = lease->session->recall_sequence;
+	lease->inode->exclusive = lease;
+}
+
 enum lease_kind authority_grant(struct authority *a, struct instant now, struct session_id id,
 				const struct handle *handle, uint64_t op,
 				struct authority_actions *out, uint64_t *ret_recall_sequence)
 {
 	struct session *session;
 	struct operation *o;
+	struct lease *lease = NULL;
 	bool granted = false;
 	bool exempt;
 
@@ -276,15 +291,21 @@ enum lease_kind authority_grant(struct authority *a, struct instant now, struct 
 	/* 5.4: a strict read that runs under its session's old lease is weak. */
 	if (o && (o->state != OPERATION_RUNNING || o->place_count == 0))
 		o = NULL;
-	exempt = o && o->kind == AUTHORITY_READ_STRICT;
+	exempt = o && o->kind != AUTHORITY_MODIFY;
 	if (session)
 		granted = lease_grant(a, session, handle, o ? op : 0, false, exempt);
+	if (granted)
+		lease = lease_get(session, authority_inode_get(a, handle));
+	if (lease && o && o->kind == AUTHORITY_ACQUIRE)
+		lease_make_exclusive(lease);
 	if (granted)
 		a->counters.grants++;
 	else
 		a->counters.grants_refused++;
 	authority_flush(a, out);
-	return granted ? LEASE_READ : LEASE_NONE;
+	if (!lease)
+		return LEASE_NONE;
+	return lease->exclusive ? LEASE_WRITE : LEASE_READ;
 }
 
 static int opened_add(struct authority *a, struct session *session, const struct handle *handle)

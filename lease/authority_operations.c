@@ -98,12 +98,18 @@ static struct operation *operation_first(const struct inode *inode)
 	return first ? LIST_ENTRY(first, struct place, link)->operation : NULL;
 }
 
-/* A modification other than `except` drains or runs on `inode`. It can only be the first. */
+/* Nothing else runs on its inodes, and nothing of them is granted meanwhile. */
+static bool operation_excludes(const struct operation *o)
+{
+	return o->kind != AUTHORITY_READ_STRICT;
+}
+
+/* One that excludes, other than `except`, drains or runs on `inode`. It can only be the first. */
 bool operation_modifies(const struct inode *inode, uint64_t except)
 {
 	const struct operation *o = operation_first(inode);
 
-	return o && o->kind == AUTHORITY_MODIFY && o->id != except &&
+	return o && operation_excludes(o) && o->id != except &&
 	       (o->state == OPERATION_DRAINING || o->state == OPERATION_RUNNING);
 }
 
@@ -133,7 +139,7 @@ static bool operation_is_first(const struct operation *o)
 			const struct operation *other =
 				LIST_ENTRY(at, struct place, link)->operation;
 
-			if (o->kind == AUTHORITY_MODIFY || other->kind == AUTHORITY_MODIFY)
+			if (operation_excludes(o) || operation_excludes(other))
 				return false;
 		}
 	}
@@ -232,7 +238,7 @@ static void operation_start(struct authority *a, struct operation *o)
 {
 	list_remove(&o->in_queued);
 	o->state = OPERATION_DRAINING;
-	if (o->kind == AUTHORITY_MODIFY)
+	if (operation_excludes(o))
 		for (uint32_t i = 0; i < o->place_count; i++)
 			place_drain(a, &o->places[i]);
 #ifdef LEASE_WRONG_ACK_BEFORE_DRAINED
@@ -246,11 +252,33 @@ static void operation_start(struct authority *a, struct operation *o)
 		operation_run(a, o);
 }
 
+/*
+ * PROTOCOL.md 5.7: another session may have newer bytes than the store. The reader keeps its place
+ * until that lease is gone.
+ */
+static bool reader_waits(struct authority *a, const struct operation *o)
+{
+	struct inode *inode = o->places[0].inode;
+	struct lease *lease = inode->exclusive;
+
+	if (operation_excludes(o) || !lease || lease->session == o->session)
+		return false;
+#ifdef LEASE_WRONG_READ_BESIDE_WRITER
+	/* Wrong on purpose: what the store has is taken for newest. */
+	return false;
+#endif
+	if (!lease->recall_sequence) {
+		authority_inode_contended(a, inode);
+		lease_recall(a, lease, RECALL_ALL, NULL);
+	}
+	return true;
+}
+
 static void operation_try(struct authority *a, struct operation *o)
 {
 	if (o->state != OPERATION_QUEUED || a->grace || (o->session && !o->session->live))
 		return;
-	if (operation_is_first(o))
+	if (operation_is_first(o) && !reader_waits(a, o))
 		operation_start(a, o);
 }
 
@@ -261,7 +289,7 @@ void operations_start(struct authority *a, struct inode *inode)
 		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
 		operation_try(a, o);
-		if (o->kind == AUTHORITY_MODIFY)
+		if (operation_excludes(o))
 			return;
 	}
 }
@@ -315,6 +343,23 @@ void operations_promote(struct authority *a, const struct session *session, stru
 		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
 		if (o->kind != AUTHORITY_READ_STRICT || o->state != OPERATION_QUEUED ||
+		    o->session != session)
+			continue;
+		operation_leave(a, o);
+		operation_run(a, o);
+	}
+}
+
+/*
+ * PROTOCOL.md 5.4, 5.7: a lease of `session` on `inode` is recalled. Its host's drop may wait for pages
+ * that what `session` wants to acquire here would fill: that runs now, and leads to no grant.
+ */
+void operations_yield(struct authority *a, const struct session *session, struct inode *inode)
+{
+	LIST_FOR_EACH(at, &inode->places) {
+		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+
+		if (o->kind != AUTHORITY_ACQUIRE || o->state != OPERATION_QUEUED ||
 		    o->session != session)
 			continue;
 		operation_leave(a, o);
@@ -549,6 +594,8 @@ static struct operation *operation_make(struct authority *a, const struct author
 	o->sequence = op->sequence;
 	o->in_slot = o->session && op->kind == AUTHORITY_MODIFY && op->sequence != 0;
 	o->deadline = op->deadline;
+	o->write_back = op->kind == AUTHORITY_MODIFY && op->write_back;
+	o->lease_sequence = op->lease_sequence;
 	o->heap_index = HEAP_NONE;
 	o->pending.what = PENDING_OPERATION;
 	list_init(&o->pending.link);
@@ -561,15 +608,28 @@ static struct operation *operation_make(struct authority *a, const struct author
  * PROTOCOL.md 5.4: the session holds a lease on what it wants to read, so no modification can run
  * before it drops what this read fills: nothing to wait for, and it must not wait for itself.
  */
-static bool covered_by_lease(const struct authority *a, const struct operation *o,
+static bool covered_by_lease(const struct authority *a, struct operation *o,
 			     const struct authority_op *op)
 {
-	const struct inode *inode;
+	const struct inode *inode = authority_inode_get(a, &op->targets[0].handle);
+	const struct lease *lease = inode && o->session ? lease_get(o->session, inode) : NULL;
 
-	if (o->kind != AUTHORITY_READ_STRICT || !o->session)
-		return false;
-	inode = authority_inode_get(a, &op->targets[0].handle);
-	return inode && lease_get(o->session, inode);
+	/* Without the lease it is told so when it runs. */
+	if (!lease)
+		return o->write_back;
+	o->covered_inode = inode->id;
+	switch (o->kind) {
+	case AUTHORITY_READ_STRICT:
+		return true;
+	case AUTHORITY_ACQUIRE:
+		return lease->exclusive || lease->recall_sequence;
+	case AUTHORITY_MODIFY:
+		/* PROTOCOL.md 5.7: nobody else holds anything, and the recall may wait for this. */
+		o->covered = lease->exclusive && op->target_count == 1 &&
+			     op->targets[0].scope == RECALL_ALL;
+		return o->covered || o->write_back;
+	}
+	return false;
 }
 
 int authority_begin(struct authority *a, struct instant now, const struct authority_op *op,
@@ -619,6 +679,25 @@ bool authority_may_apply(const struct authority *a, struct instant now, uint64_t
 	return o->session->live && instant_before(now, o->session->end);
 }
 
+enum authority_cover authority_cover(const struct authority *a, uint64_t op)
+{
+	const struct operation *o = map_get(&a->operations, &op);
+	const struct lease *lease;
+
+	if (!o || (!o->covered && !o->write_back))
+		return COVER_NONE;
+#ifdef LEASE_WRONG_LATE_WRITEBACK
+	/* Wrong on purpose: it was stored under the lease once, and that has to do. */
+	return COVER_STANDS;
+#endif
+	lease = o->covered && o->session->live ? map_get(&o->session->leases, &o->covered_inode) :
+						 NULL;
+	if (!lease || !lease->exclusive ||
+	    (o->write_back && o->lease_sequence < lease->exclusive_since))
+		return COVER_GONE;
+	return COVER_STANDS;
+}
+
 void authority_finish(struct authority *a, struct instant now, uint64_t op, bool retry,
 		      struct authority_actions *out)
 {
@@ -636,7 +715,7 @@ void authority_finish(struct authority *a, struct instant now, uint64_t op, bool
 			slot->operation = 0;
 	}
 	/* 5.5: the time without grants counts from when the modification is done. */
-	for (uint32_t i = 0; o->kind == AUTHORITY_MODIFY && i < o->place_count; i++) {
+	for (uint32_t i = 0; operation_excludes(o) && i < o->place_count; i++) {
 		struct inode *inode = o->places[i].inode;
 
 		if (inode->backoff_ns && list_linked(&inode->in_backoffs))
@@ -658,7 +737,7 @@ static void operation_unpend(struct authority *a, uint64_t op)
 		struct operation *o = LIST_ENTRY(pending, struct operation, pending);
 
 		if (pending->what != PENDING_OPERATION || o->id != op ||
-		    o->kind != AUTHORITY_READ_STRICT)
+		    o->kind == AUTHORITY_MODIFY)
 			continue;
 		list_remove(at);
 		if (o->state != OPERATION_OVER)
@@ -676,7 +755,7 @@ void authority_cancel(struct authority *a, struct instant now, uint64_t op,
 	authority_advance(a, now);
 	operation_unpend(a, op);
 	o = map_get(&a->operations, &op);
-	if (o && o->kind == AUTHORITY_READ_STRICT && o->state == OPERATION_QUEUED) {
+	if (o && o->kind != AUTHORITY_MODIFY && o->state == OPERATION_QUEUED) {
 		operation_end(a, o);
 		operation_free(a, o);
 	}

@@ -202,6 +202,7 @@ static size_t check_list(const struct holder *h, const struct list *head, bool l
 
 		assert((node->instance != 0) == leases);
 		assert(node->candidate == !leases);
+		assert(leases || !node->exclusive);
 		assert(map_get(&h->nodes, &node->handle) == node);
 	}
 	return count;

@@ -170,6 +170,13 @@ uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
 uint64_t holder_lease(struct holder *h, struct instant now, const struct handle *handle);
 /* The same, whether or not this host is modifying the inode. */
 uint64_t holder_lease_held(struct holder *h, struct instant now, const struct handle *handle);
+/*
+ * The grant that gave `instance` was of the write lease (PROTOCOL.md 5.7), which it stays until it
+ * is recalled. It is not given up to make room for others.
+ */
+void holder_set_exclusive(struct holder *h, const struct handle *handle, uint64_t instance);
+/* holder_lease_held(), of the write lease only. */
+uint64_t holder_exclusive(struct holder *h, struct instant now, const struct handle *handle);
 /* The change that the lease stands at; {0,0} when unknown or no lease. */
 struct change holder_change(const struct holder *h, const struct handle *handle);
 /*

@@ -43,6 +43,7 @@ struct node {
 	struct list link;     /* holder.leases, .candidates or .claimed; else in none */
 	uint64_t instance;    /* 0: no lease */
 	struct change change;
+	bool exclusive;        /* the lease is the write lease */
 	bool candidate;        /* held under an earlier session */
 	uint32_t modifying;
 };

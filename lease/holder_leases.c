@@ -43,6 +43,7 @@ static void node_clear(struct holder *h, struct node *node)
 	if (node->candidate)
 		h->candidate_count--;
 	node->instance = 0;
+	node->exclusive = false;
 	node->candidate = false;
 	node->change = (struct change){ 0, 0 };
 	list_remove(&node->link);
@@ -72,7 +73,23 @@ static void release(struct holder *h, struct node *node, struct holder_actions *
 		action->handle = node->handle;
 	}
 	h->counters.released++;
-	node_clear(h, node);
+	/* What was stored under it goes to the origin first: the recall takes it. */
+	if (!node->exclusive)
+		node_clear(h, node);
+}
+
+/* The write leases among them become the most recently used. NULL: there is no other. */
+static struct list *least_useful(struct holder *h)
+{
+	for (uint64_t i = 0; i < h->lease_count; i++) {
+		struct list *first = list_first(&h->leases);
+
+		if (!LIST_ENTRY(first, struct node, link)->exclusive)
+			return first;
+		list_remove(first);
+		list_append(&h->leases, first);
+	}
+	return NULL;
 }
 
 /* PROTOCOL.md 5.6: room for one more, by giving up the least useful: claims first. */
@@ -87,7 +104,7 @@ static bool leases_make_room(struct holder *h, struct holder_actions *out)
 			node_clear(h, LIST_ENTRY(first, struct node, link));
 			continue;
 		}
-		first = list_first(&h->leases);
+		first = least_useful(h);
 		if (!first)
 			return false;
 		release(h, LIST_ENTRY(first, struct node, link), out);
@@ -172,6 +189,21 @@ uint64_t holder_lease(struct holder *h, struct instant now, const struct handle 
 	return holder_modifying(h, handle) ? 0 : holder_lease_held(h, now, handle);
 }
 
+void holder_set_exclusive(struct holder *h, const struct handle *handle, uint64_t instance)
+{
+	struct node *node = node_get(h, handle);
+
+	if (node && instance && node->instance == instance)
+		node->exclusive = true;
+}
+
+uint64_t holder_exclusive(struct holder *h, struct instant now, const struct handle *handle)
+{
+	uint64_t instance = holder_lease_held(h, now, handle);
+
+	return instance && node_get(h, handle)->exclusive ? instance : 0;
+}
+
 struct change holder_change(const struct holder *h, const struct handle *handle)
 {
 	const struct node *node = node_get(h, handle);
@@ -242,6 +274,7 @@ void leases_become_candidates(struct holder *h)
 		list_remove(&node->link);
 		list_append(&h->candidates, &node->link);
 		node->instance = 0;
+		node->exclusive = false;
 		node->candidate = true;
 		h->lease_count--;
 		h->candidate_count++;

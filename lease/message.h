@@ -76,7 +76,9 @@
 	M(getxattr, 50)                                                                         \
 	M(setxattr, 51)                                                                         \
 	M(listxattr, 52)                                                                        \
-	M(removexattr, 53)
+	M(removexattr, 53)                                                                      \
+	M(read_exclusive, 70)                                                                   \
+	M(write_back, 71)
 
 /* ---- session and leases: the control connection ---- */
 
@@ -189,6 +191,20 @@
 	F(U64, offset)                                                                          \
 	F(U32, count)             /* at most BULK_BYTES_MAX */                                  \
 	F(U8, strict)             /* 1: wait for a lease behind pending changes, section 5.4 */
+
+/* A strict read that asks for the write lease, section 5.7. */
+#define FIELDS_read_exclusive(F)                                                                \
+	COMMON_FIELDS(F)                                                                        \
+	F(HANDLE, handle)                                                                       \
+	F(U64, offset)                                                                          \
+	F(U32, count)             /* at most BULK_BYTES_MAX */
+
+/* Bytes that were stored under the write lease (the bulk data). Never makes a file larger. */
+#define FIELDS_write_back(F)                                                                    \
+	COMMON_FIELDS(F)                                                                        \
+	F(HANDLE, handle)                                                                       \
+	F(U64, offset)                                                                          \
+	F(U64, lease_sequence)    /* recall_sequence of the answer that granted the lease */
 
 /* The bytes are the bulk data. */
 #define FIELDS_write(F)                                                                         \
@@ -367,7 +383,7 @@
 enum lease_kind {
 	LEASE_NONE = 0,
 	LEASE_READ = 1,
-	LEASE_WRITE = 2, /* exclusive; negotiated, not granted by version 1 origins */
+	LEASE_WRITE = 2, /* exclusive: section 5.7 */
 };
 
 enum recall_scope {

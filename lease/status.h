@@ -51,7 +51,8 @@
 	S(PUSHBACK, 71, 429, EAGAIN, "the origin is full; try again later")                     \
 	S(DEADLINE, 72, 504, ETIMEDOUT, "not done within the deadline")                         \
 	S(DRAINING, 73, 503, EAGAIN, "the origin is stopping")                                  \
-	S(SEALED, 74, 403, EPERM, "the file is sealed")
+	S(SEALED, 74, 403, EPERM, "the file is sealed")                                         \
+	S(NOLEASE, 90, 409, EIO, "the lease that it was stored under is lost")
 
 #define STATUS_ENUM(name, number, http, error, text) STATUS_##name = number,
 enum status { LEASE_STATUSES(STATUS_ENUM) };

@@ -345,6 +345,33 @@ static uint16_t resolve_session(struct task *t)
 	return status;
 }
 
+/* PROTOCOL.md 5.7: reads and writes like others, but for how they take their place. */
+static void unwrap(struct task *t)
+{
+	struct message *m = &t->message;
+
+	if (m->type == MESSAGE_read_exclusive) {
+		const struct message_read_exclusive asked = m->read_exclusive;
+
+		m->type = MESSAGE_read;
+		m->read.handle = asked.handle;
+		m->read.offset = asked.offset;
+		m->read.count = asked.count;
+		m->read.strict = 1;
+		t->acquire = true;
+	} else if (m->type == MESSAGE_write_back) {
+		const struct message_write_back asked = m->write_back;
+
+		m->type = MESSAGE_write;
+		m->write.handle = asked.handle;
+		m->write.offset = asked.offset;
+		m->write.append = 0;
+		m->write.kill_suid = 0;
+		t->write_back = true;
+		t->lease_sequence = asked.lease_sequence;
+	}
+}
+
 static void request(struct task *t)
 {
 	uint16_t status;
@@ -374,6 +401,7 @@ static void request(struct task *t)
 	}
 	store_caller(t->store, &t->message.common.credential, &t->caller);
 	t->reply.incarnation = changes_incarnation(t->service->changes);
+	unwrap(t);
 	if (!service_read_request(t))
 		service_modify_request(t);
 }
@@ -390,7 +418,7 @@ static void work(struct task *t)
 	case TASK_RUN:
 		if (!t->request)
 			outside_over(t);
-		else if (t->op.kind == AUTHORITY_READ_STRICT)
+		else if (t->op.kind != AUTHORITY_MODIFY)
 			service_read_run(t);
 		else
 			service_modify_run(t);

@@ -183,6 +183,8 @@ static void plan(struct task *t)
 		.session = { common->session },
 		.slot = common->slot,
 		.sequence = common->sequence,
+		.write_back = t->write_back,
+		.lease_sequence = t->lease_sequence,
 		.deadline = instant_add(t->view.arrived, duration_ms(ms)),
 	};
 	t->preset_error = shape_of(&t->message, &shape) ? 0 : -EPROTO;
@@ -362,12 +364,28 @@ static int apply_rename(struct task *t)
 				    keep);
 }
 
+/* PROTOCOL.md 5.7: what lies behind the end was cut off since it was stored. */
+static int apply_write_back(struct task *t)
+{
+	const struct message_write *m = &t->message.write;
+	struct slice data = t->view.bulk;
+	uint64_t size = t->touches[0].size;
+	uint64_t room = size > m->offset ? size - m->offset : 0;
+
+	if (data.length > room)
+		data.length = (size_t)room;
+	return store_write(t->store, &t->caller, t->inodes[TASK_TARGET], m->offset, false, false,
+			   data, &t->reply.offset, &t->reply.count);
+}
+
 static int apply_write(struct task *t)
 {
 	const struct message_write *m = &t->message.write;
 
 	if (t->view.bulk.length > BULK_BYTES_MAX)
 		return -EINVAL;
+	if (t->write_back)
+		return apply_write_back(t);
 	return store_write(t->store, &t->caller, t->inodes[TASK_TARGET], m->offset, m->append,
 			   m->kill_suid, t->view.bulk, &t->reply.offset, &t->reply.count);
 }
@@ -551,13 +569,14 @@ static void take_back(struct task *t)
 	(void)service_unlock(s, NULL);
 }
 
-static bool may_apply(struct task *t)
+static bool may_apply(struct task *t, bool *ret_uncovered)
 {
 	struct service *s = t->service;
 	bool may;
 
 	pthread_mutex_lock(&s->lock);
 	may = authority_may_apply(s->authority, service_now(), t->op.id);
+	*ret_uncovered = authority_cover(s->authority, t->op.id) == COVER_GONE;
 	pthread_mutex_unlock(&s->lock);
 	return may;
 }
@@ -574,26 +593,33 @@ static enum run_result run_once(struct task *t, struct outcome *o)
 	struct slots_intent *intent = NULL;
 	struct store_locks locks;
 	enum run_result result = RUN_DONE;
-	bool same;
+	bool same, may, uncovered, lost;
 	int error;
 
 	store_lock_exclusive(t->store, t->inodes, TASK_INODES, &locks);
 	error = verify(t, &same);
+	may = may_apply(t, &uncovered);
+	/* PROTOCOL.md 5.7: the write lease under which it ran ahead is gone. */
+	if (uncovered && !t->write_back)
+		same = false;
 	if (!same && t->tries < MODIFY_TRIES_MAX) {
 		result = RUN_AGAIN;
-	} else if (!may_apply(t)) {
+	} else if (!may) {
 		result = RUN_REFUSED;
 	} else {
 		t->touch_count = 0;
 		if (!error && !same)
 			error = -EBUSY;
+		lost = !error && uncovered;
+		if (lost)
+			error = -EIO;
 		if (!error)
 			error = touch_all(t);
 		if (!error) {
 			intent = service_intent_begin(t);
 			error = apply(t);
 		}
-		o->status = service_status(error);
+		o->status = lost ? STATUS_NOLEASE : service_status(error);
 		describe(t, error, o);
 		conclude(t, o);
 		if (intent)

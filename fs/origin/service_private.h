@@ -62,6 +62,9 @@ struct task {
 	uint16_t status;
 	unsigned tries;
 	int preset_error; /* the outcome was clear before it began */
+	bool acquire;     /* a read that asks for the write lease */
+	bool write_back;  /* a write that was stored under the write lease `lease_sequence` names */
+	uint64_t lease_sequence;
 	struct inode *inodes[TASK_INODES];
 	struct authority_op op;
 	struct task *joined; /* repetitions that wait for the same answer */

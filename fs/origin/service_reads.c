@@ -332,7 +332,7 @@ static void begin_strict(struct task *t)
 	if (ms == 0 || ms > DEADLINE_MS_MAX)
 		ms = ms ? DEADLINE_MS_MAX : DEADLINE_MS_DEFAULT;
 	t->op = (struct authority_op){
-		.kind = AUTHORITY_READ_STRICT,
+		.kind = t->acquire ? AUTHORITY_ACQUIRE : AUTHORITY_READ_STRICT,
 		.session = { t->message.common.session },
 		.deadline = instant_add(t->view.arrived, duration_ms(ms)),
 		.target_count = 1,
