@@ -345,8 +345,7 @@ static uint16_t resolve_session(struct task *t)
 	return status;
 }
 
-/* PROTOCOL.md 5.7: reads and writes like others, but for how they take their place. */
-static void unwrap(struct task *t)
+void task_unwrap(struct task *t)
 {
 	struct message *m = &t->message;
 
@@ -401,7 +400,7 @@ static void request(struct task *t)
 	}
 	store_caller(t->store, &t->message.common.credential, &t->caller);
 	t->reply.incarnation = changes_incarnation(t->service->changes);
-	unwrap(t);
+	task_unwrap(t);
 	if (!service_read_request(t))
 		service_modify_request(t);
 }

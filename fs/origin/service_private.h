@@ -163,6 +163,9 @@ void task_destroy(struct task *t);
 /* False: the queue is full. */
 bool task_enqueue(struct task *t, bool urgent);
 void task_forget_inodes(struct task *t);
+/* PROTOCOL.md 5.7: reads and writes under the write lease become reads and writes like others, but
+   for how they take their place. */
+void task_unwrap(struct task *t);
 
 uint16_t service_status(int error);
 /* Answers a request's message with `status` and what `reply`, nodes and bulk hold; destroys. */

@@ -304,6 +304,7 @@ static enum verdict decide(struct task *t, const struct slots_intent *intent)
 	    message_decode((struct slice){ intent->message, intent->message_length },
 			   &t->message) || !message_is_request(t->message.type))
 		return VERDICT_UNKNOWN;
+	task_unwrap(t);
 	store_caller(t->store, &t->message.common.credential, &t->caller);
 	t->view.bulk = (struct slice){ intent->data, intent->data_length };
 	for (unsigned i = 0; i < TASK_INODES; i++) {
