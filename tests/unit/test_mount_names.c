@@ -90,7 +90,8 @@ END_TEST
 
 START_TEST(a_lookup_that_the_kernel_refused_is_not_counted)
 {
-	uint64_t node;
+	struct item_node g = origin_node(NODE_TARGET, FILE_NUMBER + 1, S_IFREG | 0644, 1, LEASE_NONE);
+	uint64_t node, unique;
 
 	lab_start();
 	node = lab_find_file("f", FILE_NUMBER, 5);
@@ -100,6 +101,15 @@ START_TEST(a_lookup_that_the_kernel_refused_is_not_counted)
 	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->lookup_count), 1);
 	(void)kernel_lookup(FUSE_ROOT_ID, "f");
 	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->lookup_count), 2);
+	/* From the origin: without a lookup nothing keeps the inode. */
+	unique = kernel_lookup(FUSE_ROOT_ID, "g");
+	pthread_mutex_lock(&lab.lock);
+	lab.refuses = true;
+	pthread_mutex_unlock(&lab.lock);
+	origin_answer_node(origin_expect(MESSAGE_lookup), &g);
+	(void)kernel_wait(unique);
+	LAB_WAIT_MOUNT(!inode_find(&lab.m, &g.handle) ||
+		       inode_find(&lab.m, &g.handle)->lookup_count == 0);
 }
 END_TEST
 
