@@ -16,7 +16,8 @@
  *   NONE, OPENING  no lease stands; leases held before are remembered as candidates for reclaim.
  *   ACTIVE         leases stand while holder_valid(); the keep-alive renews them all (O(1)).
  *
- * A lease is an *instance*: the same inode given up and granted again is another instance. What is
+ * A lease is an *instance*: the same inode given up and granted again is another instance, but one
+ * that is reclaimed after its session was lost is the same one again. What is
  * cached in memory is tagged with the instance under which it was learned, and is good exactly
  * while holder_lease() returns that instance; what is cached on disk is tagged with the change.
  */
@@ -131,6 +132,8 @@ enum holder_state holder_state(const struct holder *h);
 struct session_id holder_session(const struct holder *h);
 /* ACTIVE, stream attached at least once in this session, and the term not over at `now`. */
 bool holder_valid(const struct holder *h, struct instant now);
+/* ACTIVE, and the term is over at `now`: the next tick ends it. */
+bool holder_expired(const struct holder *h, struct instant now);
 /* What is left of the session's validity at `now`; 0 when it is not valid. Bounds the kernel's
    entry and attribute timeouts. */
 struct duration holder_remaining(const struct holder *h, struct instant now);
@@ -177,6 +180,13 @@ uint64_t holder_lease_held(struct holder *h, struct instant now, const struct ha
 void holder_set_exclusive(struct holder *h, const struct handle *handle, uint64_t instance);
 /* holder_lease_held(), of the write lease only. */
 uint64_t holder_exclusive(struct holder *h, struct instant now, const struct handle *handle);
+/*
+ * The instance of a lease that stood when the session was lost, and has neither been reclaimed nor
+ * settled otherwise; 0: none. `*ret_change`: what it stood at. Nothing proves that what was learned
+ * under it is still so: only for callers whose user asked for stale answers.
+ */
+uint64_t holder_lease_before(const struct holder *h, struct instant now,
+			     const struct handle *handle, struct change *ret_change);
 /* The change that the lease stands at; {0,0} when unknown or no lease. */
 struct change holder_change(const struct holder *h, const struct handle *handle);
 /*

@@ -45,6 +45,7 @@ struct node {
 	struct change change;
 	bool exclusive;        /* the lease is the write lease */
 	bool candidate;        /* held under an earlier session */
+	uint64_t instance_before; /* of a candidate: the instance that it was */
 	uint32_t modifying;
 };
 

@@ -112,15 +112,15 @@ static bool leases_make_room(struct holder *h, struct holder_actions *out)
 	return true;
 }
 
-/* A lease on what has none yet, under a new instance. */
-static void node_lease(struct holder *h, struct node *node)
+/* A lease on what has none yet. */
+static void node_lease(struct holder *h, struct node *node, uint64_t instance)
 {
 	if (node->candidate)
 		h->candidate_count--;
 	node->candidate = false;
 	list_remove(&node->link);
 	list_append(&h->leases, &node->link);
-	node->instance = ++h->instance_last;
+	node->instance = instance;
 	h->lease_count++;
 }
 
@@ -149,7 +149,7 @@ uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
 		node->candidate = false;
 		list_remove(&node->link);
 		if (leases_make_room(h, out)) {
-			node_lease(h, node);
+			node_lease(h, node, ++h->instance_last);
 		} else {
 			node_put(h, node);
 			node = NULL;
@@ -209,6 +209,22 @@ struct change holder_change(const struct holder *h, const struct handle *handle)
 	const struct node *node = node_get(h, handle);
 
 	return node && node->instance ? node->change : (struct change){ 0, 0 };
+}
+
+uint64_t holder_lease_before(const struct holder *h, struct instant now,
+			     const struct handle *handle, struct change *ret_change)
+{
+	const struct node *node = node_get(h, handle);
+	uint64_t instance = 0;
+
+	if (!node || node->modifying)
+		return 0;
+	if (node->candidate)
+		instance = node->instance_before;
+	else if (holder_expired(h, now))
+		instance = node->instance;
+	*ret_change = node->change;
+	return instance;
 }
 
 void holder_release(struct holder *h, const struct handle *handle, struct holder_actions *out)
@@ -273,6 +289,7 @@ void leases_become_candidates(struct holder *h)
 
 		list_remove(&node->link);
 		list_append(&h->candidates, &node->link);
+		node->instance_before = node->instance;
 		node->instance = 0;
 		node->exclusive = false;
 		node->candidate = true;
@@ -337,7 +354,8 @@ void holder_reclaimed(struct holder *h, struct instant now, struct session_id se
 		if (confirmed && holder_valid(h, h->now) && !node->modifying &&
 		    change_equal(node->change, change) && !window_dropping(h, handle) &&
 		    !holder_overtaken(h, stamp, recall_sequence, handle, NULL)) {
-			node_lease(h, node);
+			/* PROTOCOL.md 6.3: unchanged, so all that was learned under it is good. */
+			node_lease(h, node, node->instance_before);
 			h->counters.reclaimed++;
 		} else {
 			node_clear(h, node);

@@ -278,6 +278,11 @@ bool holder_valid(const struct holder *h, struct instant now)
 	return h->state == HOLDER_ACTIVE && h->attached && instant_before(now, h->until);
 }
 
+bool holder_expired(const struct holder *h, struct instant now)
+{
+	return h->state == HOLDER_ACTIVE && !instant_before(now, h->until);
+}
+
 struct duration holder_remaining(const struct holder *h, struct instant now)
 {
 	if (!holder_valid(h, now))

@@ -265,7 +265,7 @@ void op_readlink(fuse_req_t request, fuse_ino_t nodeid)
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode && inode->target_instance &&
-	    inode->target_instance == holder_lease(m->holder, mount_now(), &inode->handle))
+	    inode->target_instance == inode_lease(m, inode, mount_now(), NULL))
 		target = strdup(inode->target);
 	pthread_mutex_unlock(&m->lock);
 	if (target) {

@@ -297,7 +297,7 @@ static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, o
 		listing_unref(directory->listing);
 		directory->listing = NULL;
 		directory->hint = 0;
-		instance = holder_lease(m->holder, mount_now(), &directory->inode->handle);
+		instance = inode_lease(m, directory->inode, mount_now(), NULL);
 		if (instance && directory->inode->listing &&
 		    directory->inode->listing->instance == instance)
 			directory->listing = listing_ref(directory->inode->listing);

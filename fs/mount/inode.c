@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "fs/mount/session.h"
+
 int inode_table_create(struct inode_table **ret_table)
 {
 	struct inode_table *table = calloc(1, sizeof(*table));
@@ -47,10 +49,26 @@ void inode_name_forget(struct mount *m, struct inode *directory, struct slice na
 		name_remove(m, directory, entry);
 }
 
+uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant now,
+		     struct change *ret_change)
+{
+	uint64_t instance = holder_lease(m->holder, now, &inode->handle);
+	struct change change = holder_change(m->holder, &inode->handle);
+
+	if (!instance && session_serves_stale(m, now)) {
+		instance = holder_lease_before(m->holder, now, &inode->handle, &change);
+		if (instance)
+			session_served_stale(m);
+	}
+	if (ret_change)
+		*ret_change = change;
+	return instance;
+}
+
 bool inode_name_find(struct mount *m, struct inode *directory, struct slice name,
 		     struct instant now, struct inode **ret_child)
 {
-	uint64_t instance = holder_lease(m->holder, now, &directory->handle);
+	uint64_t instance = inode_lease(m, directory, now, NULL);
 	struct name_entry *entry = NULL;
 
 	if (!instance)
@@ -242,7 +260,7 @@ void inode_forget(struct mount *m, struct inode *inode, uint64_t count)
 const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now)
 {
 	if (inode->attributes_instance == 0 ||
-	    holder_lease(m->holder, now, &inode->handle) != inode->attributes_instance)
+	    inode_lease(m, inode, now, NULL) != inode->attributes_instance)
 		return NULL;
 	return &inode->attributes;
 }

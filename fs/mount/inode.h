@@ -119,6 +119,13 @@ void inode_unuse(struct mount *m, struct inode *inode);
 void inode_looked_up(struct mount *m, struct inode *inode);
 void inode_forget(struct mount *m, struct inode *inode, uint64_t count);
 
+/*
+ * The instance of the lease under which what is cached of it may be used now; 0: none. `*ret_change`
+ * (may be NULL): the change that it stands at. With disconnected=stale, while the origin is away,
+ * also of the lease that stood when it was lost.
+ */
+uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant now,
+		     struct change *ret_change);
 /* Cached attributes that stand now, or NULL. */
 const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now);
 void inode_set_attributes(struct inode *inode, const struct attributes *attributes,

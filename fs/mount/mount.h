@@ -24,7 +24,7 @@
 	O(TEXT, host_name, "host-name", "NAME", "", "this host's name at the origin")           \
 	O(MILLISECONDS, timeout, "timeout", "TIME", "300s",                                     \
 	  "how long a call waits for the origin before it fails with ETIMEDOUT")                \
-	O(TEXT, disconnected, "disconnected", "wait|fail", "wait",                              \
+	O(TEXT, disconnected, "disconnected", "wait|fail|stale", "wait",                        \
 	  "what a call does while the origin is away")                                          \
 	O(BYTES, read_ahead, "read-ahead", "SIZE", "128K", "most read-ahead after a miss")      \
 	O(COUNT, threads, "threads", "N", "4", "threads that serve the kernel")                 \

@@ -454,20 +454,19 @@ static bool from_cache(struct mount *m, struct reading *reading)
 
 	for (unsigned i = 0; i < TRY_MAX; i++) {
 		const struct attributes *attributes;
-		struct change change;
+		struct change change, change_now;
 		fuse_req_t request;
 		uint64_t instance;
 		unsigned token;
 		size_t want = 0;
 
 		pthread_mutex_lock(&m->lock);
-		instance = holder_lease(m->holder, mount_now(), &inode->handle);
+		instance = inode_lease(m, inode, mount_now(), &change);
 		attributes = inode_attributes(m, inode, mount_now());
 		if (!instance || !attributes) {
 			pthread_mutex_unlock(&m->lock);
 			return false;
 		}
-		change = holder_change(m->holder, &inode->handle);
 		if (reading->offset < attributes->size) {
 			want = reading->size;
 			if (attributes->size - reading->offset < want)
@@ -480,8 +479,8 @@ static bool from_cache(struct mount *m, struct reading *reading)
 			return false;
 		/* The bytes were read without the lock: they count if the lease stood throughout. */
 		pthread_mutex_lock(&m->lock);
-		if (holder_lease(m->holder, mount_now(), &inode->handle) != instance ||
-		    !change_equal(holder_change(m->holder, &inode->handle), change)) {
+		if (inode_lease(m, inode, mount_now(), &change_now) != instance ||
+		    !change_equal(change_now, change)) {
 			pthread_mutex_unlock(&m->lock);
 			continue;
 		}

@@ -51,6 +51,7 @@ struct session {
 	uint64_t acknowledgements_added; /* ever; those in the list are the last of them */
 	bool claims_done;       /* RECLAIM_DONE came; `last` waits for calls_unsettled() */
 	bool claims_last;       /* the last batch says so */
+	bool claims_last_sent;  /* the batch in flight does */
 	struct instant retry_at;
 
 	struct client_stream *stream;
@@ -65,8 +66,14 @@ struct session {
 	bool ending;   /* session_abandon(): no other session is opened */
 	struct session_id open_previous;
 
-	/* The first open, waited for by session_start(). */
 	bool away; /* session_away() */
+	struct instant lost_at; /* the last session; {0}: one stands */
+	struct holder_counters at_open; /* to tell what came of the reclaim */
+	/* disconnected=stale: something was served so since the last fence; the origin is back, and
+	   nothing more is. */
+	bool served_stale, returning;
+
+	/* The first open, waited for by session_start(). */
 	bool answered;
 	uint16_t first_status;
 	int first_error;
@@ -170,6 +177,42 @@ static void note_first(struct mount *m, const struct client_answer *answer, uint
 	pthread_cond_broadcast(&s->wake);
 }
 
+/* Drops what was served stale from the kernel; the next open waits for it. Under the lock. */
+static void fence_stale(struct mount *m)
+{
+	const struct holder_action all = { .kind = HOLDER_DROP_ALL };
+
+	if (!notifier_drop_all(m, &all))
+		return; /* without memory: at the next answer */
+	m->session->fencing++;
+	m->session->served_stale = false;
+}
+
+/* A session stands again: says for how long there was none. Under the lock. */
+static void note_return(struct mount *m)
+{
+	struct session *s = m->session;
+
+	if (s->lost_at.ns == 0)
+		return;
+	mount_log("info", "session with %s stands again after %.1f s", m->origin_url,
+		  (double)instant_until(s->lost_at, mount_now()).ns / (double)NS_PER_S);
+	s->lost_at.ns = 0;
+	holder_counters(m->holder, &s->at_open);
+}
+
+/* Every claim was answered: what was not confirmed is fetched again. Under the lock. */
+static void note_reclaimed(struct mount *m)
+{
+	struct session *s = m->session;
+	struct holder_counters now;
+
+	holder_counters(m->holder, &now);
+	mount_log("info", "%llu leases reclaimed, %llu not: what is cached under those is fetched "
+		  "again", (unsigned long long)(now.reclaimed - s->at_open.reclaimed),
+		  (unsigned long long)(now.reclaim_refused - s->at_open.reclaim_refused));
+}
+
 static void on_session_opened(void *context, const struct client_answer *answer)
 {
 	struct control *control = context;
@@ -183,10 +226,18 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 	if (!answer_decode(answer, MESSAGE_session_opened, &message)) {
 		note_first(m, answer, STATUS_BADMESSAGE);
 		s->away = true;
+		s->returning = false;
 		holder_session_failed(m->holder, mount_now(), &actions);
 	} else {
-		const struct message_session_opened *opened = &message.session_opened;
+		struct message_session_opened *opened = &message.session_opened;
 
+		/* Nothing stale may be in the kernel when the session stands: it is opened again, which
+		   is answered with the same one, once that is gone. */
+		s->returning = opened->status == STATUS_OK;
+		if (s->returning && s->served_stale) {
+			fence_stale(m);
+			opened->status = STATUS_BUSY;
+		}
 		r = reader_of(opened->root.data, opened->root.length);
 		if (opened->status == STATUS_OK && !item_node_read(&r, &s->root))
 			message.session_opened.status = STATUS_BADMESSAGE;
@@ -199,13 +250,16 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 			m->incarnation = opened->incarnation;
 			m->read_only = m->options->read_only || opened->read_only;
 			calls_slots_reset(m, s->id, opened->slot_count);
-		} else if (s->answered && s->logged_status != opened->status) {
+		} else if (s->answered && !s->returning && s->logged_status != opened->status) {
 			mount_log("warning", "origin %s refuses a session: %s", m->origin_url,
 				  status_text(opened->status));
 		}
 		s->logged_status = opened->status;
 		holder_session_opened(m->holder, mount_now(), control->sent, opened, &actions);
 		s->away = holder_state(m->holder) != HOLDER_ACTIVE;
+		s->returning &= s->away;
+		if (!s->away)
+			note_return(m);
 		note_first(m, answer, opened->status);
 	}
 	session_act(m, &actions);
@@ -469,8 +523,10 @@ static void on_reclaimed(void *context, const struct client_answer *answer)
 							 r->confirmed.data[i],
 						 &actions);
 			LIST_DONE(&s->claims);
-			if (s->claims.count == 0)
+			if (s->claims_last_sent) {
 				s->claims_last = false;
+				note_reclaimed(m);
+			}
 		}
 	}
 	holder_request_end(m->holder, control->stamp);
@@ -501,6 +557,7 @@ static void send_reclaims(struct mount *m)
 	message.reclaim.session = s->id.value;
 	message.reclaim.items = (struct slice){ buffer, w.at };
 	message.reclaim.last = s->claims_last && i == s->claims.count;
+	s->claims_last_sent = message.reclaim.last;
 	if (buffer && control_send(m, &message, s->id, stamp, on_reclaimed) == 0) {
 		s->reclaiming = true;
 	} else {
@@ -629,6 +686,7 @@ void session_act(struct mount *m, struct holder_actions *actions)
 		case HOLDER_DROP_ALL:
 			mount_log("info", "session with %s ended; nothing is served from the cache "
 				  "until there is a new one", m->origin_url);
+			m->session->lost_at = mount_now();
 			if (notifier_drop_all(m, a))
 				m->session->fencing++;
 			else
@@ -706,6 +764,22 @@ void session_dropped(struct mount *m, struct session_id session, uint64_t sequen
 bool session_away(const struct mount *m)
 {
 	return m->session && m->session->away && holder_state(m->holder) != HOLDER_ACTIVE;
+}
+
+bool session_serves_stale(const struct mount *m, struct instant now)
+{
+	return m->session && !m->session->returning &&
+	       strcmp(m->options->disconnected, "stale") == 0 &&
+	       (session_away(m) || holder_expired(m->holder, now));
+}
+
+void session_served_stale(struct mount *m)
+{
+	if (!m->session->served_stale)
+		mount_log("warning", "origin %s is away: answering from the cache without a lease "
+			  "(disconnected=stale)", m->origin_url);
+	m->session->served_stale = true;
+	COUNT(m, stale);
 }
 
 uint64_t session_acknowledge_mark(const struct mount *m)

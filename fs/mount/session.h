@@ -50,6 +50,14 @@ void session_dropped(struct mount *m, struct session_id session, uint64_t sequen
 bool session_away(const struct mount *m);
 
 /*
+ * disconnected=stale, and the origin is away: what is cached is used without its lease, and every
+ * use is noted, since before the next session stands the kernel's pages of it must go. Under the
+ * lock.
+ */
+bool session_serves_stale(const struct mount *m, struct instant now);
+void session_served_stale(struct mount *m);
+
+/*
  * Acknowledgements and claims register opens at the origin, and a close must not overtake them:
  * everything that was to be sent when the mark was taken has been answered. Under the lock.
  */

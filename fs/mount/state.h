@@ -51,6 +51,7 @@
 	C(listings_cached, "directory reads answered from memory")                              \
 	C(invalidations, "notifications to the kernel")                                         \
 	C(drops, "recalls worked in")                                                           \
+	C(stale, "uses of what was cached without its lease (disconnected=stale)")              \
 	C(fences, "times that everything was dropped because the session ended")
 
 struct mount_counters {

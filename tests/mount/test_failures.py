@@ -277,6 +277,44 @@ def test_disconnected_fail_does_not_wait(w):
     a.unmount()
 
 
+def test_disconnected_stale_serves_what_was_cached(w):
+    """And nothing of it once the origin is back, neither by the kernel's pages."""
+    w.allow_log("")
+    o = w.origin("--lease-term", "1s")
+    os.mkdir(o.path_of("d"))
+    for i in range(3):
+        write_file(o.path_of("d", "f%d" % i), b"one")
+    a = w.host("a", "-o", "disconnected=stale,timeout=2s")
+    fd = os.open(a / "d/f0", os.O_RDONLY)
+    expect(os.pread(fd, 10, 0), b"one")
+    expect(sorted(os.listdir(a / "d")), ["f0", "f1", "f2"])
+    expect(read_file(a / "d/f1"), b"one")
+    o.kill()
+    a.wait_until_disconnected()
+    for _ in range(3):
+        expect(os.pread(fd, 10, 0), b"one")
+        expect(read_file(a / "d/f1"), b"one")
+        expect(os.stat(a / "d/f1").st_size, 3)
+        expect(os.path.exists(a / "d/absent"), False)
+        expect(sorted(os.listdir(a / "d")), ["f0", "f1", "f2"])
+    expect(a.status()["counters"]["stale"] > 0, True, "counted")
+    expect_errno(errno.ETIMEDOUT, read_file, a / "d/f2")  # what is not cached waits
+    expect_errno((errno.ETIMEDOUT, errno.EIO), write_file, a / "d/f1", b"two")
+    write_file(o.path_of("d", "f0"), b"two")
+    write_file(o.path_of("d", "f3"), b"new")
+    o.start()
+    eventually(lambda: a.status()["state"] == "connected", "a is back")
+    for _ in range(3):
+        expect(os.pread(fd, 10, 0), b"two", "through an open descriptor")
+        expect(read_file(a / "d/f0"), b"two")
+        expect(sorted(os.listdir(a / "d")), ["f0", "f1", "f2", "f3"])
+        expect(read_file(a / "d/f1"), b"one")
+    stale = a.status()["counters"]["stale"]
+    expect(read_file(a / "d/f1"), b"one")
+    expect(a.status()["counters"]["stale"], stale, "none any more")
+    os.close(fd)
+
+
 def test_umount_returns_when_the_origin_is_gone(w):
     w.allow_log("")
     o = w.origin()
