@@ -8,6 +8,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/sync.h"
 
 /* ---- open ---- */
 
@@ -88,6 +89,7 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 	}
 	pages = inode->pages;
 	inode_use(m, inode);
+	sync_opened(inode, &file->seen);
 	file->next = m->open_files;
 	if (file->next)
 		file->next->previous = file;
@@ -334,39 +336,20 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 
 void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 {
-	/* Writes are through before they are answered; advisory locks come with their own issue. */
-	fuse_reply_err(request, 0);
-}
+	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
+	struct mount *m = fuse_req_userdata(request);
+	bool lost;
 
-static void fsync_work(struct mount *m, struct call *call)
-{
-	bool lost = false;
-
-	if (call->status == STATUS_OK) {
-		pthread_mutex_lock(&m->lock);
-		/* The store's machine crashed between the write and this: the bytes may be gone. */
-		lost = call->inode->unsynced_incarnation != 0 &&
-		       call->inode->unsynced_incarnation != call->reply.incarnation;
-		if (call->write_serial == call->inode->write_serial)
-			call->inode->unsynced_incarnation = 0;
-		pthread_mutex_unlock(&m->lock);
-	}
-	reply_error(m, call, call->status != STATUS_OK ? call_errno(call) : lost ? EIO : 0);
+	/* Writes are through before they are answered; what was lost since is told. */
+	pthread_mutex_lock(&m->lock);
+	lost = sync_take(file->inode, &file->seen);
+	pthread_mutex_unlock(&m->lock);
+	fuse_reply_err(request, lost ? EIO : 0);
 }
 
 void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info)
 {
-	struct call *call = op_call(request, nodeid, MESSAGE_fsync);
+	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
 
-	if (!call)
-		return;
-	call->message.fsync.handle = call->inode->handle;
-	call->message.fsync.data_only = data_only != 0;
-	call_send(fuse_req_userdata(request), call, fsync_work);
-}
-
-void op_fsyncdir(fuse_req_t request, fuse_ino_t nodeid, int data_only,
-		 struct fuse_file_info *info)
-{
-	op_fsync(request, nodeid, data_only, info);
+	sync_request(request, nodeid, data_only != 0, &file->seen);
 }

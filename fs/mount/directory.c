@@ -5,6 +5,7 @@
 #include "fs/mount/inode.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/sync.h"
 
 #define CHUNK_BYTES (256u << 10)       /* of entries asked for at a time */
 #define LISTING_ENTRIES_MAX 200000     /* more are not kept: a long listing is read in pieces */
@@ -13,6 +14,7 @@
 struct open_directory {
 	struct inode *inode;     /* with a use */
 	struct listing *listing; /* what was read so far, or the directory's whole one */
+	struct sync_seen seen;
 	uint32_t hint;           /* index that the next request probably begins at */
 };
 
@@ -26,6 +28,7 @@ void op_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *in
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode && directory) {
 		inode_use(m, inode);
+		sync_opened(inode, &directory->seen);
 		directory->inode = inode;
 	}
 	pthread_mutex_unlock(&m->lock);
@@ -41,6 +44,14 @@ void op_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *in
 		pthread_mutex_unlock(&m->lock);
 		free(directory);
 	}
+}
+
+void op_fsyncdir(fuse_req_t request, fuse_ino_t nodeid, int data_only,
+		 struct fuse_file_info *info)
+{
+	struct open_directory *directory = (struct open_directory *)(uintptr_t)info->fh;
+
+	sync_request(request, nodeid, data_only != 0, &directory->seen);
 }
 
 void op_releasedir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)

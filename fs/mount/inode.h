@@ -91,6 +91,8 @@ struct inode {
 	bool pages;                    /* the kernel may have pages: has a guardian slot */
 	int guardian_slot;
 	uint64_t unsynced_incarnation; /* of the store at the first change since the last fsync, 0 */
+	uint32_t lost_serial;          /* losses of what was not synced: sync.h */
+	bool lost_told;                /* somebody heard of the last one */
 };
 
 struct inode_table {

@@ -5,6 +5,7 @@
 
 #include "fs/mount/notifier.h"
 #include "fs/mount/read.h"
+#include "fs/mount/sync.h"
 
 #define FENCE_TRIES_MAX 3
 
@@ -206,10 +207,8 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		inodes[i]->listing = NULL;
 		inodes[i]->listing_serial++;
 		inodes[i]->settle_serial++;
-		/* Until the next fsync: which life of the store accepted it (design.md section 5). */
-		inodes[i]->write_serial++;
-		if (call->status == STATUS_OK && inodes[i]->unsynced_incarnation == 0)
-			inodes[i]->unsynced_incarnation = call->reply.incarnation;
+		if (call->status == STATUS_OK)
+			sync_modified(inodes[i], call->reply.incarnation);
 		known = call->replied && moved(call, inodes[i], &before, &after);
 		stands = holder_modify_end(m->holder, &inodes[i]->handle, known, before, after);
 		if (i == 0) {

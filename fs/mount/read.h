@@ -14,12 +14,14 @@
 
 #include "fs/mount/call.h"
 #include "fs/mount/inode.h"
+#include "fs/mount/sync.h"
 
 /* What an open descriptor knows about its reader. Lives as long as the descriptor. */
 struct open_file {
 	struct open_file *next, *previous; /* in mount->open_files */
 	struct inode *inode; /* with a use */
 	bool append;
+	struct sync_seen seen;
 	uint64_t next_offset;
 	uint32_t sequential; /* reads in a row that began where the one before ended */
 };

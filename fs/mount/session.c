@@ -8,6 +8,7 @@
 #include "fs/mount/call.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/notifier.h"
+#include "fs/mount/sync.h"
 #include "lease/status.h"
 
 #define TICK_MAX_MS 200
@@ -247,6 +248,7 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 			s->releases.count = s->releases.sent = 0;
 			s->claims.count = s->claims.sent = 0;
 			s->claims_done = s->claims_last = false;
+			sync_session_opened(m, opened->incarnation);
 			m->incarnation = opened->incarnation;
 			m->read_only = m->options->read_only || opened->read_only;
 			calls_slots_reset(m, s->id, opened->slot_count);

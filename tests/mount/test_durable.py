@@ -172,4 +172,51 @@ def test_every_change_is_made_exactly_once(w):
         expect(len(lines), len(acknowledged), "lines")
 
 
+def new_incarnation(origin):
+    """As after a crash of its machine: whatever the store was told may be lost."""
+    origin.kill()
+    os.unlink(os.path.join(origin.state, "changes"))
+    origin.start()
+
+
+def test_each_descriptor_hears_once_of_what_may_be_lost(w):
+    w.allow_log("")
+    origin = w.origin("--lease-term", "5s")
+    a, b = w.hosts("a", "b")
+    os.mkdir(a / "d")
+    fds = [os.open(a / "d/f", os.O_CREAT | os.O_RDWR), os.open(a / "d/f", os.O_RDWR),
+           os.open(a / "d/f", os.O_RDWR)]
+    other = os.open(a / "synced", os.O_CREAT | os.O_RDWR)
+    elsewhere = os.open(b / "d/f", os.O_RDWR)
+    for fd in (fds[0], other):
+        os.write(fd, b"data")
+    os.fsync(other)
+    new_incarnation(origin)
+    eventually(lambda: os.stat(a / "d/f").st_size == 4, "the origin is back")
+    expect_errno(errno.EIO, os.fsync, fds[0])
+    os.fsync(fds[0])
+    os.write(fds[0], b"more")
+    os.fsync(fds[0])
+    os.close(fds[0])
+    expect_errno(errno.EIO, os.close, fds[1])
+    expect_errno(errno.EIO, os.fsync, fds[2])
+    os.close(fds[2])
+    # What was synced is not lost, nor what another host has not written.
+    os.fsync(other)
+    os.close(other)
+    os.fsync(elsewhere)
+    os.close(elsewhere)
+    # The name was not synced either; whoever asks first is told.
+    top = os.open(a / "d", os.O_RDONLY)
+    expect_errno(errno.EIO, os.fsync, top)
+    os.close(top)
+    top = os.open(a / "d", os.O_RDONLY)
+    os.fsync(top)
+    os.close(top)
+    fd = os.open(a / "d/f", os.O_RDWR)
+    os.write(fd, b"x")
+    os.fsync(fd)
+    os.close(fd)
+
+
 leasehold.main(globals())
