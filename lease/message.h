@@ -77,6 +77,10 @@
 	M(setxattr, 51)                                                                         \
 	M(listxattr, 52)                                                                        \
 	M(removexattr, 53)                                                                      \
+	M(fallocate, 54)                                                                        \
+	M(seek, 55)                                                                             \
+	M(copy_range, 56)                                                                       \
+	M(tmpfile, 57)                                                                          \
 	M(read_exclusive, 70)                                                                   \
 	M(write_back, 71)
 
@@ -319,6 +323,37 @@
 	F(HANDLE, handle)                                                                       \
 	F(NAME, name)
 
+/* As fallocate(2): -EOPNOTSUPP (status NOTSUP) for what the store cannot do. */
+#define FIELDS_fallocate(F)                                                                     \
+	COMMON_FIELDS(F)                                                                        \
+	F(HANDLE, handle)                                                                       \
+	F(U32, mode)              /* enum fallocate_mode */                                     \
+	F(U64, offset)                                                                          \
+	F(U64, length)
+
+/* The reply's offset: where the next data, or the next hole, begins at or after `offset`. */
+#define FIELDS_seek(F)                                                                          \
+	COMMON_FIELDS(F)                                                                        \
+	F(HANDLE, handle)                                                                       \
+	F(U64, offset)                                                                          \
+	F(U8, hole)               /* 0: data; 1: a hole */
+
+/* From `source` to `handle`, at the origin; shared where the store can. The reply's count: how many
+   bytes, which can be fewer than were asked for; 0: `source` ends before. */
+#define FIELDS_copy_range(F)                                                                    \
+	COMMON_FIELDS(F)                                                                        \
+	F(HANDLE, source)                                                                       \
+	F(U64, source_offset)                                                                   \
+	F(HANDLE, handle)                                                                       \
+	F(U64, offset)                                                                          \
+	F(U64, length)
+
+/* A regular file without a name in the file system of `directory`, open here (registered). */
+#define FIELDS_tmpfile(F)                                                                       \
+	COMMON_FIELDS(F)                                                                        \
+	F(HANDLE, directory)                                                                    \
+	F(U32, mode)
+
 /* ---- items: what the lists are made of ---- */
 
 #define LEASE_ITEMS(I) I(node) I(name) I(handle) I(claim) I(acknowledgement) I(dirent) I(statfs)
@@ -428,11 +463,17 @@ enum rename_flag {
 	RENAME_FLAG_EXCHANGE = 1 << 1,
 };
 
-/* Of `mode` in create and mknod: type and permissions in the lower half; in the upper half
+/* Of `mode` in create, mknod and tmpfile: type and permissions in the lower half; in the upper half
    the caller's umask, which the origin applies unless the directory has a default ACL. */
 #define MODE_UMASK_SHIFT 16
 #define MODE_WITH_UMASK(mode, umask)                                                            \
 	(((uint32_t)(mode) & 0xffffu) | ((uint32_t)(umask) & 0777u) << MODE_UMASK_SHIFT)
+
+enum fallocate_mode {
+	FALLOCATE_KEEP_SIZE = 1 << 0,
+	FALLOCATE_PUNCH_HOLE = 1 << 1, /* with KEEP_SIZE */
+	FALLOCATE_ZERO_RANGE = 1 << 2,
+};
 
 enum open_access {
 	OPEN_ACCESS_READ = 1 << 0,

@@ -294,6 +294,10 @@ const struct fuse_lowlevel_ops mount_operations = {
 	.listxattr = op_listxattr,
 	.removexattr = op_removexattr,
 	.create = op_create,
+	.tmpfile = op_tmpfile,
+	.fallocate = op_fallocate,
+	.lseek = op_lseek,
+	.copy_file_range = op_copy_file_range,
 };
 
 static void *loop(void *context)

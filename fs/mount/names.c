@@ -369,6 +369,25 @@ void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t m
 	modify_send(m, call, &scope, create_work);
 }
 
+/* What has no name has no entry in its directory: that is not modified. */
+void op_tmpfile(fuse_req_t request, fuse_ino_t parent, mode_t mode, struct fuse_file_info *info)
+{
+	const struct modify_scope scope = { 0 };
+	struct mount *m = mount_of(request);
+	struct call *call;
+
+	if (op_refuse_change(request))
+		return;
+	call = op_call(request, parent, MESSAGE_tmpfile);
+	if (!call)
+		return;
+	call->file_info = *info;
+	call->message.tmpfile.directory = call->inode->handle;
+	call->message.tmpfile.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask);
+	call_limit(call);
+	modify_send(m, call, &scope, create_work);
+}
+
 /* ---- taking names away ---- */
 
 /* What a name is known to lead to, with a use, whether or not its lease still stands. */

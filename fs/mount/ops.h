@@ -19,6 +19,7 @@ void op_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mo
 void op_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode);
 void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
 	       struct fuse_file_info *info);
+void op_tmpfile(fuse_req_t request, fuse_ino_t parent, mode_t mode, struct fuse_file_info *info);
 void op_unlink(fuse_req_t request, fuse_ino_t parent, const char *name);
 void op_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name);
 void op_symlink(fuse_req_t request, const char *target, fuse_ino_t parent, const char *name);
@@ -46,6 +47,13 @@ void op_read(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
 	     struct fuse_file_info *info);
 void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t size, off_t offset,
 	      struct fuse_file_info *info);
+void op_fallocate(fuse_req_t request, fuse_ino_t nodeid, int mode, off_t offset, off_t length,
+		  struct fuse_file_info *info);
+void op_lseek(fuse_req_t request, fuse_ino_t nodeid, off_t offset, int whence,
+	      struct fuse_file_info *info);
+void op_copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset,
+			struct fuse_file_info *from_info, fuse_ino_t to, off_t offset,
+			struct fuse_file_info *info, size_t length, int flags);
 void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
 void op_release(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
 void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info);

@@ -19,6 +19,7 @@ struct shape {
 	const struct handle *target;
 	const struct handle *directory;
 	const struct handle *new_directory;
+	const struct handle *source;
 	/* What directory/name leads to goes here; TASK_INODES: it does not matter. */
 	enum task_inode named;
 	struct slice name;
@@ -44,6 +45,16 @@ static bool shape_of(const struct message *m, struct shape *ret_shape)
 		break;
 	case MESSAGE_removexattr:
 		shape.target = &m->removexattr.handle;
+		break;
+	case MESSAGE_fallocate:
+		shape.target = &m->fallocate.handle;
+		break;
+	case MESSAGE_copy_range:
+		shape.target = &m->copy_range.handle;
+		shape.source = &m->copy_range.source;
+		break;
+	case MESSAGE_tmpfile:
+		shape.directory = &m->tmpfile.directory;
 		break;
 	case MESSAGE_create:
 		shape.directory = &m->create.directory;
@@ -108,7 +119,9 @@ static int find_inodes(struct task *t, const struct shape *shape)
 		error = get(t, shape->directory, TASK_DIRECTORY);
 	if (!error)
 		error = get(t, shape->new_directory, TASK_NEW_DIRECTORY);
-	if (!error && shape->directory)
+	if (!error)
+		error = get(t, shape->source, TASK_SOURCE);
+	if (!error && shape->directory && t->message.type != MESSAGE_tmpfile)
 		error = store_check_name(shape->name);
 	if (!error && shape->new_directory)
 		error = store_check_name(shape->new_name);
@@ -124,8 +137,16 @@ static int find_inodes(struct task *t, const struct shape *shape)
 /* Whether the inode at `place` is modified, or only looked at. */
 static bool is_modified(const struct task *t, enum task_inode place)
 {
-	return t->message.type != MESSAGE_create || place != TASK_TARGET ||
-	       t->message.create.truncate;
+	switch (t->message.type) {
+	case MESSAGE_create:
+		return place != TASK_TARGET || t->message.create.truncate;
+	case MESSAGE_copy_range:
+		return place != TASK_SOURCE;
+	case MESSAGE_tmpfile:
+		return false; /* its directory gets no name */
+	default:
+		return true;
+	}
 }
 
 static struct authority_target *add_target(struct task *t, const struct inode *inode,
@@ -200,10 +221,12 @@ static void plan(struct task *t)
 	for (unsigned i = TASK_TARGET; i < TASK_INODES; i++)
 		if (t->inodes[i] && is_modified(t, (enum task_inode)i))
 			(void)add_target(t, t->inodes[i], RECALL_ALL);
-	if (t->inodes[TASK_DIRECTORY])
+	if (t->inodes[TASK_DIRECTORY] && is_modified(t, TASK_DIRECTORY))
 		add_name(t, t->inodes[TASK_DIRECTORY], shape.name);
-	if (t->inodes[TASK_NEW_DIRECTORY])
+	if (shape.new_directory)
 		add_name(t, t->inodes[TASK_NEW_DIRECTORY], shape.new_name);
+	if (t->op.target_count == 0)
+		add_nothing(t);
 }
 
 /* ---- under the locks ---- */
@@ -420,6 +443,16 @@ static int apply(struct task *t)
 		return store_link(store, &t->caller, target, directory, m->link.name);
 	case MESSAGE_unlink:
 		return apply_unlink(t);
+	case MESSAGE_fallocate:
+		return store_fallocate(store, &t->caller, target, m->fallocate.mode,
+				       m->fallocate.offset, m->fallocate.length);
+	case MESSAGE_copy_range:
+		return store_copy_range(store, &t->caller, t->inodes[TASK_SOURCE],
+					m->copy_range.source_offset, target, m->copy_range.offset,
+					m->copy_range.length, &t->reply.count);
+	case MESSAGE_tmpfile:
+		return store_tmpfile(store, &t->caller, directory, m->tmpfile.mode,
+				     &t->inodes[TASK_TARGET]);
 	default:
 		return apply_rename(t);
 	}
@@ -436,7 +469,8 @@ static bool left_no_trace(const struct message *m, int error)
 				     EINVAL, EROFS, ENOSPC, EDQUOT, ENODATA, E2BIG, ERANGE,
 				     EOPNOTSUPP, ENAMETOOLONG, EMLINK };
 
-	if (m->type == MESSAGE_write || m->type == MESSAGE_setattr)
+	if (m->type == MESSAGE_write || m->type == MESSAGE_setattr ||
+	    m->type == MESSAGE_fallocate || m->type == MESSAGE_copy_range)
 		return false;
 	for (size_t i = 0; i < sizeof(early) / sizeof(early[0]); i++)
 		if (error == -early[i])
@@ -460,21 +494,24 @@ static void outcome_add(struct outcome *o, const struct item_node *node, uint8_t
 	o->made[o->count++] = made;
 }
 
-/* What was made, or what was there and is opened. */
-static void describe_target(struct task *t, struct outcome *o)
+/* What was made, or what was there and is opened, and what was only looked at. */
+static void describe_others(struct task *t, struct outcome *o)
 {
-	struct inode *target = t->inodes[TASK_TARGET];
+	struct inode *target = t->inodes[TASK_TARGET], *directory = t->inodes[TASK_DIRECTORY];
 	struct item_node node;
 
-	if (!target || is_touched(t, target) || store_look(t->store, target, &node, NULL) < 0)
-		return;
-	outcome_add(o, &node, NODE_TARGET, true);
+	if (target && !is_touched(t, target) && store_look(t->store, target, &node, NULL) == 0)
+		outcome_add(o, &node, NODE_TARGET, true);
+	if (directory && !is_touched(t, directory) &&
+	    store_look(t->store, directory, &node, NULL) == 0)
+		outcome_add(o, &node, NODE_DIRECTORY, true);
 }
 
 static void describe(struct task *t, int error, struct outcome *o)
 {
 	const struct handle *victim_open = NULL;
-	bool opens = t->message.type == MESSAGE_create || t->message.type == MESSAGE_open;
+	bool opens = t->message.type == MESSAGE_create || t->message.type == MESSAGE_open ||
+		     t->message.type == MESSAGE_tmpfile;
 
 	if (t->message.type == MESSAGE_unlink)
 		victim_open = &t->message.unlink.victim_open;
@@ -487,7 +524,7 @@ static void describe(struct task *t, int error, struct outcome *o)
 		outcome_add(o, &node, t->touched_roles[i], false);
 	}
 	if (!error)
-		describe_target(t, o);
+		describe_others(t, o);
 	for (uint32_t i = 0; i < o->count && !error; i++) {
 		struct item_node *node = &o->nodes[i];
 

@@ -43,7 +43,14 @@ enum task_step {
 	TASK_RECORD,  /* write the record of sessions */
 };
 
-enum task_inode { TASK_DIRECTORY, TASK_NEW_DIRECTORY, TASK_TARGET, TASK_REPLACED, TASK_INODES };
+enum task_inode {
+	TASK_DIRECTORY,
+	TASK_NEW_DIRECTORY,
+	TASK_TARGET,
+	TASK_REPLACED,
+	TASK_INODES,
+	TASK_SOURCE = TASK_NEW_DIRECTORY, /* of copy_range: looked at, not modified */
+};
 
 struct task {
 	struct task *next;             /* in a queue, or in `joined` */

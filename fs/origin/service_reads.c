@@ -160,6 +160,19 @@ static int readdir_entries(struct task *t, struct inode *directory)
 	return 0;
 }
 
+static int seek(struct task *t, struct inode *inode)
+{
+	const struct message_seek *m = &t->message.seek;
+	int error;
+
+	store_lock_shared(t->store, inode);
+	error = store_seek(t->store, &t->caller, inode, m->offset, m->hole, &t->reply.offset);
+	if (!error)
+		error = answer_node(t, NODE_TARGET, inode, 0, NULL);
+	store_unlock_shared(t->store, inode);
+	return error;
+}
+
 static int readlink_target(struct task *t, struct inode *inode)
 {
 	size_t length = 0;
@@ -282,6 +295,8 @@ static const struct handle *handle_of(const struct message *m)
 		return &m->getxattr.handle;
 	case MESSAGE_listxattr:
 		return &m->listxattr.handle;
+	case MESSAGE_seek:
+		return &m->seek.handle;
 	default:
 		return NULL;
 	}
@@ -313,6 +328,8 @@ static int answer(struct task *t, struct inode *inode)
 		return store_fsync(t->store, inode, t->message.fsync.data_only);
 	case MESSAGE_getxattr:
 		return xattr(t, inode, t->message.getxattr.size, false);
+	case MESSAGE_seek:
+		return seek(t, inode);
 	default:
 		return xattr(t, inode, t->message.listxattr.size, true);
 	}

@@ -130,6 +130,13 @@ static enum verdict judge_made(struct task *t, const struct slots_intent *intent
 	return VERDICT_DONE;
 }
 
+/* It has a name (still, or at last): what kept it as an orphan goes. */
+static void keeps_name(struct task *t, struct inode *victim)
+{
+	if (victim)
+		store_remove_orphan(t->store, victim);
+}
+
 static enum verdict judge_link(struct task *t, const struct slots_intent *intent)
 {
 	struct inode *there;
@@ -142,15 +149,10 @@ static enum verdict judge_link(struct task *t, const struct slots_intent *intent
 	if (found <= 0)
 		return found ? VERDICT_UNKNOWN : VERDICT_NOT_DONE;
 	same = there == t->inodes[TASK_TARGET];
+	if (same)
+		keeps_name(t, there); /* it may be its first */
 	store_put(t->store, there);
 	return same ? VERDICT_DONE : VERDICT_UNKNOWN;
-}
-
-/* It still has the name that it was to lose: what kept it as an orphan goes. */
-static void keeps_name(struct task *t, struct inode *victim)
-{
-	if (victim)
-		store_remove_orphan(t->store, victim);
 }
 
 static enum verdict judge_unlink(struct task *t, const struct slots_intent *intent)
@@ -267,8 +269,14 @@ static enum verdict judge(struct task *t, const struct slots_intent *intent)
 	case MESSAGE_setxattr:
 	case MESSAGE_removexattr:
 		return judge_xattr(t, intent);
+	case MESSAGE_tmpfile:
+		return VERDICT_NOT_DONE; /* nobody has it open: it goes with the unused orphans */
+	case MESSAGE_copy_range:
+		return t->inodes[TASK_TARGET] && t->inodes[TASK_SOURCE] ? VERDICT_AGAIN :
+									  VERDICT_UNKNOWN;
 	case MESSAGE_setattr:
 	case MESSAGE_open:
+	case MESSAGE_fallocate:
 		return t->inodes[TASK_TARGET] ? VERDICT_AGAIN : VERDICT_NOT_DONE;
 	default:
 		return VERDICT_UNKNOWN;

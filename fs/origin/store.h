@@ -16,8 +16,8 @@
  * store_caller(). They return 0 or -errno; -ESTALE: the inode is gone; -EBADMSG: not a handle of
  * this export; -EROFS on a read-only export. All functions are thread-safe.
  *
- * Implemented in store.c (export, locks, attributes, changes), store_names.c (names) and
- * store_data.c (bytes, attributes, xattrs).
+ * Implemented in store.c (export, locks, attributes, changes), store_names.c (names), store_data.c
+ * (bytes, attributes, xattrs) and store_ranges.c (space: allocation, holes, copies).
  */
 #ifndef FS_ORIGIN_STORE_H
 #define FS_ORIGIN_STORE_H
@@ -157,6 +157,10 @@ int store_readdir(struct store *s, const struct credential *caller, struct inode
 		  uint64_t cookie, struct writer *w, store_grant *grant, void *context,
 		  struct store_listing *ret_listing) MUST_CHECK;
 
+/* A regular file that has no name: an orphan from the start, which store_link() gives one. */
+int store_tmpfile(struct store *s, const struct credential *caller, struct inode *directory,
+		  uint32_t mode, struct inode **ret_inode) MUST_CHECK;
+
 /* ---- orphans ---- */
 
 /* Removes the orphan, if `inode` is one. */
@@ -198,6 +202,25 @@ int store_listxattr(struct store *s, const struct credential *caller, struct ino
 		    void *buffer, size_t size, size_t *ret_length) MUST_CHECK;
 int store_removexattr(struct store *s, const struct credential *caller, struct inode *inode,
 		      struct slice name) MUST_CHECK;
+
+/* ---- space (store_ranges.c); the locks of all inodes are held ---- */
+
+/* Copied by one request where the store cannot share the bytes; more is for the next. */
+#define STORE_COPY_BYTES_MAX (32u << 20)
+
+/* `mode`: enum fallocate_mode. -EOPNOTSUPP where the store cannot. */
+int store_fallocate(struct store *s, const struct credential *caller, struct inode *inode,
+		    uint32_t mode, uint64_t offset, uint64_t length) MUST_CHECK;
+/* Where the next data, or the next hole, begins at or after `offset`; -ENXIO: behind the end. */
+int store_seek(struct store *s, const struct credential *caller, struct inode *inode,
+	       uint64_t offset, bool hole, uint64_t *ret_offset) MUST_CHECK;
+/* As copy_file_range(2): `*ret_count` can be less than `length`; 0: `source` ends before. */
+int store_copy_range(struct store *s, const struct credential *caller, struct inode *source,
+		     uint64_t source_offset, struct inode *inode, uint64_t offset, uint64_t length,
+		     uint32_t *ret_count) MUST_CHECK;
+
+/* ---- paths, for GET ---- */
+
 /* A descriptor for reading the file or directory `path` below the root as `caller`; no symlinks, no
    other mounts, nothing that is neither. */
 int store_open_path(struct store *s, const struct credential *caller, const char *path) MUST_CHECK;

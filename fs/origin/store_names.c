@@ -13,7 +13,8 @@
 #define LOOKUP_TRIES 4
 #define GETDENTS_BYTES (32u << 10)
 #define NODE_BYTES_MAX 512
-#define ORPHAN_NAME_BYTES (2 * (1 + FILE_HANDLE_BYTES_MAX) + 1)
+#define ORPHAN_NAME_BYTES (2 * (1 + FILE_HANDLE_BYTES_MAX) + 2)
+#define LINKABLE_MARK 't' /* ends the name of an orphan that never had another name */
 
 static bool is_dots(const char *name)
 {
@@ -226,31 +227,17 @@ int store_symlink(struct store *s, const struct credential *caller, struct inode
 	return get_made(s, directory, text, ret_inode);
 }
 
-int store_link(struct store *s, const struct credential *caller, struct inode *inode,
-	       struct inode *directory, struct slice name)
-{
-	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
-	int error = prepare(s, caller, directory, name, text);
-
-	if (error)
-		return error;
-	if (S_ISDIR(inode->type))
-		return -EPERM;
-	/* An inode whose only link is in the private directory is unlinked for everyone. */
-	if (store_orphan_known(s, &inode->identity.id))
-		return -ENOENT;
-	store_proc_path(inode->fd, path);
-	return linkat(AT_FDCWD, path, directory->fd, text, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
-}
-
 /* ---- orphans ---- */
 
-static void orphan_name(const struct file_id *id, char ret_name[ORPHAN_NAME_BYTES])
+static void orphan_name(const struct file_id *id, bool linkable, char ret_name[ORPHAN_NAME_BYTES])
 {
 	char *at = ret_name + sprintf(ret_name, "%02x", (unsigned)id->type);
 
 	for (uint8_t i = 0; i < id->length; i++)
 		at += sprintf(at, "%02x", id->bytes[i]);
+	if (linkable)
+		*at++ = LINKABLE_MARK;
+	*at = 0;
 }
 
 static int hex(char c)
@@ -261,11 +248,13 @@ static int hex(char c)
 }
 
 /* False for names that are not those of orphans. */
-static bool orphan_id(const char *name, struct file_id *ret_id)
+static bool orphan_id(const char *name, struct file_id *ret_id, bool *ret_linkable)
 {
 	uint8_t bytes[1 + FILE_HANDLE_BYTES_MAX];
 	size_t length = strlen(name);
 
+	*ret_linkable = length > 0 && name[length - 1] == LINKABLE_MARK;
+	length -= *ret_linkable;
 	if (length < 4 || length % 2 || length / 2 > sizeof(bytes))
 		return false;
 	for (size_t i = 0; i < length; i += 2) {
@@ -308,13 +297,27 @@ bool store_orphan_known(struct store *s, const struct file_id *id)
 	return known;
 }
 
-int store_orphan_add(struct store *s, const struct file_id *id)
+/* True when it is an orphan that never had a name. */
+static bool orphan_linkable(struct store *s, const struct file_id *id)
+{
+	struct orphan *orphan;
+	bool linkable;
+
+	pthread_mutex_lock(&s->orphan_lock);
+	orphan = *orphan_find(s, id);
+	linkable = orphan && orphan->linkable;
+	pthread_mutex_unlock(&s->orphan_lock);
+	return linkable;
+}
+
+int store_orphan_add(struct store *s, const struct file_id *id, bool linkable)
 {
 	struct orphan *orphan = (struct orphan *)calloc(1, sizeof(*orphan));
 
 	if (!orphan)
 		return -ENOMEM;
 	orphan->id = *id;
+	orphan->linkable = linkable;
 	pthread_mutex_lock(&s->orphan_lock);
 	if (*orphan_find(s, id)) {
 		free(orphan);
@@ -361,20 +364,39 @@ int store_orphans_load(struct store *s)
 	}
 	while (!error && (entry = readdir(directory))) {
 		struct file_id id;
+		bool linkable;
 
-		if (orphan_id(entry->d_name, &id))
-			error = store_orphan_add(s, &id);
+		if (orphan_id(entry->d_name, &id, &linkable))
+			error = store_orphan_add(s, &id, linkable);
 	}
 	closedir(directory);
 	return error;
 }
 
-/* Gives `inode` a link in the private directory if the one about to go is its last. */
-static int orphan_keep(struct store *s, struct inode *inode, bool *ret_kept)
+/* Gives what `fd` refers to a link in the private directory. */
+static int orphan_make(struct store *s, const struct file_id *id, int fd, bool linkable)
 {
 	char name[ORPHAN_NAME_BYTES], path[PROC_PATH_BYTES];
-	struct stat st;
+	int error = store_orphan_add(s, id, linkable);
 	bool lifted;
+
+	if (error)
+		return error;
+	orphan_name(id, linkable, name);
+	store_proc_path(fd, path);
+	lifted = credentials_lift();
+	if (linkat(AT_FDCWD, path, s->private_fd, name, AT_SYMLINK_FOLLOW) < 0 && errno != EEXIST)
+		error = -errno;
+	credentials_drop(lifted);
+	if (error)
+		store_orphan_remove(s, id);
+	return error;
+}
+
+/* The same if the link about to go is its last. */
+static int orphan_keep(struct store *s, struct inode *inode, bool *ret_kept)
+{
+	struct stat st;
 	int error;
 
 	*ret_kept = false;
@@ -384,19 +406,8 @@ static int orphan_keep(struct store *s, struct inode *inode, bool *ret_kept)
 		return -errno;
 	if (st.st_nlink != 1)
 		return 0;
-	error = store_orphan_add(s, &inode->identity.id);
-	if (error)
-		return error;
-	orphan_name(&inode->identity.id, name);
-	store_proc_path(inode->fd, path);
-	lifted = credentials_lift();
-	if (linkat(AT_FDCWD, path, s->private_fd, name, AT_SYMLINK_FOLLOW) < 0 && errno != EEXIST)
-		error = -errno;
-	credentials_drop(lifted);
-	if (error)
-		store_orphan_remove(s, &inode->identity.id);
-	else
-		*ret_kept = true;
+	error = orphan_make(s, &inode->identity.id, inode->fd, false);
+	*ret_kept = !error;
 	return error;
 }
 
@@ -405,11 +416,72 @@ static void orphan_drop(struct store *s, const struct file_id *id)
 	char name[ORPHAN_NAME_BYTES];
 	bool lifted = credentials_lift();
 
-	orphan_name(id, name);
+	orphan_name(id, orphan_linkable(s, id), name);
 	/* What cannot be removed now is found by the sweep after the next start. */
 	if (unlinkat(s->private_fd, name, 0) == 0 || errno == ENOENT)
 		store_orphan_remove(s, id);
 	credentials_drop(lifted);
+}
+
+int store_tmpfile(struct store *s, const struct credential *caller, struct inode *directory,
+		  uint32_t mode, struct inode **ret_inode)
+{
+	struct inode *inode;
+	struct file_id id;
+	int fd, mount_id, error;
+
+	if (s->read_only)
+		return -EROFS;
+	if (!S_ISDIR(directory->type))
+		return -ENOTDIR;
+	error = credentials_assume(caller);
+	if (!error)
+		error = credentials_umask(mode >> MODE_UMASK_SHIFT & 0777);
+	if (error)
+		return error;
+	fd = openat(directory->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode & 07777);
+	if (fd < 0)
+		return -errno;
+	error = file_id_of(fd, "", &id, &mount_id);
+	if (!error)
+		error = orphan_make(s, &id, fd, true);
+	if (error) {
+		close(fd);
+		return error;
+	}
+	error = inodes_get(s->inodes, &id, &inode);
+	if (error) {
+		close(fd);
+		orphan_drop(s, &id);
+		return error;
+	}
+	inodes_give_data_fd(inode, fd);
+	inodes_mark_dirty(inode);
+	*ret_inode = inode;
+	return 0;
+}
+
+int store_link(struct store *s, const struct credential *caller, struct inode *inode,
+	       struct inode *directory, struct slice name)
+{
+	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
+	bool unnamed;
+	int error = prepare(s, caller, directory, name, text);
+
+	if (error)
+		return error;
+	if (S_ISDIR(inode->type))
+		return -EPERM;
+	/* An inode whose only link is in the private directory is unlinked for everyone. */
+	unnamed = orphan_linkable(s, &inode->identity.id);
+	if (!unnamed && store_orphan_known(s, &inode->identity.id))
+		return -ENOENT;
+	store_proc_path(inode->fd, path);
+	if (linkat(AT_FDCWD, path, directory->fd, text, AT_SYMLINK_FOLLOW) < 0)
+		return -errno;
+	if (unnamed)
+		orphan_drop(s, &inode->identity.id);
+	return 0;
 }
 
 void store_remove_orphan(struct store *s, struct inode *inode)

@@ -12,6 +12,7 @@
 
 struct orphan {
 	struct file_id id;
+	bool linkable; /* it never had a name: it may get one */
 	struct orphan *next;
 };
 
@@ -52,7 +53,7 @@ int store_entry_name(const struct store *s, const struct inode *directory, struc
 
 /* Orphans known to this run. */
 bool store_orphan_known(struct store *s, const struct file_id *id);
-int store_orphan_add(struct store *s, const struct file_id *id) MUST_CHECK;
+int store_orphan_add(struct store *s, const struct file_id *id, bool linkable) MUST_CHECK;
 void store_orphan_remove(struct store *s, const struct file_id *id);
 int store_orphans_load(struct store *s) MUST_CHECK;
 

@@ -4,7 +4,9 @@ What POSIX and Linux say of a file system beyond reading and writing, on two hos
 the other sees at once, with the result that a local file system gives.
 """
 
+import ctypes
 import errno
+import mmap
 import os
 import stat
 import struct
@@ -13,8 +15,11 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import Skip, expect, expect_errno, read_file, write_file
+from leasehold import (RENAME_EXCHANGE, RENAME_NOREPLACE, Skip, expect, expect_errno, pattern, peek,
+                       read_file, rename2, write_file)
 
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
 USER = 1000
 OTHER = 1001
 ACL_ACCESS = "system.posix_acl_access"
@@ -25,6 +30,19 @@ USER_OBJ, NAMED_USER, GROUP_OBJ, MASK, OTHERS = 1, 2, 4, 16, 32
 def hosts(w):
     os.chmod(w.path, 0o755)  # other users get to the mounts
     return w.hosts("a", "b")
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name, *arguments):
+    if getattr(_libc, name)(*arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), name)
+
+
+def fallocate(fd, mode, offset, length):
+    call("fallocate", fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
 
 
 def acl(*entries):
@@ -130,6 +148,134 @@ def test_privileges_of_a_file_go_when_it_is_changed(w):
             expect(stat.S_IMODE(os.stat(a / "f").st_mode), left, "afterwards")
             expect_errno(errno.ENODATA, os.getxattr, a / "f", "security.capability")
             os.unlink(a / "f")
+
+
+def test_space_changes_on_one_host_and_is_seen_on_the_other(w):
+    a, b = hosts(w)
+    data = bytearray(pattern(1 << 20))
+    write_file(a / "f", bytes(data))
+    fd = os.open(a / "f", os.O_RDWR)
+    reader = os.open(b / "f", os.O_RDONLY)
+    with mmap.mmap(reader, 0, prot=mmap.PROT_READ) as m:
+        expect(peek(m), bytes(data), "before")
+        for mode, offset, length in ((PUNCH_HOLE | KEEP_SIZE, 65536, 262144),
+                                     (ZERO_RANGE, 500000, 12345),
+                                     (ZERO_RANGE | KEEP_SIZE, 1 << 20, 4096),
+                                     (KEEP_SIZE, 2 << 20, 4096)):
+            try:
+                fallocate(fd, mode, offset, length)
+            except OSError as e:
+                expect(e.errno, errno.EOPNOTSUPP, "fallocate %d" % mode)
+                continue
+            if not mode & KEEP_SIZE or offset < len(data):
+                data[offset:offset + length] = bytes(min(length, len(data) - offset))
+            for host in (a, b):
+                expect(read_file(host / "f"), bytes(data), "after fallocate %d" % mode)
+                expect(os.stat(host / "f").st_size, len(data), "size after fallocate %d" % mode)
+            expect(peek(m), bytes(data), "mapped, after fallocate %d" % mode)
+    fallocate(fd, 0, 0, 3 << 20)
+    expect(os.stat(b / "f").st_size, 3 << 20, "extended")
+    expect(os.pread(reader, 4096, (3 << 20) - 4096), bytes(4096), "allocated")
+    expect(os.stat(b / "f").st_blocks * 512 >= (3 << 20) - 262144, True, "blocks")
+    expect_errno(errno.EBADF, fallocate, reader, 0, 0, 4096)
+    expect_errno(errno.EOPNOTSUPP, fallocate, fd, 8, 0, 4096)  # FALLOC_FL_COLLAPSE_RANGE
+    os.close(fd)
+    os.close(reader)
+
+
+def test_holes_are_found(w):
+    a, b = hosts(w)
+    fd = os.open(a / "f", os.O_CREAT | os.O_RDWR)
+    os.ftruncate(fd, 8 << 40)
+    os.pwrite(fd, b"data", 1 << 40)
+    reader = os.open(b / "f", os.O_RDONLY)
+    at = os.lseek(reader, 0, os.SEEK_DATA)
+    expect(0 < at <= 1 << 40, True, "data at %d" % at)
+    expect(os.lseek(reader, 0, os.SEEK_HOLE), 0, "the hole before it")
+    expect(1 << 40 < os.lseek(reader, 1 << 40, os.SEEK_HOLE) < 2 << 40, True, "the hole behind it")
+    expect_errno(errno.ENXIO, os.lseek, reader, 2 << 40, os.SEEK_DATA)
+    expect_errno(errno.ENXIO, os.lseek, reader, 8 << 40, os.SEEK_HOLE)
+    os.pwrite(fd, b"more", 3 << 40)
+    expect(2 << 40 < os.lseek(reader, 2 << 40, os.SEEK_DATA) <= 3 << 40, True, "written elsewhere")
+    expect(os.pread(reader, 8, (3 << 40) - 2), b"\0\0more\0\0", "bytes around")
+    os.close(fd)
+    os.close(reader)
+
+
+def test_copies_are_made_at_the_origin(w):
+    a, b = hosts(w)
+    data = pattern(5 << 20)
+    write_file(a / "from", data)
+    write_file(a / "to", b"old" * 1000)
+    expect(read_file(b / "to"), b"old" * 1000, "cached on the other host")
+    before = a.status()["counters"]
+    source, target = os.open(a / "from", os.O_RDONLY), os.open(a / "to", os.O_RDWR)
+    done = 0
+    while done < len(data):
+        count = os.copy_file_range(source, target, len(data) - done, done, done)
+        expect(count > 0, True, "copied something at %d" % done)
+        done += count
+    after = a.status()["counters"]
+    expect(read_file(b / "to"), data, "copied, on the other host")
+    expect(read_file(a / "to"), data, "copied")
+    for counter in ("read_bytes", "written_bytes"):
+        expect(after[counter], before[counter], counter + " of the host")
+    expect(os.copy_file_range(source, target, 100, len(data), 0), 0, "from the end")
+    expect_errno(errno.EINVAL, os.copy_file_range, target, target, 100, 0, 50)
+    expect(os.copy_file_range(target, target, 100, 0, 200), 100, "within a file")
+    expect(os.pread(target, 100, 200), data[:100], "within a file")
+    expect(read_file(b / "to")[200:300], data[:100], "within a file, on the other host")
+    os.close(source)
+    os.close(target)
+
+
+def test_a_file_without_a_name_gets_one(w):
+    a, b = hosts(w)
+    os.mkdir(a / "d")
+    names = os.listdir(b / "d")
+    fd = os.open(a / "d", os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(fd, b"hidden")
+    expect(os.fstat(fd).st_nlink, 0, "links")
+    for host in (a, b):
+        expect(os.listdir(host / "d"), names, "names")
+    expect_errno(errno.ENOENT, os.stat, b / "d/f")
+    call("linkat", AT_FDCWD, b"/proc/self/fd/%d" % fd, AT_FDCWD, os.fsencode(a / "d/f"),
+         AT_SYMLINK_FOLLOW)
+    expect(read_file(b / "d/f"), b"hidden", "on the other host")
+    expect(os.fstat(fd).st_nlink, 1, "links afterwards")
+    os.write(fd, b", now seen")
+    expect(read_file(b / "d/f"), b"hidden, now seen", "written through the first descriptor")
+    os.unlink(b / "d/f")
+    expect(os.fstat(fd).st_nlink, 0, "links at the end")
+    expect(os.pread(fd, 6, 0), b"hidden", "unlinked, and open")
+    expect_errno(errno.ENOENT, call, "linkat", AT_FDCWD, b"/proc/self/fd/%d" % fd, AT_FDCWD,
+                 os.fsencode(a / "d/again"), AT_SYMLINK_FOLLOW)
+    os.close(fd)
+    unnamed = [os.open(a / "d", os.O_TMPFILE | os.O_RDWR, 0o600) for _ in range(20)]
+    for fd in unnamed:
+        os.close(fd)
+    leasehold.eventually(lambda: not os.listdir(w.main_origin.path_of(".leasehold")),
+                         "nothing is left of what had no name")
+
+
+def test_two_names_are_exchanged(w):
+    a, b = hosts(w)
+    for round in range(10):
+        write_file(a / "file", b"file %d" % round)
+        os.mkdir(a / "dir")
+        write_file(a / "dir/inside", b"inside")
+        expect(read_file(b / "file"), b"file %d" % round, "before")
+        expect(os.listdir(b / "dir"), ["inside"], "before")
+        rename2(a / "file", a / "dir", RENAME_EXCHANGE)
+        expect(read_file(b / "dir"), b"file %d" % round, "exchanged")
+        expect(read_file(b / "file/inside"), b"inside", "exchanged")
+        expect_errno(errno.EEXIST, rename2, b / "file", b / "dir", RENAME_NOREPLACE)
+        expect_errno(errno.EINVAL, rename2, b / "file", b / "new", 4)  # RENAME_WHITEOUT
+        os.unlink(b / "dir")
+        os.unlink(b / "file/inside")
+        os.rmdir(b / "file")
+        expect(os.listdir(a / "."), [], "removed")
+        a, b = b, a
 
 
 leasehold.main(globals())

@@ -665,6 +665,96 @@ START_TEST(the_umask_counts_unless_there_is_a_default_acl)
 }
 END_TEST
 
+START_TEST(space_is_allocated_punched_and_found)
+{
+	const uint32_t punch = FALLOCATE_PUNCH_HOLE | FALLOCATE_KEEP_SIZE;
+	struct inode *file = make_file("a", &as_user, 0600);
+	uint8_t bytes[4] = { 0 };
+	uint64_t offset;
+	uint32_t count;
+	int error;
+
+	ck_assert_int_eq(store_fallocate(store, &as_user, file, 0, 0, 1 << 20), 0);
+	ck_assert_uint_eq(node_of(file).attributes.size, 1 << 20);
+	ck_assert_uint_ge(node_of(file).attributes.blocks, (1 << 20) / 512);
+	ck_assert_int_eq(store_fallocate(store, &as_user, file, FALLOCATE_KEEP_SIZE, 1 << 20, 4096),
+			 0);
+	ck_assert_uint_eq(node_of(file).attributes.size, 1 << 20);
+	ck_assert_int_eq(store_write(store, &as_user, file, 65536, false, false, text_of("data"),
+				     &offset, &count), 0);
+	error = store_fallocate(store, &as_user, file, punch, 0, 65536);
+	if (error == 0) { /* else the file system here cannot */
+		ck_assert_int_eq(store_seek(store, &as_user, file, 0, true, &offset), 0);
+		ck_assert_uint_eq(offset, 0);
+	} else {
+		ck_assert_int_eq(error, -EOPNOTSUPP);
+	}
+	ck_assert_int_eq(store_seek(store, &as_user, file, 65537, false, &offset), 0);
+	ck_assert_uint_eq(offset, 65537);
+	ck_assert_int_eq(store_seek(store, &as_user, file, 1 << 20, false, &offset), -ENXIO);
+	ck_assert_int_eq(store_seek(store, &as_user, file, UINT64_MAX, true, &offset), -ENXIO);
+	ck_assert_int_eq(store_fallocate(store, &as_user, file, 0, 5, 0), -EINVAL);
+	ck_assert_int_eq(store_fallocate(store, &as_user, file, 0, INT64_MAX, 1), -EFBIG);
+	ck_assert_int_eq(store_fallocate(store, &as_user, file, 1u << 9, 0, 1), -EOPNOTSUPP);
+	ck_assert_int_eq(store_read(store, &as_user, file, 65536, bytes, 4, &count), 0);
+	ck_assert_mem_eq(bytes, "data", 4);
+	store_put(store, file);
+}
+END_TEST
+
+START_TEST(a_range_is_copied_as_far_as_its_source_goes)
+{
+	static const struct credential other = { .uid = 2000, .gid = 2000 };
+	struct inode *from = make_file("from", &as_user, 0644), *to = make_file("to", &as_user, 0644);
+	uint8_t bytes[8] = { 0 };
+	uint64_t offset;
+	uint32_t count;
+
+	ck_assert_int_eq(store_write(store, &as_user, from, 0, false, false, text_of("0123456789"),
+				     &offset, &count), 0);
+	ck_assert_int_eq(store_copy_range(store, &as_user, from, 2, to, 3, 5, &count), 0);
+	ck_assert_uint_eq(count, 5);
+	ck_assert_int_eq(store_read(store, &as_user, to, 0, bytes, 8, &count), 0);
+	ck_assert_mem_eq(bytes, "\0\0\0" "23456", 8);
+	ck_assert_int_eq(store_copy_range(store, &as_user, from, 8, to, 0, 5, &count), 0);
+	ck_assert_uint_eq(count, 2);
+	ck_assert_int_eq(store_copy_range(store, &as_user, from, 10, to, 0, 5, &count), 0);
+	ck_assert_uint_eq(count, 0);
+	ck_assert_int_eq(store_copy_range(store, &as_user, from, 0, from, 5, 5, &count), 0);
+	ck_assert_uint_eq(count, 5);
+	ck_assert_int_eq(store_copy_range(store, &as_user, from, 0, from, 1, 5, &count), -EINVAL);
+	ck_assert_int_eq(store_copy_range(store, &other, from, 0, to, 0, 5, &count), -EACCES);
+	store_put(store, from);
+	store_put(store, to);
+}
+END_TEST
+
+START_TEST(a_file_without_a_name_gets_one_or_goes)
+{
+	struct inode *file, *found, *gone;
+	struct handle handle;
+
+	ck_assert_int_eq(store_tmpfile(store, &as_root, root, MODE_WITH_UMASK(0666, 0022), &file), 0);
+	ck_assert_uint_eq(mode_of(file), S_IFREG | 0644);
+	ck_assert_uint_eq(node_of(file).attributes.nlink, 0);
+	ck_assert_int_eq(store_link(store, &as_root, file, root, text_of("name")), 0);
+	ck_assert_uint_eq(node_of(file).attributes.nlink, 1);
+	ck_assert_int_eq(store_lookup(store, &as_root, root, text_of("name"), &found), 0);
+	ck_assert_ptr_eq(found, file);
+	store_put(store, found);
+	/* From here on it is a file like others: without its last name it gets no other. */
+	ck_assert_int_eq(store_unlink(store, &as_root, root, text_of("name"), file, false, true), 0);
+	ck_assert_int_eq(store_link(store, &as_root, file, root, text_of("again")), -ENOENT);
+	store_remove_orphan(store, file);
+	store_put(store, file);
+	ck_assert_int_eq(store_tmpfile(store, &as_root, root, 0600, &gone), 0);
+	handle = gone->identity.handle;
+	store_remove_orphan(store, gone);
+	store_put(store, gone);
+	ck_assert_int_eq(store_get(store, &handle, &gone), -ESTALE);
+}
+END_TEST
+
 START_TEST(sync_and_statfs_answer)
 {
 	struct inode *file = make_file("a", &as_root, 0644);
@@ -724,6 +814,9 @@ static TCase *make_case(void)
 	tcase_add_test(tc, extended_attributes_are_stored_but_not_ours);
 	tcase_add_test(tc, whoever_changes_a_file_takes_its_privileges);
 	tcase_add_test(tc, the_umask_counts_unless_there_is_a_default_acl);
+	tcase_add_test(tc, space_is_allocated_punched_and_found);
+	tcase_add_test(tc, a_range_is_copied_as_far_as_its_source_goes);
+	tcase_add_test(tc, a_file_without_a_name_gets_one_or_goes);
 	tcase_add_test(tc, sync_and_statfs_answer);
 	tcase_add_test(tc, paths_for_plain_reading_stay_below_the_root);
 	return tc;
