@@ -168,6 +168,125 @@ START_TEST(a_made_name_brings_no_attributes_that_last)
 }
 END_TEST
 
+/* A file that a create of this host made, and the directory that it is in. */
+static struct origin_answer made_file(void)
+{
+	return (struct origin_answer){
+		.node_count = 2,
+		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 1, LEASE_READ),
+			   origin_node(NODE_DIRECTORY, ROOT_NUMBER, S_IFDIR | 0755, 2, LEASE_READ) },
+	};
+}
+
+static uint64_t create(const char *name, uint32_t flags)
+{
+	struct fuse_create_in in = { .flags = flags | O_CREAT, .mode = S_IFREG | 0644 };
+
+	return kernel_send(FUSE_CREATE, FUSE_ROOT_ID, &in, sizeof(in), name, strlen(name) + 1);
+}
+
+START_TEST(a_created_file_is_open_and_its_name_is_known)
+{
+	struct origin_answer made = made_file();
+	struct origin_request *request;
+	struct fuse_open_out opened;
+	struct fuse_entry_out out;
+	uint64_t unique;
+
+	lab_start();
+	made.nodes[0].open = 1;
+	unique = create("f", O_WRONLY | O_EXCL);
+	request = origin_expect(MESSAGE_create);
+	ck_assert(request->message.create.exclusive);
+	ck_assert(!request->message.create.truncate);
+	origin_answer(request, &made);
+	out = entry_of(unique);
+	memcpy(&opened, kernel_wait(unique)->data + sizeof(out), sizeof(opened));
+	ck_assert_uint_eq(out.attr_valid, 0);
+	ck_assert(opened.open_flags & FOPEN_DIRECT_IO);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, out.nodeid)->open_count), 1);
+	(void)entry_of(kernel_lookup(FUSE_ROOT_ID, "f"));
+	ck_assert_uint_eq(origin_received(MESSAGE_lookup), 0);
+	/* The origin registered the open, so it hears of the close. */
+	(void)kernel_error(kernel_release(out.nodeid, opened.fh));
+	origin_answer_status(origin_expect(MESSAGE_close), STATUS_OK);
+}
+END_TEST
+
+START_TEST(a_create_that_nobody_takes_in_is_closed_again)
+{
+	struct origin_answer made = made_file();
+	struct origin_request *request;
+	uint64_t unique;
+
+	lab_start();
+	made.nodes[0].open = 1;
+	unique = create("f", O_WRONLY);
+	request = origin_expect(MESSAGE_create);
+	pthread_mutex_lock(&lab.lock);
+	lab.refuses = true;
+	pthread_mutex_unlock(&lab.lock);
+	origin_answer(request, &made);
+	(void)kernel_wait(unique);
+	origin_answer_status(origin_expect(MESSAGE_close), STATUS_OK);
+	LAB_WAIT_MOUNT(!inode_find(&lab.m, &made.nodes[0].handle) ||
+		       (inode_find(&lab.m, &made.nodes[0].handle)->open_count == 0 &&
+			inode_find(&lab.m, &made.nodes[0].handle)->lookup_count == 0));
+}
+END_TEST
+
+START_TEST(a_create_that_fails_leaves_nothing_open)
+{
+	uint64_t unique;
+
+	lab_start();
+	unique = create("f", O_WRONLY | O_EXCL);
+	origin_answer_status(origin_expect(MESSAGE_create), STATUS_EXIST);
+	ck_assert_int_eq(kernel_error(unique), EEXIST);
+	ck_assert(LAB_GET(lab.m.open_files == NULL));
+}
+END_TEST
+
+START_TEST(a_symbolic_link_is_sent_with_its_target)
+{
+	static const char text[] = "l\0../target";
+	struct origin_answer made = made_file();
+	struct origin_request *request;
+	uint64_t unique;
+
+	lab_start();
+	made.nodes[0] = origin_node(NODE_TARGET, FILE_NUMBER, S_IFLNK | 0777, 1, LEASE_READ);
+	unique = kernel_send(FUSE_SYMLINK, FUSE_ROOT_ID, NULL, 0, text, sizeof(text));
+	request = origin_expect(MESSAGE_symlink);
+	ck_assert(slice_equal(request->message.symlink.name, slice_of("l")));
+	ck_assert(slice_equal(request->message.symlink.target, slice_of("../target")));
+	origin_answer(request, &made);
+	ck_assert_uint_eq(entry_of(unique).attr.mode & S_IFMT, S_IFLNK);
+}
+END_TEST
+
+START_TEST(a_hard_link_is_another_name_of_the_same_inode)
+{
+	struct origin_answer made = made_file();
+	struct origin_request *request;
+	struct fuse_link_in in;
+	uint64_t unique, node;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	in = (struct fuse_link_in){ .oldnodeid = node };
+	made.nodes[0].attributes.nlink = 2;
+	unique = kernel_send(FUSE_LINK, FUSE_ROOT_ID, &in, sizeof(in), "g", 2);
+	request = origin_expect(MESSAGE_link);
+	ck_assert(slice_equal(request->message.link.name, slice_of("g")));
+	ck_assert(handle_equal(&request->message.link.handle, &made.nodes[0].handle));
+	origin_answer(request, &made);
+	ck_assert_uint_eq(entry_of(unique).nodeid, node);
+	ck_assert_uint_eq(entry_of(kernel_lookup(FUSE_ROOT_ID, "g")).nodeid, node);
+	ck_assert_uint_eq(origin_received(MESSAGE_lookup), 1); /* of "f" */
+}
+END_TEST
+
 START_TEST(a_rename_forgets_both_names)
 {
 	static const char names[] = "f\0g";
@@ -248,6 +367,11 @@ static TCase *names_case(void)
 	tcase_add_test(tcase, a_lookup_that_the_kernel_refused_is_not_counted);
 	tcase_add_test(tcase, a_small_file_comes_with_its_lookup);
 	tcase_add_test(tcase, a_made_name_brings_no_attributes_that_last);
+	tcase_add_test(tcase, a_created_file_is_open_and_its_name_is_known);
+	tcase_add_test(tcase, a_create_that_nobody_takes_in_is_closed_again);
+	tcase_add_test(tcase, a_create_that_fails_leaves_nothing_open);
+	tcase_add_test(tcase, a_symbolic_link_is_sent_with_its_target);
+	tcase_add_test(tcase, a_hard_link_is_another_name_of_the_same_inode);
 	tcase_add_test(tcase, a_rename_forgets_both_names);
 	tcase_add_test(tcase, a_read_only_mount_refuses_without_asking);
 	tcase_add_test(tcase, names_that_are_too_long_and_inodes_that_are_gone_are_refused);
