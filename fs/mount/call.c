@@ -758,6 +758,7 @@ static void *ticker(void *context)
 		}
 		interrupts(m);
 		read_interrupts(m);
+		session_check_guardian(m);
 		pthread_mutex_lock(&m->lock);
 		if (table->stopping)
 			break;

@@ -87,7 +87,7 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 			inode->guardian_slot = slot;
 		}
 	}
-	pages = inode->pages;
+	pages = inode->pages && !m->unguarded;
 	inode_use(m, inode);
 	sync_opened(inode, &file->seen);
 	file->next = m->open_files;

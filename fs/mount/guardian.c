@@ -200,6 +200,13 @@ bool guardian_aborted(const struct guardian *g)
 	return atomic_load(&g->shared->aborted);
 }
 
+bool guardian_gone(const struct guardian *g)
+{
+	struct pollfd wait = { g->pidfd, POLLIN, 0 };
+
+	return poll(&wait, 1, 0) == 1;
+}
+
 void guardian_stop(struct guardian *g)
 {
 	struct pollfd wait;

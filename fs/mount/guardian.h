@@ -62,6 +62,8 @@ void guardian_remove(struct guardian *g, int slot);
 uint32_t guardian_fenced(const struct guardian *g);
 /* True: it aborted the connection; the daemon must exit. */
 bool guardian_aborted(const struct guardian *g);
+/* It is dead: nobody fences any more when the daemon cannot. */
+bool guardian_gone(const struct guardian *g);
 /* Before a clean unmount: the guardian ends without fencing; waits for it, at most 5 s. */
 void guardian_stop(struct guardian *g);
 

@@ -111,6 +111,8 @@ double validity(struct mount *m, struct instant now)
 {
 	struct duration left = holder_remaining(m->holder, now);
 
+	if (m->unguarded)
+		return 0;
 	/* The kernel counts whole jiffies from its own clock: a little less is never too long. */
 	return left.ns > 20 * NS_PER_MS ? (double)(left.ns - 20 * NS_PER_MS) / (double)NS_PER_S : 0;
 }

@@ -755,6 +755,21 @@ void session_refused(struct mount *m, struct session_id session)
 	pthread_mutex_unlock(&m->lock);
 }
 
+void session_check_guardian(struct mount *m)
+{
+	struct holder_actions actions = session_actions();
+
+	if (m->unguarded || !guardian_gone(m->guardian))
+		return;
+	m->unguarded = true;
+	mount_log("error", "the guardian process of %s was killed: the kernel caches nothing of it "
+		  "any more, which is slow; unmount it and mount it again", m->options->mountpoint);
+	pthread_mutex_lock(&m->lock);
+	holder_session_lost(m->holder, mount_now(), holder_session(m->holder), &actions);
+	session_act(m, &actions);
+	pthread_mutex_unlock(&m->lock);
+}
+
 void session_dropped(struct mount *m, struct session_id session, uint64_t sequence, bool open)
 {
 	struct holder_actions actions = session_actions();

@@ -37,6 +37,12 @@ void session_act(struct mount *m, struct holder_actions *actions);
 
 /* The origin answered NOSESSION to a request of `session`. Without the lock. */
 void session_refused(struct mount *m, struct session_id session);
+/*
+ * Looks whether the guardian is still there. If not, all that the kernel has is dropped, and from
+ * then on it gets names and attributes without a validity, and opens without pages; what was open
+ * before goes on as it was. Without the lock.
+ */
+void session_check_guardian(struct mount *m);
 /* What HOLDER_DROP_ALL asked for is done. Without the lock. */
 void session_fenced(struct mount *m);
 /* What recall `sequence` named was dropped. Under the lock. */

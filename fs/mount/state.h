@@ -80,6 +80,7 @@ struct mount {
 	int fuse_fd;
 	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works: names may have a validity */
 	atomic_bool read_only; /* the option, or what the origin says */
+	atomic_bool unguarded; /* the guardian was killed: nothing more goes into the kernel's caches */
 
 	pthread_mutex_t lock;
 	struct holder *holder;

@@ -105,6 +105,7 @@ static char *status_json(struct mount *m)
 	json_object_set_new(status, "read_only", json_boolean(m->read_only));
 	json_object_set_new(status, "name_cache", json_boolean(m->has_epoch));
 	json_object_set_new(status, "process", json_integer((json_int_t)getpid()));
+	json_object_set_new(status, "guardian", json_string(m->unguarded ? "gone" : "running"));
 	set(status, "guardian_fences", guardian_fenced(m->guardian));
 	pthread_mutex_lock(&m->lock);
 	set(status, "inodes", m->inodes->count);

@@ -86,6 +86,32 @@ def test_a_killed_daemon_serves_nothing_old(w):
     expect(read_file(b / "f"), NEW.encode(), "after the restart")
 
 
+def test_without_its_guardian_a_mount_keeps_nothing_in_the_kernel(w):
+    if leasehold.LOCAL:
+        raise Skip("a plain directory has no guardian")
+    w.allow_log("guardian process")
+    w.origin()
+    a = w.host("a")
+    write_file(a / "f", OLD.encode())
+    expect(read_file(a / "f"), OLD.encode())
+    expect(a.status()["guardian"], "running")
+    for pid in a.pids()[1:]:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: a.status()["guardian"] == "gone", "the daemon notices")
+    eventually(lambda: a.status()["state"] == "connected", "a new session")
+    for _ in range(3):
+        expect(read_file(a / "f"), OLD.encode())
+    before = a.status()["counters"]["requests"]
+    for _ in range(10):
+        os.stat(a / "f")
+        expect(read_file(a / "f"), OLD.encode())
+    requests = a.status()["counters"]["requests"] - before
+    expect(requests >= 30, True, "%d requests: opens, reads, releases" % requests)
+    write_file(a / "f", NEW.encode())
+    expect(read_file(a / "f"), NEW.encode())
+    a.unmount()
+
+
 def test_a_dead_host_delays_a_writer_by_a_term_only(w):
     w.allow_log("")
     w.origin("--lease-term", "2s")
