@@ -549,12 +549,7 @@ class World:
             except Exception as e:  # whatever else went wrong, the rest is ended too
                 problems.append("ending %s: %s" % (daemon.name, e))
         # What went to the background by itself.
-        for minor, path in mounts_below(self.path):
-            try:
-                write_file("/sys/fs/fuse/connections/%d/abort" % minor, b"1")
-            except OSError:
-                pass
-            run("umount", "-l", path, check=False)
+        unmount_below(self.path)
         for namespace in self.namespaces:
             namespace.remove()
         for proxy in self.proxies:
@@ -686,21 +681,26 @@ def run_all(tests):
 
 
 def mounts_below(directory):
-    """(device's minor number, path) of each, the innermost first."""
+    """(device, path) of each, the innermost first."""
     with open("/proc/self/mountinfo") as f:
         fields = [line.split(" ") for line in f]
-    return [(int(x[2].split(":")[1]), x[4]) for x in reversed(fields)
-            if x[4].startswith(directory + "/")]
+    return [(x[2], x[4]) for x in reversed(fields) if x[4].startswith(directory + "/")]
+
+
+def unmount_below(directory):
+    for device, path in mounts_below(directory):
+        major, minor = device.split(":")
+        try:
+            if major == "0":  # another's connection can have the number of a loop device
+                write_file("/sys/fs/fuse/connections/%s/abort" % minor, b"1")
+        except OSError:
+            pass
+        run("umount", "-l", path, check=False)
 
 
 def clean_up_after(group, root):
     """What a test program that died itself has left."""
-    for minor, path in mounts_below(root):
-        try:
-            write_file("/sys/fs/fuse/connections/%d/abort" % minor, b"1")
-        except OSError:
-            pass
-        run("umount", "-l", path, check=False)
+    unmount_below(root)
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
