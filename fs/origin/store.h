@@ -176,9 +176,13 @@ void store_settle_removed(struct store *s, struct inode *inode);
 
 /* ---- bytes and attributes (store_data.c); the inode's lock is held ---- */
 
-/* May `caller` read or write it? As at open, and the owner always may (mode may have changed). */
+/*
+ * May `caller` read or write it, or list it? `opened`: it is open at the host, whose kernel asked for
+ * permission then, and POSIX asks never again. A host that may act as root, and so as anyone, is
+ * believed; with root_squash it is asked again, but the owner always may (the mode can have changed).
+ */
 int store_access(struct store *s, const struct credential *caller, struct inode *inode,
-		 unsigned access, bool owner_override) MUST_CHECK;
+		 unsigned access, bool opened) MUST_CHECK;
 int store_read(struct store *s, const struct credential *caller, struct inode *inode,
 	       uint64_t offset, void *buffer, uint32_t count, uint32_t *ret_count) MUST_CHECK;
 /* `*ret_count` can be less than was asked for when the store is full. */

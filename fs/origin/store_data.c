@@ -15,15 +15,13 @@
 
 /* ---- access ---- */
 
-int store_access(struct store *s, const struct credential *caller, struct inode *inode,
-		 unsigned access, bool owner_override)
+static int access_now(const struct credential *caller, struct inode *inode, unsigned access,
+		      bool owner_override)
 {
 	struct stat st;
 	int mode = (access & OPEN_ACCESS_READ ? R_OK : 0) | (access & OPEN_ACCESS_WRITE ? W_OK : 0);
 	int error;
 
-	if ((access & OPEN_ACCESS_WRITE) && s->read_only)
-		return -EROFS;
 	if (caller->uid == 0)
 		return 0;
 	if (owner_override) {
@@ -38,11 +36,19 @@ int store_access(struct store *s, const struct credential *caller, struct inode 
 	/* The kernel decides, access control lists included. */
 	if (syscall(SYS_faccessat2, inode->fd, "", mode, AT_EMPTY_PATH | AT_EACCESS) == 0)
 		return 0;
-	if (errno != EACCES || access != OPEN_ACCESS_READ)
+	if (errno != EACCES || access != OPEN_ACCESS_READ || !S_ISREG(inode->type))
 		return -errno;
 	/* Who may execute it reads it page by page: the host cannot tell the two apart. */
 	return syscall(SYS_faccessat2, inode->fd, "", X_OK, AT_EMPTY_PATH | AT_EACCESS) == 0 ?
 		       0 : -EACCES;
+}
+
+int store_access(struct store *s, const struct credential *caller, struct inode *inode,
+		 unsigned access, bool opened)
+{
+	if ((access & OPEN_ACCESS_WRITE) && s->read_only)
+		return -EROFS;
+	return opened && !s->root_squash ? 0 : access_now(caller, inode, access, opened);
 }
 
 /* ---- bytes ---- */
@@ -422,7 +428,7 @@ int store_removexattr(struct store *s, const struct credential *caller, struct i
 
 	/* Who may write it drops its capabilities by that; a host's kernel asks for it first. */
 	if (error == -EPERM && drops &&
-	    store_access(s, caller, inode, OPEN_ACCESS_WRITE, true) == 0) {
+	    access_now(caller, inode, OPEN_ACCESS_WRITE, true) == 0) {
 		credentials_reset();
 		error = 0;
 	} else if (!error) {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -189,8 +190,8 @@ int store_mknod(struct store *s, const struct credential *caller, struct inode *
 		break;
 	case S_IFCHR:
 	case S_IFBLK:
-		/* The kernel asks for CAP_MKNOD, which who acts as another user lacks. */
-		if (caller->uid != 0)
+		/* The kernel asks for CAP_MKNOD, but for whiteouts, as it does at hosts. */
+		if (caller->uid != 0 && !(S_ISCHR(mode) && rdev == 0))
 			return -EPERM;
 		made = mknodat(directory->fd, text, mode, (dev_t)rdev);
 		break;
@@ -690,12 +691,19 @@ int store_readdir(struct store *s, const struct credential *caller, struct inode
 	char buffer[GETDENTS_BYTES] __attribute__((aligned(16)));
 	ssize_t got;
 	int fd, more = 1;
-	int error = credentials_assume(caller);
+	int error;
 
-	if (error)
-		return error;
 	if (!S_ISDIR(directory->type))
 		return -ENOTDIR;
+	error = store_access(s, caller, directory, OPEN_ACCESS_READ, true);
+	if (error)
+		return error;
+	if (s->root_squash &&
+	    (credentials_assume(caller) < 0 ||
+	     syscall(SYS_faccessat2, directory->fd, "", X_OK, AT_EMPTY_PATH | AT_EACCESS) < 0))
+		l.grant = NULL; /* who may not search it sees names only */
+	/* As root: "." is a search, which listing does not need. Entries are looked at as root, too. */
+	credentials_reset();
 	/* A description of its own: offsets are not shared between requests. */
 	fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
