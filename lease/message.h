@@ -159,8 +159,10 @@
 	F(U16, status)                                                                          \
 	F(U64, recall_sequence)   /* of the session, when the grants below were made (I3) */    \
 	F(U64, incarnation)       /* of the store, when this was done */                        \
-	F(U64, offset)            /* write: where it went; readdir: cookie to go on from */     \
-	F(U32, count)             /* write: bytes written; readdir: entries in the bulk data;  \
+	F(U64, offset)            /* write: where it went; readdir: cookie to go on from;       \
+	                             read: zeros before the bulk data */                        \
+	F(U32, count)             /* write, copy_range: bytes written; read: bytes, with zeros; \
+	                             readdir: entries in the bulk data;                         \
 	                             getxattr and listxattr with size 0: bytes needed */        \
 	F(U8, eof)                /* read, readdir, lookup's first bytes: nothing behind it */  \
 	F(BYTES, nodes)           /* node items: what the request touched */
@@ -194,7 +196,7 @@
 	F(HANDLE, handle)                                                                       \
 	F(U64, offset)                                                                          \
 	F(U32, count)             /* at most BULK_BYTES_MAX */                                  \
-	F(U8, strict)             /* 1: wait for a lease behind pending changes, section 5.4 */
+	F(U8, strict)             /* enum read_strict */
 
 /* A strict read that asks for the write lease, section 5.7. */
 #define FIELDS_read_exclusive(F)                                                                \
@@ -473,6 +475,15 @@ enum fallocate_mode {
 	FALLOCATE_KEEP_SIZE = 1 << 0,
 	FALLOCATE_PUNCH_HOLE = 1 << 1, /* with KEEP_SIZE */
 	FALLOCATE_ZERO_RANGE = 1 << 2,
+};
+
+enum read_strict {
+	READ_STRICT = 1 << 0, /* wait for a lease behind pending changes, section 5.4 */
+	/*
+	 * The answer may leave zeros out: `offset` of them come before the bulk data, and as many
+	 * behind it as are missing to `count`.
+	 */
+	READ_HOLES = 1 << 1,
 };
 
 enum open_access {

@@ -79,6 +79,12 @@ bool cache_file_gap(struct cache_file *f, struct change change, uint64_t offset,
 int cache_file_write(struct cache_file *f, struct change change, uint64_t offset, const void *data,
 		     size_t length) MUST_CHECK;
 /*
+ * The same for zeros in a hole of the inode: they are remembered in memory, take no room on disk,
+ * and are forgotten at a restart. 0, -ESTALE, -ENOMEM.
+ */
+int cache_file_zero(struct cache_file *f, struct change change, uint64_t offset, uint64_t length)
+	MUST_CHECK;
+/*
  * This host's own modification moved the inode from `before` to `after`, and touched
  * [offset, offset+length) (length UINT64_MAX: to the end): bytes cached at `before` outside that
  * are now of `after`. When what is cached is not at `before`, everything is dropped.

@@ -39,12 +39,14 @@ struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, 
 	pthread_rwlock_init(&f->lock, &attributes);
 	pthread_rwlockattr_destroy(&attributes);
 	range_set_init(&f->ranges, &heap, CACHE_FILE_RANGES_MAX);
+	range_set_init(&f->holes, &heap, CACHE_FILE_HOLES_MAX);
 	return f;
 }
 
 void cache_file_free(struct cache_file *f)
 {
 	range_set_finish(&f->ranges);
+	range_set_finish(&f->holes);
 	pthread_rwlock_destroy(&f->lock);
 	free(f);
 }
@@ -167,6 +169,7 @@ void cache_file_drop_locked(struct cache_file *f)
 
 	close_kept(f);
 	range_set_clear(&f->ranges);
+	range_set_clear(&f->holes);
 	f->change = (struct change){ 0, 0 };
 	f->length = 0;
 	f->generation++;
@@ -392,27 +395,53 @@ static int write_all(int fd, const void *data, size_t length, uint64_t offset)
 	return 0;
 }
 
+/* The bytes from `offset` on that are on disk or zeros, at most `length`. With the lock. */
+static int read_runs(struct cache_file *f, uint64_t offset, uint8_t *buffer, size_t length,
+		     size_t *ret_done)
+{
+	size_t done = 0;
+	int fd = -1, rc = 0;
+
+	while (done < length && rc == 0) {
+		uint64_t run = range_set_run(&f->ranges, offset + done);
+		uint64_t zeros = run ? 0 : range_set_run(&f->holes, offset + done);
+		uint64_t take = run ? run : zeros;
+
+		if (take > length - done)
+			take = length - done;
+		if (take == 0)
+			break;
+		if (zeros) {
+			memset(buffer + done, 0, (size_t)take);
+		} else {
+			if (fd < 0)
+				fd = borrow_descriptor(f);
+			rc = fd < 0 ? fd : read_all(fd, buffer + done, (size_t)take, offset + done);
+		}
+		done += (size_t)take;
+	}
+	return_descriptor(f, fd);
+	*ret_done = done;
+	return rc;
+}
+
 size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offset, void *buffer,
 		       size_t length)
 {
 	struct cache *c = f->cache;
 	uint32_t generation;
-	uint64_t run;
-	int fd, rc;
+	int rc;
 
 	lock_to_read(f);
-	run = is_at(f, change) ? range_set_run(&f->ranges, offset) : 0;
-	if (run < length)
-		length = (size_t)run;
-	if (length == 0) {
+	if (!is_at(f, change)) {
 		unlock(f);
 		return 0;
 	}
 	generation = f->generation;
-	fd = borrow_descriptor(f);
-	rc = fd < 0 ? fd : read_all(fd, buffer, length, offset);
-	return_descriptor(f, fd);
+	rc = read_runs(f, offset, buffer, length, &length);
 	unlock(f);
+	if (length == 0)
+		return 0;
 	if (rc == 0) {
 		atomic_fetch_add_explicit(&c->statistics.hits, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&c->statistics.hit_bytes, length, memory_order_relaxed);
@@ -430,20 +459,44 @@ size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offs
 	return 0;
 }
 
+/* What is cached is of `change` from here on. 0, or -ESTALE. The lock is held exclusively. */
+static int take_change(struct cache_file *f, struct change change)
+{
+	if (change_equal(f->change, change))
+		return 0;
+	if (is_gone(f, change))
+		return -ESTALE;
+	remember_gone(f, f->change);
+	cache_file_drop_locked(f);
+	f->change = change;
+	return 0;
+}
+
+int cache_file_zero(struct cache_file *f, struct change change, uint64_t offset, uint64_t length)
+{
+	int rc;
+
+	if (!change_known(change) || length > UINT64_MAX - offset)
+		return -EINVAL;
+	if (length == 0)
+		return 0;
+	lock_to_write(f);
+	rc = take_change(f, change);
+	if (rc == 0)
+		rc = range_set_add(&f->holes, offset, offset + length);
+	unlock(f);
+	return rc;
+}
+
 /* Writes and vouches in memory. The caller holds f->lock; `*ret_fd` is what to stat and return. */
 static int write_locked(struct cache_file *f, struct change change, uint64_t offset,
 			const void *data, size_t length, int *ret_fd)
 {
 	uint64_t end = offset + length;
-	int fd, rc;
+	int fd, rc = take_change(f, change);
 
-	if (!change_equal(f->change, change)) {
-		if (is_gone(f, change))
-			return -ESTALE;
-		remember_gone(f, f->change);
-		cache_file_drop_locked(f);
-		f->change = change;
-	}
+	if (rc < 0)
+		return rc;
 	fd = f->on_disk ? borrow_descriptor(f) : create_descriptor(f);
 	if (fd < 0)
 		return fd;
@@ -563,8 +616,9 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 		return;
 	}
 	range_set_remove(&f->ranges, offset, end);
+	range_set_remove(&f->holes, offset, end);
 	f->change = after;
-	if (f->ranges.bytes == 0) {
+	if (f->ranges.bytes + f->holes.bytes == 0) {
 		cache_file_drop_locked(f);
 	} else {
 		if (end == UINT64_MAX)

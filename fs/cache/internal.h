@@ -27,6 +27,8 @@
 #define CACHE_FLUSH_INTERVAL_MS 2000
 /* Superseded changes remembered for each file, to know a late answer. */
 #define CACHE_GONE_MAX 4
+/* Holes remembered for each file; beyond it the smallest are given up. */
+#define CACHE_FILE_HOLES_MAX 256
 /* "xx/yy/" and the handle in hex. */
 #define CACHE_NAME_BYTES (6 + 2 * HANDLE_BYTES_MAX + 1)
 
@@ -59,6 +61,7 @@ struct cache_file {
 	struct change gone[CACHE_GONE_MAX];
 	unsigned gone_next;
 	struct range_set ranges;
+	struct range_set holes; /* zeros that are valid and not on disk; forgotten with the entry */
 };
 
 struct cache_statistics {

@@ -305,16 +305,62 @@ static void fetch_serve(struct mount *m, struct call *call, struct reading *read
 	}
 }
 
+/* What an answer says is stored: the rest of it is zeros. */
+struct stored {
+	uint64_t zeros; /* before it */
+	size_t length;
+	size_t count;   /* all together */
+};
+
+/* Puts the zeros in that the answer left out. 0 or -errno. */
+static int fill_holes(struct call *call, struct stored *ret_stored)
+{
+	const struct message_reply *reply = &call->reply;
+	struct stored stored = { 0, call->data.length, call->data.length };
+	uint8_t *bytes;
+
+	/* An origin that leaves nothing out need not count. */
+	if (reply->count > call->data.length) {
+		stored.zeros = reply->offset;
+		stored.count = reply->count;
+		if (stored.count > call->size || stored.zeros > stored.count - stored.length)
+			return -EPROTO;
+		bytes = calloc(1, stored.count);
+		if (!bytes)
+			return -ENOMEM;
+		if (stored.length)
+			memcpy(bytes + stored.zeros, call->data.data, stored.length);
+		free(call->bulk); /* of an answer that was not used */
+		call->bulk = bytes;
+		call->data = (struct slice){ bytes, stored.count };
+	}
+	*ret_stored = stored;
+	return 0;
+}
+
+static void fetch_keep(struct mount *m, struct call *call, struct change change,
+		       const struct stored *stored)
+{
+	uint64_t start = call->offset + stored->zeros, end = start + stored->length;
+
+	read_keep_zeros(m, call->inode, change, call->offset, stored->zeros);
+	read_keep(m, call->inode, change, start,
+		  (struct slice){ call->data.data + stored->zeros, stored->length });
+	read_keep_zeros(m, call->inode, change, end, call->offset + stored->count - end);
+}
+
 static void fetch_work(struct mount *m, struct call *call)
 {
 	const struct answer_node *node;
 	struct reading *waiting = NULL;
 	enum use use = USE_NONE;
+	struct stored stored;
 	struct answer answer;
 	unsigned token = 0;
+	int r = call->status == STATUS_OK ? fill_holes(call, &stored) : 0;
 
-	if (call->status != STATUS_OK) {
-		fetch_end(m, call, call_errno(call));
+	if (call->status != STATUS_OK || r < 0) {
+		fetch_end(m, call, r < 0 ? -r : call_errno(call));
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
@@ -341,10 +387,10 @@ static void fetch_work(struct mount *m, struct call *call)
 		return;
 	}
 	COUNT(m, fetches);
-	COUNT_BY(m, fetched_bytes, call->data.length);
+	COUNT_BY(m, fetched_bytes, stored.length);
 	fetch_serve(m, call, waiting, token);
-	if (use == USE_KEEP && call->data.length)
-		read_keep(m, call->inode, node->item.change, call->offset, call->data);
+	if (use == USE_KEEP)
+		fetch_keep(m, call, node->item.change, &stored);
 	fetch_end(m, call, 0);
 }
 
@@ -388,7 +434,7 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	call->message.common.credential = reading->credential;
 	call->message.read.handle = inode->handle;
 	call->message.read.offset = call->offset;
-	call->message.read.strict = 1;
+	call->message.read.strict = READ_STRICT | READ_HOLES;
 	call->context = reading;
 	pthread_mutex_lock(&m->lock);
 	inode_use(m, inode);
@@ -431,6 +477,15 @@ struct cache_file *read_cache_file(struct mount *m, struct inode *inode)
 	inode->file = file;
 	pthread_mutex_unlock(&m->lock);
 	return file;
+}
+
+void read_keep_zeros(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
+		     uint64_t length)
+{
+	struct cache_file *file = length ? read_cache_file(m, inode) : NULL;
+
+	if (file)
+		(void)!cache_file_zero(file, change, offset, length); /* asked for again then */
 }
 
 void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,

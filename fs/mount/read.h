@@ -46,6 +46,9 @@ unsigned read_busy_ranges(const struct inode *inode, struct busy_range *ranges, 
 /* Puts bytes of an answer into the cache, if the inode has a cache file. Without the lock. */
 void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
 	       struct slice data);
+/* The same for zeros, which take no room there. */
+void read_keep_zeros(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
+		     uint64_t length);
 /* The inode's cache file, opened when it is the first time. May do disk I/O; without the lock. */
 struct cache_file *read_cache_file(struct mount *m, struct inode *inode);
 

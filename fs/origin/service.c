@@ -356,7 +356,7 @@ void task_unwrap(struct task *t)
 		m->read.handle = asked.handle;
 		m->read.offset = asked.offset;
 		m->read.count = asked.count;
-		m->read.strict = 1;
+		m->read.strict = READ_STRICT;
 		t->acquire = true;
 	} else if (m->type == MESSAGE_write_back) {
 		const struct message_write_back asked = m->write_back;

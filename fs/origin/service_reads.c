@@ -101,7 +101,7 @@ static int read_bytes(struct task *t, struct inode *inode, uint64_t op)
 {
 	const struct message_read *m = &t->message.read;
 	struct item_node node;
-	uint32_t count = 0;
+	uint32_t count = 0, zeros = 0, stored = 0;
 	int error;
 
 	if (m->count > BULK_BYTES_MAX)
@@ -110,13 +110,19 @@ static int read_bytes(struct task *t, struct inode *inode, uint64_t op)
 	if (error)
 		return error;
 	store_lock_shared(t->store, inode);
-	error = store_read(t->store, &t->caller, inode, m->offset, t->bulk.data, m->count, &count);
+	if (m->strict & READ_HOLES)
+		error = store_read_sparse(t->store, &t->caller, inode, m->offset, t->bulk.data,
+					  m->count, &zeros, &stored, &count);
+	else
+		error = store_read(t->store, &t->caller, inode, m->offset, t->bulk.data, m->count,
+				   &count);
 	if (!error)
 		error = answer_node(t, NODE_TARGET, inode, op, &node);
 	store_unlock_shared(t->store, inode);
 	if (error)
 		return error;
-	t->bulk.length = count;
+	t->bulk.length = m->strict & READ_HOLES ? stored : count;
+	t->reply.offset = zeros;
 	t->reply.eof = m->offset + count >= node.attributes.size;
 	t->reply.count = count;
 	return 0;
@@ -387,7 +393,7 @@ bool service_read_request(struct task *t)
 	if (!handle || (t->message.type == MESSAGE_open && t->message.open.truncate))
 		return false;
 	error = store_get(t->store, handle, &t->inodes[TASK_TARGET]);
-	if (!error && t->message.type == MESSAGE_read && t->message.read.strict) {
+	if (!error && t->message.type == MESSAGE_read && (t->message.read.strict & READ_STRICT)) {
 		begin_strict(t);
 		return true;
 	}

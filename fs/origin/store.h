@@ -185,6 +185,13 @@ int store_access(struct store *s, const struct credential *caller, struct inode 
 		 unsigned access, bool opened) MUST_CHECK;
 int store_read(struct store *s, const struct credential *caller, struct inode *inode,
 	       uint64_t offset, void *buffer, uint32_t count, uint32_t *ret_count) MUST_CHECK;
+/*
+ * The same, with zeros left out: `*ret_zeros` of them, then `*ret_stored` bytes, which are in `buffer`,
+ * then zeros up to `*ret_count`.
+ */
+int store_read_sparse(struct store *s, const struct credential *caller, struct inode *inode,
+		      uint64_t offset, void *buffer, uint32_t count, uint32_t *ret_zeros,
+		      uint32_t *ret_stored, uint32_t *ret_count) MUST_CHECK;
 /* `*ret_count` can be less than was asked for when the store is full. */
 int store_write(struct store *s, const struct credential *caller, struct inode *inode,
 		uint64_t offset, bool append, bool kill_suid, struct slice data,

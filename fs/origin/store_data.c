@@ -10,6 +10,7 @@
 #include "fs/origin/credentials.h"
 #include "fs/origin/store_private.h"
 
+#define DATA_RUNS_MAX 16 /* of a read: beyond it the holes in between and behind are sent */
 #define RESERVED_XATTR "user.leasehold."
 #define LACKS_NAMES_BYTES 4096 /* with more names than that nothing is said of what is lacking */
 
@@ -80,6 +81,78 @@ int store_read(struct store *s, const struct credential *caller, struct inode *i
 		done += (uint32_t)got;
 	}
 	*ret_count = done;
+	return 0;
+}
+
+/* Where the data in [offset, offset+count) begin and end; false: there are none. */
+static bool data_within(int fd, uint64_t offset, uint32_t count, uint64_t *ret_start,
+			uint64_t *ret_end)
+{
+	uint64_t limit = offset + count, end = limit;
+	off_t start = lseek(fd, (off_t)offset, SEEK_DATA), at = start;
+
+	if (start < 0)
+		return errno != ENXIO; /* a store that cannot tell */
+	if ((uint64_t)start >= limit)
+		return false;
+	/* The end of the last data before the limit, if that is soon found. */
+	for (unsigned i = 0; i < DATA_RUNS_MAX; i++) {
+		off_t hole = lseek(fd, at, SEEK_HOLE);
+
+		if (hole < 0 || (uint64_t)hole >= limit)
+			break;
+		at = lseek(fd, hole, SEEK_DATA);
+		if (at < 0 || (uint64_t)at >= limit) {
+			end = (uint64_t)hole;
+			break;
+		}
+	}
+	*ret_start = (uint64_t)start;
+	*ret_end = end;
+	return true;
+}
+
+int store_read_sparse(struct store *s, const struct credential *caller, struct inode *inode,
+		      uint64_t offset, void *buffer, uint32_t count, uint32_t *ret_zeros,
+		      uint32_t *ret_stored, uint32_t *ret_count)
+{
+	uint64_t start = offset, end = offset + count, size;
+	uint32_t got = 0;
+	struct stat st;
+	int fd, error;
+
+	*ret_zeros = 0;
+	if (offset > INT64_MAX - (uint64_t)count)
+		return -EINVAL;
+	if (fstat(inode->fd, &st) < 0)
+		return -errno;
+	size = (uint64_t)st.st_size;
+	if ((uint64_t)st.st_blocks * 512 >= size || offset >= size) {
+		error = store_read(s, caller, inode, offset, buffer, count, ret_count);
+		if (!error)
+			*ret_stored = *ret_count;
+		return error;
+	}
+	error = store_access(s, caller, inode, OPEN_ACCESS_READ, true);
+	if (error)
+		return error;
+	fd = inodes_data_fd(s->inodes, inode, false);
+	if (fd < 0)
+		return fd;
+	if (count > size - offset)
+		count = (uint32_t)(size - offset);
+	if (!data_within(fd, offset, count, &start, &end))
+		start = end = offset;
+	if (end > offset + count)
+		end = offset + count;
+	if (end > start) {
+		error = store_read(s, caller, inode, start, buffer, (uint32_t)(end - start), &got);
+		if (error)
+			return error;
+	}
+	*ret_zeros = (uint32_t)(start - offset);
+	*ret_stored = got;
+	*ret_count = count;
 	return 0;
 }
 

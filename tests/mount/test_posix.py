@@ -202,6 +202,37 @@ def test_holes_are_found(w):
     os.close(reader)
 
 
+def test_holes_are_neither_sent_nor_stored(w):
+    a, b = hosts(w)
+    expected = {0: bytes(1 << 20), (40 << 20) - 100: bytes(100) + b"data" + bytes(1000),
+                (64 << 20) - 10: bytes(6) + b"tail"}
+    fd = os.open(a / "f", os.O_CREAT | os.O_WRONLY)
+    os.ftruncate(fd, 64 << 20)
+    os.pwrite(fd, b"data", 40 << 20)
+    os.pwrite(fd, b"tail", (64 << 20) - 4)
+    os.close(fd)
+    if os.stat(w.main_origin.path_of("f")).st_blocks * 512 > 1 << 20:
+        raise Skip("the file system of the origin makes no holes")
+    for round in range(2):
+        data = read_file(b / "f")
+        expect(len(data), 64 << 20, "length")
+        expect(data.count(0), (64 << 20) - 8, "zeros")
+        for offset, piece in expected.items():
+            expect(data[offset:offset + len(piece)], piece, "at %d, round %d" % (offset, round))
+        with open(b / "f", "rb", buffering=0) as f:
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    expect(b.status()["counters"]["fetched_bytes"] < 4 << 20, True, "bytes fetched")
+    stored = sum(os.stat(os.path.join(path, name)).st_blocks * 512
+                 for path, _, names in os.walk(b.cache) for name in names)
+    expect(stored < 4 << 20, True, "bytes in the cache: %d" % stored)
+    # A hole that is filled elsewhere is no hole any more.
+    with open(a / "f", "r+b", buffering=0) as f:
+        f.seek(10 << 20)
+        f.write(b"filled")
+    with open(b / "f", "rb", buffering=0) as f:
+        expect(os.pread(f.fileno(), 8, (10 << 20) - 1), b"\0filled\0", "filled")
+
+
 def test_copies_are_made_at_the_origin(w):
     a, b = hosts(w)
     data = pattern(5 << 20)

@@ -421,6 +421,35 @@ START_TEST(a_move_keeps_what_the_modification_did_not_touch)
 }
 END_TEST
 
+START_TEST(zeros_of_a_hole_are_remembered_without_room)
+{
+	struct cache *c = open_cache(64 * MIB);
+	struct cache_file *f = get(c, 1);
+	uint8_t bytes[12288], zeros[8192] = { 0 };
+
+	ck_assert_int_eq(cache_file_zero(f, first, 0, 1ull << 40), 0);
+	memset(bytes, 1, sizeof(bytes));
+	ck_assert_uint_eq(cache_file_read(f, first, 1 << 20, bytes, 8192), 8192);
+	ck_assert_mem_eq(bytes, zeros, 8192);
+	ck_assert_uint_eq(objects_on_disk(), 0);
+	ck_assert_uint_eq(cache_file_read(f, second, 0, bytes, 1), 0);
+	/* Data and zeros are read as one. */
+	ck_assert_int_eq(put_bytes(f, 1, first, 1ull << 40, 4096), 0);
+	memset(bytes, 1, sizeof(bytes));
+	ck_assert_uint_eq(cache_file_read(f, first, (1ull << 40) - 8192, bytes, 12288), 12288);
+	ck_assert_mem_eq(bytes, zeros, 8192);
+	fill(zeros, 4096, 1, first, 1ull << 40);
+	ck_assert_mem_eq(bytes + 8192, zeros, 4096);
+	/* What is written there is no hole any more. */
+	cache_file_move(f, first, second, 4096, 4096);
+	ck_assert_uint_eq(cache_file_read(f, second, 0, bytes, 8192), 4096);
+	ck_assert_uint_eq(cache_file_read(f, second, 8192, bytes, 8192), 8192);
+	ck_assert_int_eq(cache_file_zero(f, first, 0, 1), -ESTALE);
+	cache_file_put(f);
+	cache_close(c);
+}
+END_TEST
+
 START_TEST(a_drop_removes_the_file)
 {
 	struct cache *c = open_cache(16 * MIB);
@@ -694,6 +723,7 @@ static TCase *cache_case(void)
 	tcase_add_test(tcase, two_mounts_cannot_share_a_cache);
 	tcase_add_test(tcase, bytes_of_a_superseded_change_are_refused);
 	tcase_add_test(tcase, a_move_keeps_what_the_modification_did_not_touch);
+	tcase_add_test(tcase, zeros_of_a_hole_are_remembered_without_room);
 	tcase_add_test(tcase, a_drop_removes_the_file);
 	tcase_add_test(tcase, the_least_recently_used_goes_first_and_never_a_referenced_one);
 	tcase_add_test(tcase, a_smaller_cap_is_held_from_the_start);

@@ -58,7 +58,7 @@ START_TEST(a_page_fill_is_strict)
 	begin(5);
 	unique = kernel_read(node, fh, 0, 4096);
 	read = origin_expect(MESSAGE_read);
-	ck_assert_uint_eq(read->message.read.strict, 1);
+	ck_assert_uint_eq(read->message.read.strict, READ_STRICT | READ_HOLES);
 	ck_assert_uint_eq(read->message.read.offset, 0);
 	ck_assert_uint_eq(read->message.read.count, 4096); /* no more: the file ends before */
 	answer(read, 1, LEASE_READ, "hello");

@@ -732,6 +732,42 @@ START_TEST(space_is_allocated_punched_and_found)
 }
 END_TEST
 
+START_TEST(a_sparse_read_leaves_the_zeros_out)
+{
+	struct message_setattr size = { .valid = SETATTR_SIZE, .size = 8 << 20 };
+	struct inode *file = make_file("a", &as_user, 0600);
+	uint32_t zeros, stored, count;
+	uint8_t bytes[1 << 20];
+	uint64_t offset, data;
+
+	ck_assert_int_eq(store_setattr(store, &as_user, file, &size), 0);
+	ck_assert_int_eq(store_write(store, &as_user, file, 1 << 20, false, false, text_of("data"),
+				     &offset, &count), 0);
+	ck_assert_int_eq(store_seek(store, &as_user, file, 0, false, &data), 0);
+	if (data == 0) /* the file system here tells of no holes */
+		return;
+	ck_assert_int_eq(store_read_sparse(store, &as_user, file, 0, bytes, 1 << 20, &zeros,
+					   &stored, &count), 0);
+	ck_assert_uint_eq(count, 1 << 20);
+	ck_assert_uint_eq(stored, 0);
+	ck_assert_int_eq(store_read_sparse(store, &as_user, file, (1 << 20) - 65536, bytes, 1 << 20,
+					   &zeros, &stored, &count), 0);
+	ck_assert_uint_eq(count, 1 << 20);
+	ck_assert_uint_le(zeros, 65536);
+	ck_assert_uint_ge(stored, 4);
+	ck_assert_uint_le(zeros + stored, 1 << 20);
+	ck_assert_mem_eq(bytes + 65536 - zeros, "data", 4);
+	/* Cut at the end of the file; behind it there is nothing. */
+	ck_assert_int_eq(store_read_sparse(store, &as_user, file, (8 << 20) - 100, bytes, 4096,
+					   &zeros, &stored, &count), 0);
+	ck_assert_uint_eq(count, 100);
+	ck_assert_int_eq(store_read_sparse(store, &as_user, file, 9 << 20, bytes, 4096, &zeros,
+					   &stored, &count), 0);
+	ck_assert_uint_eq(count, 0);
+	store_put(store, file);
+}
+END_TEST
+
 START_TEST(a_range_is_copied_as_far_as_its_source_goes)
 {
 	struct inode *from = make_file("from", &as_user, 0644), *to = make_file("to", &as_user, 0644);
@@ -844,6 +880,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, whoever_changes_a_file_takes_its_privileges);
 	tcase_add_test(tc, the_umask_counts_unless_there_is_a_default_acl);
 	tcase_add_test(tc, space_is_allocated_punched_and_found);
+	tcase_add_test(tc, a_sparse_read_leaves_the_zeros_out);
 	tcase_add_test(tc, a_range_is_copied_as_far_as_its_source_goes);
 	tcase_add_test(tc, a_file_without_a_name_gets_one_or_goes);
 	tcase_add_test(tc, sync_and_statfs_answer);
