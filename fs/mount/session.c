@@ -759,7 +759,7 @@ void session_check_guardian(struct mount *m)
 {
 	struct holder_actions actions = session_actions();
 
-	if (m->unguarded || !guardian_gone(m->guardian))
+	if (m->unguarded || guardian_aborted(m->guardian) || !guardian_gone(m->guardian))
 		return;
 	m->unguarded = true;
 	mount_log("error", "the guardian process of %s was killed: the kernel caches nothing of it "
