@@ -198,7 +198,7 @@
 	F(U32, count)             /* at most BULK_BYTES_MAX */                                  \
 	F(U8, strict)             /* enum read_strict */
 
-/* A strict read that asks for the write lease, section 5.7. */
+/* A read with READ_STRICT and READ_HOLES that asks for the write lease, section 5.7. */
 #define FIELDS_read_exclusive(F)                                                                \
 	COMMON_FIELDS(F)                                                                        \
 	F(HANDLE, handle)                                                                       \

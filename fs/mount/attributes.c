@@ -7,6 +7,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/write_back.h"
 
 /* Answers with the attributes that stand now, else with those that were answered, for this once. */
 static void reply_attributes(struct mount *m, struct call *call, const struct attributes *answered)
@@ -150,7 +151,10 @@ static void setattr_work(struct mount *m, struct call *call)
 	answer_done(m, &answer);
 	if (call->status != STATUS_OK || !answer.nodes[NODE_TARGET].present) {
 		/* It may have been done all the same: pages filled meanwhile go. */
-		modify_settle(m, call, 0, 0, setattr_failed);
+		if (call->bound.value)
+			setattr_failed(m, call);
+		else
+			modify_settle(m, call, 0, 0, setattr_failed);
 		return;
 	}
 	if (kept && call->inode->file)
@@ -164,7 +168,8 @@ static void setattr_work(struct mount *m, struct call *call)
 	}
 	*attributes = answer.nodes[NODE_TARGET].item.attributes;
 	call->context = attributes;
-	if (message->valid & SETATTR_SIZE)
+	/* Under the write lease the kernel drops its pages by itself: write_back.h. */
+	if ((message->valid & SETATTR_SIZE) && !call->bound.value)
 		modify_settle(m, call, 0, 0, setattr_reply);
 	else
 		setattr_reply(m, call);
@@ -213,7 +218,11 @@ void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int va
 	/* A descriptor that may write may truncate, whatever the mode says by now. */
 	message->through_descriptor = info != NULL;
 	if (valid & FUSE_SET_ATTR_SIZE) {
-		scope.data = true;
+		pthread_mutex_lock(&m->lock);
+		scope.data = !write_back_expected(m, call->inode);
+		if (!scope.data)
+			call->bound = call->inode->stored.session;
+		pthread_mutex_unlock(&m->lock);
 		scope.offset = message->size;
 	}
 	call_limit(call);

@@ -14,6 +14,7 @@
 #define RETRY_FIRST_MS 50
 #define RETRY_MAX_MS 1000
 #define SLOTS_MAX 256
+#define SLOTS_RESERVED 8 /* for what a recall may be waiting for (call->bound): one in so many */
 
 struct slot {
 	bool used;
@@ -110,7 +111,8 @@ struct call *call_new(struct mount *m, fuse_req_t request, enum message_type typ
 	call->deadline = instant_add(mount_now(), duration_ms(m->options->timeout));
 	call->deadline_errno = ETIMEDOUT;
 	pthread_mutex_lock(&m->lock);
-	full = table->count >= CALL_COUNT_MAX;
+	/* Write-back is bounded by the kernel, and a recall may be waiting for it. */
+	full = table->count >= CALL_COUNT_MAX && type != MESSAGE_write_back;
 	if (!full) {
 		call->id = ++table->id_next;
 		table->count++;
@@ -223,7 +225,11 @@ struct pending_send {
 
 static bool slot_take(struct call_table *table, struct call *call)
 {
-	for (uint32_t i = 0; i < table->slot_count; i++) {
+	uint32_t reserved = (table->slot_count + SLOTS_RESERVED - 1) / SLOTS_RESERVED;
+
+	if (call->bound.value || reserved == table->slot_count)
+		reserved = 0;
+	for (uint32_t i = reserved; i < table->slot_count; i++) {
 		if (!table->slots[i].used) {
 			table->slots[i].used = true;
 			call->has_slot = true;
@@ -252,6 +258,12 @@ static void supersede(struct mount *m, struct call *call)
 	call->message.setattr.handle = call->inode->handle;
 }
 
+/* The session that it belongs to is over. Under the lock. */
+static bool bound_elsewhere(const struct mount *m, const struct call *call)
+{
+	return call->bound.value && call->bound.value != holder_session(m->holder).value;
+}
+
 /*
  * Prepares the next attempt under the lock. False: it has to wait (parked, not yet in the list).
  * A modification that may have been executed keeps its session, slot and sequence; everything
@@ -261,7 +273,7 @@ static bool prepare(struct mount *m, struct call *call)
 {
 	struct call_table *table = m->calls;
 
-	if (holder_state(m->holder) != HOLDER_ACTIVE)
+	if (holder_state(m->holder) != HOLDER_ACTIVE || bound_elsewhere(m, call))
 		return false;
 	if (call->modifying && call->has_slot) {
 		if (call->abandoned && !call->superseding)
@@ -370,7 +382,9 @@ static bool must_hold(struct mount *m, const struct call *call)
 		return inode->closing;
 	if (call->message.type == MESSAGE_close)
 		return !session_acknowledged(m, call->acknowledge_mark);
-	return call->message.type == MESSAGE_read && inode->hold_count > 0 &&
+	return (call->message.type == MESSAGE_read ||
+		call->message.type == MESSAGE_read_exclusive) &&
+	       inode->hold_count > 0 &&
 	       holder_lease_held(m->holder, mount_now(), &inode->handle) != 0;
 }
 
@@ -500,6 +514,8 @@ static bool settled(struct mount *m, struct call *call)
 			/* fall through */
 		case STATUS_NOSESSION:
 			session_refused(m, call->session);
+			if (call->bound.value)
+				return true;
 			break;
 		case STATUS_PUSHBACK:
 		case STATUS_DRAINING:
@@ -636,7 +652,7 @@ struct verdict {
 /* Looks at every call in flight; fills in whom to answer. Under the lock. */
 static unsigned judge(struct mount *m, struct instant now, struct verdict *verdicts)
 {
-	bool away = session_away(m), fail = away && fails_at_once(m);
+	bool away = session_away(m), fail = away && fails_at_once(m), over;
 	struct call *call, *next;
 	unsigned count = 0;
 
@@ -651,8 +667,9 @@ static unsigned judge(struct mount *m, struct instant now, struct verdict *verdi
 				client_cancel(call->transfer);
 			continue;
 		}
-		if (!call->abandoned && (fail || !instant_before(now, call->deadline))) {
-			if (fail)
+		over = bound_elsewhere(m, call);
+		if (!call->abandoned && (fail || over || !instant_before(now, call->deadline))) {
+			if (fail || over)
 				call->deadline_errno = EIO;
 			else
 				COUNT(m, calls_timed_out);

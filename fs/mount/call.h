@@ -80,6 +80,7 @@ struct call {
 	struct slice data;         /* bulk data of the reply */
 
 	/* Inside. */
+	struct session_id bound;   /* ends with EIO when this session does; 0: outlives sessions */
 	struct session_id session; /* of the latest attempt */
 	bool has_slot;
 	uint32_t slot;

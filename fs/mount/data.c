@@ -9,6 +9,7 @@
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/sync.h"
+#include "fs/mount/write_back.h"
 
 /* ---- open ---- */
 
@@ -64,11 +65,11 @@ static void uncount_open(struct mount *m, struct inode *inode)
 /*
  * The local side of an open that was counted. Readers use the kernel's page cache, whose pages are
  * dropped whenever the lease goes: so they may be kept from one open to the next. Descriptors that
- * can write use DIRECT_IO: no write waits in the page cache, and MAP_SHARED on them fails with
- * ENODEV, since a store through a mapping would not be seen elsewhere.
+ * can write use DIRECT_IO: no write waits in the page cache. Those that can also read may be mapped
+ * all the same, where the kernel can do that safely (write_back.h); else it fails with ENODEV.
  */
-static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info *info,
-		     struct open_file **ret_file)
+static int make_file(struct mount *m, struct inode *inode, const struct credential *credential,
+		     struct fuse_file_info *info, struct open_file **ret_file)
 {
 	struct open_file *file = calloc(1, sizeof(*file));
 	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
@@ -88,6 +89,8 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 		}
 	}
 	pages = inode->pages && !m->unguarded;
+	file->mappable = m->maps_writable && (info->flags & O_ACCMODE) == O_RDWR;
+	inode->mappable += file->mappable;
 	inode_use(m, inode);
 	sync_opened(inode, &file->seen);
 	file->next = m->open_files;
@@ -96,6 +99,7 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 	m->open_files = file;
 	pthread_mutex_unlock(&m->lock);
 	file->inode = inode;
+	file->credential = *credential;
 	file->append = (info->flags & O_APPEND) != 0;
 	info->fh = (uint64_t)(uintptr_t)file;
 	info->direct_io = writable || !pages;
@@ -105,15 +109,15 @@ static int make_file(struct mount *m, struct inode *inode, struct fuse_file_info
 	return 0;
 }
 
-int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
-	      struct open_file **ret_file)
+int data_open(struct mount *m, struct inode *inode, const struct credential *credential,
+	      struct fuse_file_info *info, struct open_file **ret_file)
 {
 	int r;
 
 	pthread_mutex_lock(&m->lock);
 	count_open(inode);
 	pthread_mutex_unlock(&m->lock);
-	r = make_file(m, inode, info, ret_file);
+	r = make_file(m, inode, credential, info, ret_file);
 	if (r < 0)
 		uncount_open(m, inode);
 	return r;
@@ -125,6 +129,9 @@ static void data_close(struct mount *m, struct open_file *file)
 
 	uncount_open(m, inode);
 	pthread_mutex_lock(&m->lock);
+	inode->mappable -= file->mappable;
+	if (inode->mappable == 0)
+		inode->mapped = false;
 	if (file->previous)
 		file->previous->next = file->next;
 	else
@@ -153,10 +160,10 @@ void data_open_undo(struct mount *m, struct open_file *file)
 
 /* Answers an open that was counted. */
 static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
-		       struct fuse_file_info *info)
+		       const struct credential *credential, struct fuse_file_info *info)
 {
 	struct open_file *file;
-	int r = make_file(m, inode, info, &file);
+	int r = make_file(m, inode, credential, info, &file);
 
 	if (r < 0) {
 		uncount_open(m, inode);
@@ -168,6 +175,7 @@ static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
 
 static void open_work(struct mount *m, struct call *call)
 {
+	struct credential credential = call->message.common.credential;
 	struct fuse_file_info info = call->file_info;
 	struct inode *inode = call->inode;
 	struct answer answer;
@@ -188,7 +196,7 @@ static void open_work(struct mount *m, struct call *call)
 	answer_done(m, &answer);
 	call_destroy(m, call);
 	if (request)
-		open_reply(m, request, inode, &info);
+		open_reply(m, request, inode, &credential, &info);
 	else
 		uncount_open(m, inode); /* the caller died: as if it had closed */
 	pthread_mutex_lock(&m->lock);
@@ -222,8 +230,12 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (known) {
+		struct credential credential = { .uid = 0 };
+
 		COUNT(m, requests);
-		open_reply(m, request, inode, info);
+		if (m->maps_writable && (info->flags & O_ACCMODE) == O_RDWR)
+			call_credential(request, &credential);
+		open_reply(m, request, inode, &credential, info);
 		pthread_mutex_lock(&m->lock);
 		inode_unuse(m, inode);
 		pthread_mutex_unlock(&m->lock);
@@ -257,7 +269,9 @@ void op_read(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
 	struct mount *m = fuse_req_userdata(request);
 
 	COUNT(m, requests);
-	read_request(m, request, (struct open_file *)(uintptr_t)info->fh, (uint64_t)offset, size);
+	/* The kernel names who reads only where it reads into the caller's memory. */
+	read_request(m, request, (struct open_file *)(uintptr_t)info->fh, (uint64_t)offset, size,
+		     info->lock_owner != 0);
 }
 
 /* ---- write ---- */
@@ -307,6 +321,10 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 	struct modify_scope scope = { .data = true, .offset = (uint64_t)offset, .length = size };
 	struct call *call;
 
+	if (info->writepage) {
+		write_back_request(m, request, file, data, size, (uint64_t)offset);
+		return;
+	}
 	if (op_refuse_change(request))
 		return;
 	COUNT(m, writes);

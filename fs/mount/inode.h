@@ -52,6 +52,12 @@ struct name_entry {
 	char name[];
 };
 
+/* The write lease of which there may be stores in the kernel: write_back.h. */
+struct stored_under {
+	struct session_id session; /* 0: none */
+	uint64_t sequence;         /* recall sequence of the answer that granted it */
+};
+
 struct inode {
 	UT_hash_handle by_handle;
 	UT_hash_handle by_nodeid;
@@ -83,9 +89,17 @@ struct inode {
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t fills;                /* page fills in flight */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
+	uint32_t dropping_pages;       /* of these: that drop all pages */
 	uint32_t settle_serial;        /* our own modifications and recalls that ended */
 	uint32_t write_serial;         /* our own modifications that were answered */
 	uint32_t weak_fills;           /* page fills answered under such a recall, without a lease */
+	uint32_t mappable;             /* descriptors that could be mapped for writing: write_back.h */
+	bool mapped;                   /* one of them was mapped: its pages came in since */
+	struct stored_under stored;
+	uint32_t stored_drops;         /* recalls of that lease that are being worked in */
+	bool invalidating;             /* for these; page fills that come now may be waited for */
+	struct reading *held;          /* page fills that wait for them, by wait_next */
+	uint32_t held_count;
 	bool closing;                  /* a close is on its way to the origin; opens wait for it */
 	bool open_registered;          /* the origin knows that it is open here */
 	bool pages;                    /* the kernel may have pages: has a guardian slot */

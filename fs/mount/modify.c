@@ -135,6 +135,23 @@ void modify_send(struct mount *m, struct call *call, const struct modify_scope *
 		fenced(m, &fencing->work);
 }
 
+void modify_send_ahead(struct mount *m, struct call *call, call_work *work)
+{
+	bool failed;
+
+	call->modifying = true;
+	call->work = work;
+	pthread_mutex_lock(&m->lock);
+	failed = holder_modify_begin(m->holder, &call->inode->handle) < 0;
+	if (!failed)
+		call->modify_marks |= 1u << 0;
+	pthread_mutex_unlock(&m->lock);
+	if (failed)
+		call_fail(m, call, STATUS_NOMEM);
+	else
+		call_send(m, call, work);
+}
+
 /* What the answer says of an inode's change: false when it says nothing. */
 static bool moved(const struct call *call, const struct inode *inode, struct change *ret_before,
 		  struct change *ret_after)

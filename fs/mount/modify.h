@@ -31,6 +31,12 @@ void modify_send(struct mount *m, struct call *call, const struct modify_scope *
 		 call_work *work);
 
 /*
+ * Sends a modification of call->inode alone which nobody can see before the write lease that it is
+ * made under is given up: nothing has to leave the kernel first.
+ */
+void modify_send_ahead(struct mount *m, struct call *call, call_work *work);
+
+/*
  * The first thing that `work` of such a call does: ends the marks, tells the holder what changed,
  * works the answer in. Returns true when cached bytes of call->inode moved with it.
  */

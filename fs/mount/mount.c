@@ -24,6 +24,7 @@
 #include "fs/mount/session.h"
 #include "fs/mount/state.h"
 #include "fs/mount/status.h"
+#include "fs/mount/write_back.h"
 #include "transport/tls.h"
 
 #define SESSION_WAIT_S 15
@@ -241,6 +242,8 @@ static void want(struct fuse_conn_info *connection, uint32_t capability, bool on
 
 static void op_init(void *data, struct fuse_conn_info *connection)
 {
+	struct mount *m = data;
+
 	want(connection, FUSE_CAP_EXPLICIT_INVAL_DATA, true);
 	want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
 	want(connection, FUSE_CAP_ATOMIC_O_TRUNC, false);
@@ -257,8 +260,11 @@ static void op_init(void *data, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_SPLICE_READ, false);
 	want(connection, FUSE_CAP_SPLICE_WRITE, false);
 	connection->max_write = REQUEST_BYTES_MAX;
-	connection->max_background = 64;
-	connection->congestion_threshold = 48;
+	m->maps_writable = write_back_possible(connection);
+	want(connection, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, m->maps_writable);
+	/* Write-back that a recall waits for must find room beside reads that wait for others. */
+	connection->max_background = 1024;
+	connection->congestion_threshold = 768;
 	connection->time_gran = 1;
 }
 

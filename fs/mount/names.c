@@ -333,7 +333,8 @@ static void create_work(struct mount *m, struct call *call)
 	else if (!answer.child)
 		error = EIO;
 	else
-		error = -data_open(m, answer.child, &info, &file);
+		error = -data_open(m, answer.child, &call->message.common.credential, &info,
+				   &file);
 	if (error) {
 		answer_done(m, &answer);
 		reply_error(m, call, error);

@@ -102,6 +102,43 @@ static void notify(struct mount *m, const struct notice *notice)
 		mount_log("error", "kernel refused an invalidation: %s", strerror(-r));
 }
 
+/* Invalidates all pages but for `busy` ranges of them, whose fills nobody answers before. */
+static void notify_around(struct mount *m, const struct inode *inode,
+			  const struct busy_range *busy, unsigned count)
+{
+	struct notice notice = { .inode = (struct inode *)inode, .pages = true };
+
+	for (unsigned i = 0; i < count; i++) {
+		notice.length = busy[i].start - notice.offset;
+		if (notice.length)
+			notify(m, &notice);
+		notice.offset = busy[i].end;
+	}
+	notice.length = 0;
+	notify(m, &notice);
+}
+
+/*
+ * Drops the pages of a file that was stored to, which writes them back. A page fill that comes while
+ * the kernel is at it may hold the very page that it waits for, and is answered; all others wait.
+ */
+static void drop_stored(struct mount *m, struct notifier_work *work)
+{
+	struct busy_range busy[READ_HELD_MAX];
+	struct inode *inode = work->recalled;
+	unsigned count;
+
+	pthread_mutex_lock(&m->lock);
+	count = read_busy_ranges(inode, true, busy, READ_HELD_MAX);
+	inode->invalidating = true;
+	work->weak_fills = inode->weak_fills;
+	pthread_mutex_unlock(&m->lock);
+	notify_around(m, inode, busy, count);
+	pthread_mutex_lock(&m->lock);
+	inode->invalidating = false;
+	pthread_mutex_unlock(&m->lock);
+}
+
 static void perform(struct mount *m, struct notifier_work *work)
 {
 	mount_replies_drain(m);
@@ -110,6 +147,8 @@ static void perform(struct mount *m, struct notifier_work *work)
 		work->weak_fills = work->recalled->weak_fills;
 		pthread_mutex_unlock(&m->lock);
 	}
+	if (work->stored)
+		drop_stored(m, work);
 	if (work->epoch && m->has_epoch) {
 		COUNT(m, invalidations);
 		(void)send_epoch(m); /* fails only when the connection is gone */
@@ -135,7 +174,7 @@ static bool drop_again(struct mount *m, struct notifier_work *work)
 
 	work->epoch = false;
 	return inode->weak_fills != work->weak_fills &&
-	       notifier_collect(m, work, inode, true, 0, 0);
+	       (work->stored || notifier_collect(m, work, inode, true, 0, 0));
 }
 
 static void drop_done(struct mount *m, struct notifier_work *work)
@@ -152,15 +191,25 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 		}
 		open = inode->open_count > 0;
 		inode->dropping--;
+		inode->dropping_pages -= work->pages;
 		inode->settle_serial++;
 		if (open)
 			inode->open_registered = true; /* the acknowledgement says so */
-		inode_unuse(m, inode);
+		/* From here on nothing of it may arrive any more. */
+		if (work->stored && --inode->stored_drops == 0)
+			inode->stored.session.value = 0;
 	}
 	COUNT(m, drops);
 	/* In the same section: a close that follows must find the acknowledgement before it. */
 	session_dropped(m, work->action.session, work->action.sequence, open);
 	pthread_mutex_unlock(&m->lock);
+	if (work->stored)
+		read_release_held(m, inode);
+	if (inode) {
+		pthread_mutex_lock(&m->lock);
+		inode_unuse(m, inode);
+		pthread_mutex_unlock(&m->lock);
+	}
 	free(work);
 }
 
@@ -185,7 +234,13 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 		if (action->scope == RECALL_ALL)
 			inode->names_given = false;
 	}
-	notifier_collect(m, work, inode, action->scope == RECALL_ALL, 0, 0);
+	work->stored = inode->stored.session.value != 0;
+	if (work->stored)
+		inode->stored_drops++;
+	/* Of a file that is mapped for writing there are pages under the write lease only. */
+	work->pages = action->scope == RECALL_ALL && (work->stored || !inode->mapped);
+	inode->dropping_pages += work->pages;
+	notifier_collect(m, work, inode, work->pages && !work->stored, 0, 0);
 }
 
 void notifier_drop(struct mount *m, const struct holder_action *action)
@@ -234,7 +289,7 @@ struct drop_all {
 static void drop_around(struct drop_all *all, const struct inode *inode)
 {
 	struct busy_range busy[DROP_RANGES_MAX];
-	unsigned count = read_busy_ranges(inode, busy, DROP_RANGES_MAX);
+	unsigned count = read_busy_ranges(inode, false, busy, DROP_RANGES_MAX);
 	uint64_t start = 0;
 
 	for (unsigned i = 0; i < count; i++) {
@@ -291,6 +346,7 @@ bool notifier_drop_all(struct mount *m, const struct holder_action *action)
 			drop_around(all, inode);
 		inode->attributes_given = false;
 		inode->names_given = false;
+		inode->stored.session.value = 0; /* what is written back now is refused */
 		if (inode->hold_count > 0)
 			calls_release_held(m, inode);
 	}

@@ -41,6 +41,8 @@ struct notifier_work {
 	struct holder_action action;
 	struct inode *recalled; /* with a use; NULL: an inode that this host does not know */
 	uint32_t weak_fills;    /* of it, when the invalidation began */
+	bool pages;             /* all of them are dropped */
+	bool stored;            /* what is recalled is the write lease: write_back.h */
 };
 
 int notifier_create(struct mount *m) MUST_CHECK;

@@ -78,8 +78,8 @@ bool op_refuse_change(fuse_req_t request);
 
 /* The registered open of a created or opened file: data.c. */
 struct open_file;
-int data_open(struct mount *m, struct inode *inode, struct fuse_file_info *info,
-	      struct open_file **ret_file);
+int data_open(struct mount *m, struct inode *inode, const struct credential *credential,
+	      struct fuse_file_info *info, struct open_file **ret_file);
 void data_open_undo(struct mount *m, struct open_file *file);
 /* At the end: descriptors that the kernel did not release, since the connection was aborted. */
 void data_forget_all(struct mount *m);

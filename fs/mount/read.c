@@ -22,6 +22,9 @@ struct reading {
 	struct inode *inode; /* with a use */
 	uint64_t offset;
 	size_t size;
+	bool direct;    /* no page of the kernel's is filled */
+	bool exclusive; /* a fill of a file that may be mapped for writing: write_back.h */
+	bool held;
 	size_t ahead; /* read-ahead behind it, when it has to be fetched */
 };
 
@@ -117,15 +120,17 @@ static int range_order(const void *a, const void *b)
 	return x->start < y->start ? -1 : x->start > y->start;
 }
 
-unsigned read_busy_ranges(const struct inode *inode, struct busy_range *ranges, unsigned max)
+unsigned read_busy_ranges(const struct inode *inode, bool held, struct busy_range *ranges,
+			  unsigned max)
 {
 	const uint64_t page = 4096;
 	unsigned count = 0, merged = 0;
 
 	for (const struct reading *r = inode->readings; r && count < max; r = r->next)
-		ranges[count++] = (struct busy_range){ r->offset & ~(page - 1),
-						       (r->offset + r->size + page - 1) &
-							       ~(page - 1) };
+		if (!r->direct && (r->held || !held))
+			ranges[count++] = (struct busy_range){ r->offset & ~(page - 1),
+							       (r->offset + r->size + page - 1) &
+								       ~(page - 1) };
 	if (count == 0)
 		return 0;
 	qsort(ranges, count, sizeof(*ranges), range_order);
@@ -246,9 +251,11 @@ enum use {
 static enum use usable(struct mount *m, const struct call *call, const struct answer_node *node)
 {
 	struct inode *inode = call->inode;
-	uint64_t held = holder_lease_held(m->holder, mount_now(), &inode->handle);
+	uint64_t held = call->message.type == MESSAGE_read_exclusive ?
+				holder_exclusive(m->holder, mount_now(), &inode->handle) :
+				holder_lease_held(m->holder, mount_now(), &inode->handle);
 
-	if (node->instance)
+	if (node->instance && node->instance == held)
 		return USE_KEEP;
 	/* Not granted anew, but under one lease since before it was sent: it will be recalled. */
 	if (held && held == call->lease_instance &&
@@ -258,7 +265,7 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 		return USE_KEEP;
 	/* From before our own modification, or a recall, that ended since: whoever joined after that
 	   must not see it. What is sent now is answered from after both. */
-	if (inode->dropping == 0 || inode->settle_serial != call->settle_serial)
+	if (inode->dropping_pages == 0 || inode->settle_serial != call->settle_serial)
 		return USE_NONE;
 	inode->weak_fills++;
 	return USE_ONCE;
@@ -398,7 +405,8 @@ static void fetch_work(struct mount *m, struct call *call)
 static bool fetch_join(struct mount *m, struct reading *reading)
 {
 	for (struct call *call = reading->inode->fetches; call; call = call->fetch_next) {
-		if (call->offset <= reading->offset &&
+		if ((call->message.type == MESSAGE_read_exclusive) == reading->exclusive &&
+		    call->offset <= reading->offset &&
 		    reading->offset + reading->size <= call->offset + call->size) {
 			reading->wait_next = call->context;
 			call->context = reading;
@@ -409,6 +417,60 @@ static bool fetch_join(struct mount *m, struct reading *reading)
 	return false;
 }
 
+/*
+ * While the write lease is being given up, page fills wait here: the drop steps around them, and what
+ * is filled now would only be dropped again. Not while the kernel is invalidating: it may have met
+ * this very page. Under the lock.
+ */
+static bool hold(struct reading *reading)
+{
+	struct inode *inode = reading->inode;
+
+	if (!reading->exclusive || inode->stored_drops == 0 || inode->invalidating ||
+	    inode->held_count == READ_HELD_MAX)
+		return false;
+	reading->held = true;
+	reading->wait_next = inode->held;
+	inode->held = reading;
+	inode->held_count++;
+	return true;
+}
+
+void read_release_held(struct mount *m, struct inode *inode)
+{
+	struct reading *reading, *next;
+
+	pthread_mutex_lock(&m->lock);
+	reading = inode->held;
+	inode->held = NULL;
+	inode->held_count = 0;
+	for (next = reading; next; next = next->wait_next)
+		next->held = false;
+	pthread_mutex_unlock(&m->lock);
+	for (; reading; reading = next) {
+		next = reading->wait_next;
+		reading->wait_next = NULL;
+		if (reading->request)
+			reading_try(m, reading);
+		else
+			reading_free(m, reading);
+	}
+}
+
+static void fetch_message(struct call *call, const struct reading *reading)
+{
+	if (reading->exclusive) {
+		call->message.read_exclusive.handle = reading->inode->handle;
+		call->message.read_exclusive.offset = call->offset;
+		call->message.read_exclusive.count = (uint32_t)call->size;
+		return;
+	}
+	call->message.read.handle = reading->inode->handle;
+	call->message.read.offset = call->offset;
+	call->message.read.count = (uint32_t)call->size;
+	call->message.read.strict = READ_STRICT | READ_HOLES;
+}
+
 static void reading_fetch(struct mount *m, struct reading *reading)
 {
 	struct inode *inode = reading->inode;
@@ -417,11 +479,11 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	bool joined;
 
 	pthread_mutex_lock(&m->lock);
-	joined = fetch_join(m, reading);
+	joined = hold(reading) || fetch_join(m, reading);
 	pthread_mutex_unlock(&m->lock);
 	if (joined)
 		return;
-	call = call_new(m, NULL, MESSAGE_read);
+	call = call_new(m, NULL, reading->exclusive ? MESSAGE_read_exclusive : MESSAGE_read);
 	if (!call) {
 		reading_fail(m, reading, EAGAIN);
 		return;
@@ -432,9 +494,6 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 		call->size = BULK_BYTES_MAX;
 	call->deadline = reading->deadline;
 	call->message.common.credential = reading->credential;
-	call->message.read.handle = inode->handle;
-	call->message.read.offset = call->offset;
-	call->message.read.strict = READ_STRICT | READ_HOLES;
 	call->context = reading;
 	pthread_mutex_lock(&m->lock);
 	inode_use(m, inode);
@@ -446,7 +505,7 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 
 		call->size = left > reading->size ? (size_t)left : reading->size;
 	}
-	call->message.read.count = (uint32_t)call->size;
+	fetch_message(call, reading);
 	call->fetch_next = inode->fetches;
 	inode->fetches = call;
 	pthread_mutex_unlock(&m->lock);
@@ -518,7 +577,9 @@ static bool from_cache(struct mount *m, struct reading *reading)
 		pthread_mutex_lock(&m->lock);
 		instance = inode_lease(m, inode, mount_now(), &change);
 		attributes = inode_attributes(m, inode, mount_now());
-		if (!instance || !attributes) {
+		if (!instance || !attributes ||
+		    (reading->exclusive &&
+		     !holder_exclusive(m->holder, mount_now(), &inode->handle))) {
 			pthread_mutex_unlock(&m->lock);
 			return false;
 		}
@@ -560,13 +621,18 @@ static void reading_try(struct mount *m, struct reading *reading)
 }
 
 void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
-		  size_t size)
+		  size_t size, bool direct)
 {
 	struct reading *reading = calloc(1, sizeof(*reading));
 
 	if (!reading || size > BULK_BYTES_MAX) {
 		free(reading);
 		fuse_reply_err(request, reading ? EINVAL : ENOMEM);
+		return;
+	}
+	if (file->mappable && !direct && (!file->inode->pages || m->unguarded)) {
+		free(reading);
+		fuse_reply_err(request, EIO); /* more than the guardian can fence */
 		return;
 	}
 	COUNT(m, reads);
@@ -587,6 +653,11 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	file->next_offset = offset + size;
 	reading->ahead = file->sequential > 0 ? m->options->read_ahead : 0;
 	inode_use(m, file->inode);
+	reading->direct = direct;
+	reading->exclusive = !direct && file->inode->mappable > 0;
+	/* Mapping it dropped what was there; from now on pages come under the write lease only. */
+	if (reading->exclusive && file->mappable)
+		file->inode->mapped = true;
 	reading->id = ++m->reading_id;
 	reading_link(m, reading);
 	pthread_mutex_unlock(&m->lock);

@@ -22,26 +22,34 @@ struct open_file {
 	struct inode *inode; /* with a use */
 	bool append;
 	struct sync_seen seen;
+	bool mappable; /* it may be mapped for writing: write_back.h */
+	struct credential credential; /* of who opened it */
 	uint64_t next_offset;
 	uint32_t sequential; /* reads in a row that began where the one before ended */
 };
 
 struct reading;
 
+/* `direct`: into the caller's memory, through no page of the kernel's. */
 void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
-		  size_t size);
+		  size_t size, bool direct);
+
+/* Page fills that waited while the write lease was being given up go on. Without the lock. */
+void read_release_held(struct mount *m, struct inode *inode);
 
 /* Answers READs whose callers were killed. Called by the ticker of call.c. */
 void read_interrupts(struct mount *m);
 
 /*
  * Page-aligned ranges of the inode with page fills in flight, sorted and merged, at most `max`:
- * returns how many. Under the lock.
+ * returns how many. `held`: only those that wait here. Under the lock.
  */
 struct busy_range {
 	uint64_t start, end;
 };
-unsigned read_busy_ranges(const struct inode *inode, struct busy_range *ranges, unsigned max);
+unsigned read_busy_ranges(const struct inode *inode, bool held, struct busy_range *ranges,
+			  unsigned max);
+#define READ_HELD_MAX 64 /* page fills of one inode that wait here; more are answered at once */
 
 /* Puts bytes of an answer into the cache, if the inode has a cache file. Without the lock. */
 void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,

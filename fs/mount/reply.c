@@ -5,6 +5,7 @@
 
 #include "fs/mount/ops.h"
 #include "fs/mount/session.h"
+#include "fs/mount/write_back.h"
 
 uint64_t answer_grant(struct mount *m, const struct call *call, const struct item_node *node)
 {
@@ -36,7 +37,8 @@ void answer_name(struct mount *m, const struct call *call, const struct answer_n
 		inode_name_forget(m, directory, *name);
 }
 
-static void node_remember(struct mount *m, const struct answer_node *node)
+static void node_remember(struct mount *m, const struct call *call,
+			  const struct answer_node *node)
 {
 	struct inode *inode = inode_find(m, &node->item.handle);
 
@@ -44,6 +46,8 @@ static void node_remember(struct mount *m, const struct answer_node *node)
 		return;
 	if (node->instance)
 		inode_set_attributes(inode, &node->item.attributes, node->instance);
+	if (node->instance && node->item.lease == LEASE_WRITE)
+		write_back_granted(m, inode, call, node->instance);
 	if (node->item.open)
 		inode->open_registered = true;
 }
@@ -73,7 +77,7 @@ void answer_work_in(struct mount *m, struct call *call, struct inode *directory,
 			inode_get(m, &target->item.handle, target->item.attributes.mode);
 	for (unsigned role = 0; role < NODE_ROLES; role++)
 		if (ret_answer->nodes[role].present)
-			node_remember(m, &ret_answer->nodes[role]);
+			node_remember(m, call, &ret_answer->nodes[role]);
 	if (directory && name && (ret_answer->child || call->status == STATUS_NOENT))
 		answer_name(m, call, &ret_answer->nodes[NODE_DIRECTORY], directory, name,
 			    ret_answer->child);

@@ -48,6 +48,8 @@
 	C(fetches_shared, "reads that waited for a fetch of another")                           \
 	C(writes, "writes")                                                                     \
 	C(written_bytes, "bytes written")                                                       \
+	C(writes_back, "pages stored to through mappings that were written back")               \
+	C(stores_lost, "of these, refused since their lease was lost")                          \
 	C(listings_cached, "directory reads answered from memory")                              \
 	C(invalidations, "notifications to the kernel")                                         \
 	C(drops, "recalls worked in")                                                           \
@@ -81,6 +83,7 @@ struct mount {
 	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works: names may have a validity */
 	atomic_bool read_only; /* the option, or what the origin says */
 	atomic_bool unguarded; /* the guardian was killed: nothing more goes into the kernel's caches */
+	bool maps_writable;    /* shared writable mappings work: write_back.h; set before any request */
 
 	pthread_mutex_t lock;
 	struct holder *holder;

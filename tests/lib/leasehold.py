@@ -438,9 +438,11 @@ class Namespace:
 class Reader:
     """A process (reader.py) that holds a file open and mapped. One question at a time."""
 
+    program = "reader.py"
+
     def __init__(self, world, path):
         self.process = subprocess.Popen(
-            [sys.executable, "-B", os.path.join(os.path.dirname(__file__), "reader.py"), path],
+            [sys.executable, "-B", os.path.join(os.path.dirname(__file__), self.program), path],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         world.readers.append(self)
         expect(self.answer(), "ready", "reader of " + path)
@@ -473,6 +475,15 @@ class Reader:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             pass  # it waits in the kernel for a mount, which is ended next
+
+
+class Storer(Reader):
+    """The same (storer.py) with a shared mapping that it may store to: storer("store", 0, "text")."""
+
+    program = "storer.py"
+
+    def __call__(self, *order, result="ok"):
+        expect(self.look(" ".join(map(str, order))), result, " ".join(map(str, order)))
 
 
 class World:

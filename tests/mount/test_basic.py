@@ -292,17 +292,6 @@ def test_reading_through_a_mapping(w):
     expect(read_file(h / "f"), data, "a private store stays private")
 
 
-def test_a_shared_writable_mapping_is_refused_and_not_lost(w):
-    if leasehold.LOCAL:
-        raise leasehold.Skip("a local file system allows it")
-    h = w.host("a")
-    write_file(h / "f", pattern(8192))
-    fd = os.open(h / "f", os.O_RDWR)
-    expect_errno(errno.ENODEV, mmap.mmap, fd, 8192, flags=mmap.MAP_SHARED,
-                 prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    os.close(fd)
-
-
 def test_programs_run_from_the_mount(w):
     h = w.host("a")
     leasehold.run("cp", "/bin/cp", "/bin/cat", h.path)

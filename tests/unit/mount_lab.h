@@ -476,7 +476,7 @@ static inline void origin_open_session(struct server_request *request, uint16_t 
 		.incarnation = INCARNATION,
 		.term_ms = lab.term_ms,
 		.drift_ppm = 1000,
-		.slot_count = 4,
+		.slot_count = 5, /* four, and one kept for write-back */
 		.lease_count_max = 1000,
 		.reclaim = lab.reclaim,
 		.root = { bytes, w.at },

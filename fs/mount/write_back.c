@@ -1,0 +1,106 @@
+#include "fs/mount/write_back.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/mount/modify.h"
+
+#define MINOR_WAITS_FOR_WRITE_BACK 44
+
+bool write_back_possible(struct fuse_conn_info *connection)
+{
+	return connection->proto_minor >= MINOR_WAITS_FOR_WRITE_BACK &&
+	       (connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP);
+}
+
+void write_back_granted(struct mount *m, struct inode *inode, const struct call *call,
+			uint64_t instance)
+{
+	holder_set_exclusive(m->holder, &inode->handle, instance);
+	inode->stored = (struct stored_under){ call->session, call->reply.recall_sequence };
+}
+
+bool write_back_expected(struct mount *m, const struct inode *inode)
+{
+	return inode->stored.session.value != 0 && holder_valid(m->holder, mount_now()) &&
+	       inode->stored.session.value == holder_session(m->holder).value;
+}
+
+static void lost(struct mount *m, struct inode *inode)
+{
+	COUNT(m, stores_lost);
+	mount_log("warning", "inode %llu: stores through a mapping are lost with the lease that they "
+		  "were made under; msync and fsync say EIO",
+		  (unsigned long long)inode->attributes.inode);
+}
+
+static void write_back_work(struct mount *m, struct call *call)
+{
+	struct inode *inode = call->inode;
+	struct change before, after;
+	struct answer answer;
+	bool kept = modify_end(m, call, &answer, &before, &after);
+	size_t size = call->bulk_length;
+	fuse_req_t request;
+
+	answer_done(m, &answer);
+	if (call->status == STATUS_NOLEASE || call->status == STATUS_NOSESSION)
+		lost(m, inode);
+	if (call->status != STATUS_OK) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	if (kept && inode->file) {
+		cache_file_move(inode->file, before, after, call->message.write_back.offset,
+				call->reply.count);
+		read_keep(m, inode, after, call->message.write_back.offset,
+			  (struct slice){ call->bulk, call->reply.count });
+	}
+	request = call_take_request(m, call);
+	call_destroy(m, call);
+	/* All of it: what lay behind the end of the file is nowhere. */
+	if (request)
+		fuse_reply_write(request, size);
+}
+
+void write_back_request(struct mount *m, fuse_req_t request, struct open_file *file,
+			const char *data, size_t size, uint64_t offset)
+{
+	struct inode *inode = file->inode;
+	struct stored_under under;
+	struct call *call;
+	bool expected;
+
+	COUNT(m, requests);
+	COUNT(m, writes_back);
+	pthread_mutex_lock(&m->lock);
+	expected = write_back_expected(m, inode);
+	under = inode->stored;
+	pthread_mutex_unlock(&m->lock);
+	if (!expected) {
+		lost(m, inode);
+		fuse_reply_err(request, EIO);
+		return;
+	}
+	call = call_new(m, request, MESSAGE_write_back);
+	if (!call) {
+		fuse_reply_err(request, ENOMEM);
+		return;
+	}
+	call_set_inode(m, call, inode);
+	call->bulk = malloc(size ? size : 1);
+	if (!call->bulk) {
+		reply_error(m, call, ENOMEM);
+		return;
+	}
+	memcpy(call->bulk, data, size);
+	call->bulk_length = size;
+	call->bound = under.session;
+	call->deadline_errno = EIO;
+	/* The kernel writes it back as nobody in particular: it is who opened the file who stored. */
+	call->message.common.credential = file->credential;
+	call->message.write_back.handle = inode->handle;
+	call->message.write_back.offset = offset;
+	call->message.write_back.lease_sequence = under.sequence;
+	modify_send_ahead(m, call, write_back_work);
+}

@@ -1,0 +1,41 @@
+/*
+ * write_back.h - stores through shared mappings: what the kernel writes back of them.
+ *
+ * A descriptor that reads and writes may be mapped for writing, and the kernel tells nobody: neither
+ * that it was mapped, nor of a store to a page that it has. So as long as one is open here
+ * (inode->mappable), pages of the file enter the kernel only under the write lease (PROTOCOL.md 5.7),
+ * whoever reads them: read_exclusive. read(2) and write(2) of such descriptors are DIRECT_IO and
+ * bring no pages; only mappings do, and buffered readers of the same file.
+ *
+ * inode->stored is the lease under which there may be stores that the origin does not have, from the
+ * grant until the kernel's pages were dropped for its recall. Under it, and until then:
+ *   - write-back is sent to the origin, where it goes ahead of what recalled the lease;
+ *   - a drop (notifier.c) waits for it: invalidating a dirty page writes it back;
+ *   - nobody else sees our own modifications, which therefore need no invalidations around them. That of
+ *     a size must have none: the kernel holds write-back until it is answered.
+ * When the session is over, write-back is answered with EIO, also what is in flight (call->bound).
+ *
+ * The kernel must wait for write-back under way when it is told to drop a page, or a store of one lease
+ * could arrive under the next: it does since protocol 7.44 (before, it wrote back copies). Where that
+ * or mappings of DIRECT_IO descriptors are missing, mapping them for writing fails with ENODEV.
+ */
+#ifndef FS_MOUNT_WRITE_BACK_H
+#define FS_MOUNT_WRITE_BACK_H
+
+#include "fs/mount/inode.h"
+#include "fs/mount/read.h"
+
+/* The kernel can do it: decided once, when the connection is made. */
+bool write_back_possible(struct fuse_conn_info *connection);
+
+/* A page that the kernel writes back. Answers the request. */
+void write_back_request(struct mount *m, fuse_req_t request, struct open_file *file,
+			const char *data, size_t size, uint64_t offset);
+
+/* An answer granted the write lease on `inode` as `instance`. Under the lock. */
+void write_back_granted(struct mount *m, struct inode *inode, const struct call *call,
+			uint64_t instance);
+/* There may be stores of this session that the origin does not have. Under the lock. */
+bool write_back_expected(struct mount *m, const struct inode *inode);
+
+#endif
