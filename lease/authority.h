@@ -243,8 +243,10 @@ uint16_t authority_acknowledge(struct authority *a, struct instant now, struct s
 /* ---- registered opens ---- */
 
 uint16_t authority_open(struct authority *a, struct session_id session, const struct handle *handle);
+/* `number`: of this close; one that was seen before, or is too old to tell, does nothing (3.3). */
 void authority_close(struct authority *a, struct instant now, struct session_id session,
-		     const struct handle *handle, struct authority_actions *out);
+		     uint64_t number, const struct handle *handle,
+		     struct authority_actions *out);
 bool authority_is_open(const struct authority *a, const struct handle *handle);
 
 /* ---- operations ---- */

@@ -21,6 +21,8 @@
 
 /* Inodes whose back-off is remembered between calls; the oldest is forgotten first. */
 #define BACKOFF_COUNT_MAX 4096
+/* Numbers of closes that a session remembers (3.3). */
+#define CLOSE_WINDOW 4096u
 /* While memory fails, what is pending is tried again after this. */
 #define STARVED_RETRY_MS 10
 
@@ -122,6 +124,8 @@ struct session {
 	uint64_t recall_sequence;
 	struct map opens;
 	struct list open_list;
+	uint64_t close_number; /* the highest that came */
+	uint64_t closes[CLOSE_WINDOW / 64]; /* which of the last CLOSE_WINDOW came, modulo it */
 	struct list operations; /* operation.in_session */
 	struct pending recalls;
 	struct pending over;

@@ -492,8 +492,35 @@ uint16_t authority_open(struct authority *a, struct session_id id, const struct 
 	return ret ? STATUS_NOMEM : STATUS_OK;
 }
 
+/* PROTOCOL.md 3.3: each number once. */
+static bool close_is_new(struct session *session, uint64_t number)
+{
+	uint64_t *word = &session->closes[number % CLOSE_WINDOW / 64];
+	uint64_t bit = UINT64_C(1) << (number % 64);
+
+	if (number == 0)
+		return true;
+	if (session->close_number >= CLOSE_WINDOW &&
+	    number <= session->close_number - CLOSE_WINDOW)
+		return false;
+	if (number <= session->close_number && (*word & bit))
+		return false;
+	if (number > session->close_number + CLOSE_WINDOW)
+		memset(session->closes, 0, sizeof(session->closes));
+	else
+		for (uint64_t n = session->close_number + 1; n < number; n++)
+			session->closes[n % CLOSE_WINDOW / 64] &= ~(UINT64_C(1) << (n % 64));
+	if (number > session->close_number)
+		session->close_number = number;
+	*word |= bit;
+#ifdef LEASE_WRONG_CLOSE_TWICE
+	*word &= ~bit;
+#endif
+	return true;
+}
+
 void authority_close(struct authority *a, struct instant now, struct session_id id,
-		     const struct handle *handle, struct authority_actions *out)
+		     uint64_t number, const struct handle *handle, struct authority_actions *out)
 {
 	struct session *session;
 	struct inode *inode;
@@ -503,7 +530,7 @@ void authority_close(struct authority *a, struct instant now, struct session_id 
 	session = session_get_live(a, id);
 	inode = authority_inode_get(a, handle);
 	opened = session && inode ? map_get(&session->opens, &inode->id) : NULL;
-	if (opened)
+	if (session && close_is_new(session, number) && opened)
 		opened_remove(a, session, opened);
 	authority_flush(a, out);
 }

@@ -235,7 +235,8 @@
 	F(U8, access)             /* bit 0 read, bit 1 write */                                 \
 	F(U8, truncate)           /* 1: a modifying request */
 
-/* The last local descriptor of an inode that the origin knows to be open here was closed. */
+/* The last local descriptor of an inode that the origin knows to be open here was closed. Its
+   `sequence` numbers the closes of the session. */
 #define FIELDS_close(F)                                                                         \
 	COMMON_FIELDS(F)                                                                        \
 	F(HANDLE, handle)

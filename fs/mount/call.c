@@ -29,6 +29,7 @@ struct call_table {
 	struct session_id session; /* that the slots belong to */
 	struct slot slots[SLOTS_MAX];
 	uint32_t slot_count;
+	uint64_t close_number;    /* the last one given */
 	bool shut;
 	uint16_t shut_status;
 
@@ -272,6 +273,7 @@ static bool bound_elsewhere(const struct mount *m, const struct call *call)
 static bool prepare(struct mount *m, struct call *call)
 {
 	struct call_table *table = m->calls;
+	bool closes = call->message.type == MESSAGE_close;
 
 	if (holder_state(m->holder) != HOLDER_ACTIVE || bound_elsewhere(m, call))
 		return false;
@@ -279,6 +281,10 @@ static bool prepare(struct mount *m, struct call *call)
 		if (call->abandoned && !call->superseding)
 			supersede(m, call);
 	} else {
+		/* PROTOCOL.md 3.3: a number of its own under each session. */
+		if (closes && (!call->sequence ||
+			       call->session.value != holder_session(m->holder).value))
+			call->sequence = ++table->close_number;
 		call->session = holder_session(m->holder);
 		if (call->modifying) {
 			if (call->session.value != table->session.value ||
@@ -288,7 +294,7 @@ static bool prepare(struct mount *m, struct call *call)
 	}
 	call->message.common.session = call->session.value;
 	call->message.common.slot = call->has_slot ? call->slot : 0;
-	call->message.common.sequence = call->has_slot ? call->sequence : 0;
+	call->message.common.sequence = call->has_slot || closes ? call->sequence : 0;
 	call->stamp = holder_request_begin(m->holder);
 	call->tries++;
 	call->attempts++;

@@ -322,6 +322,12 @@ static void replay(struct task *t)
 	}
 }
 
+/* A close has a number of its own, and is in no slot (PROTOCOL.md 3.3). */
+static bool is_in_slot(const struct message *m)
+{
+	return m->common.sequence != 0 && m->type != MESSAGE_close;
+}
+
 /* The session's export, and whether this peer may speak for it. */
 static uint16_t resolve_session(struct task *t)
 {
@@ -333,10 +339,10 @@ static uint16_t resolve_session(struct task *t)
 	pthread_mutex_lock(&s->lock);
 	session = session_find(s, id);
 	if (!session)
-		status = t->message.common.sequence ? STATUS_UNKNOWNOUTCOME : STATUS_NOSESSION;
+		status = is_in_slot(&t->message) ? STATUS_UNKNOWNOUTCOME : STATUS_NOSESSION;
 	else if (!t->view.peer || strcmp(session->peer, t->view.peer) != 0)
 		status = STATUS_FORBIDDEN;
-	else if (!t->message.common.sequence &&
+	else if (!is_in_slot(&t->message) &&
 		 !authority_session_alive(s->authority, service_now(), id))
 		status = STATUS_NOSESSION; /* of a modification the authority says it (3.4) */
 	else
@@ -376,8 +382,8 @@ static void request(struct task *t)
 	uint16_t status;
 
 	/* An answer that nobody waits for: a read is not worth doing. */
-	if (server_request_cancelled(t->request) && !t->message.common.sequence &&
-	    message_is_request(t->message.type)) {
+	if (server_request_cancelled(t->request) && message_is_request(t->message.type) &&
+	    !is_in_slot(&t->message)) {
 		task_reply(t, STATUS_DEADLINE);
 		return;
 	}

@@ -257,8 +257,8 @@ static void close_inode(struct task *t)
 
 	service_lock(s);
 	authority_close(s->authority, service_now(),
-			(struct session_id){ t->message.common.session }, &t->message.close.handle,
-			&s->actions);
+			(struct session_id){ t->message.common.session },
+			t->message.common.sequence, &t->message.close.handle, &s->actions);
 	(void)service_unlock(s, NULL);
 }
 

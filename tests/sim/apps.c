@@ -142,6 +142,7 @@ static struct request *new_request(struct sim *sim, unsigned index, unsigned num
 	request->stamp = holder_request_begin(h->holder);
 	request->inode = h->apps[number].inode;
 	request->open = h->copies[request->inode].open;
+	request->close_epoch = h->copies[request->inode].close_epoch;
 	if (!modify)
 		request->held = holder_lease_held(h->holder, host_now(sim, h), &handle);
 	for (uint32_t i = 0; i < INODES_MAX; i++) {
@@ -189,6 +190,7 @@ static void ask(struct sim *sim, unsigned index, unsigned number)
 	case APP_CLOSE:
 		message.type = MESSAGE_close;
 		message.close.handle = store_handle(app->inode);
+		message.close.sequence = h->copies[app->inode].close_number;
 		break;
 	default:
 		assert(false);
@@ -318,8 +320,8 @@ static bool served_from_cache(struct sim *sim, unsigned index, struct app *app)
 
 /*
  * Opens and closes without the origin where that is possible. A message that closes may come late
- * or twice, and must not undo an open that came after it: so what was closed by message is not
- * opened again under the same session.
+ * or twice, and must not undo an open that came after it: it has a number, which the origin takes
+ * once, and until it is answered nobody opens the inode here.
  */
 static bool opened_here(struct sim *sim, unsigned index, struct app *app)
 {
@@ -330,17 +332,23 @@ static bool opened_here(struct sim *sim, unsigned index, struct app *app)
 	if (app->action == APP_OPEN) {
 		/* By its lease the origin knows, as long as there is a name whose removal recalls
 		   that: what has none is opened by message. */
-		if (!copy->open && !copy->closed &&
+		if (!copy->open && !copy->closing &&
 		    cache_serve(sim, index, app->inode, ASPECT_ATTRIBUTES, &version) &&
 		    !sim->store.inodes[app->inode].history[version].gone)
 			copy->open = true;
-		return copy->open || copy->closed;
+		return copy->open || copy->closing;
 	}
 	if (!copy->open && !app->tries)
 		return true;
-	copy->open = false;
-	copy->closed = copy->registered;
-	return !copy->registered;
+	if (app->tries && !copy->closing)
+		return true; /* of a session that is no more */
+	if (!app->tries && copy->registered) {
+		copy->closing = true;
+		copy->close_epoch++;
+		copy->close_number = ++h->close_number;
+	}
+	copy->open = copy->registered = false;
+	return !copy->closing;
 }
 
 /* ---- steps ---- */
@@ -425,6 +433,18 @@ static void observe_answer(struct sim *sim, unsigned index, struct app *app,
 			 child);
 }
 
+static void note_open(struct host *h, const struct request *request, const struct app *app)
+{
+	struct copy *copy = &h->copies[app->inode];
+
+	if (request->session.value != holder_session(h->holder).value)
+		return;
+	if (app->action == APP_OPEN && !copy->closing && request->close_epoch == copy->close_epoch)
+		copy->open = copy->registered = true;
+	if (app->action == APP_CLOSE && request->close_epoch == copy->close_epoch)
+		copy->closing = false;
+}
+
 static void read_answered(struct sim *sim, unsigned index, struct request *request,
 			  const struct message *reply, struct slice bulk)
 {
@@ -457,9 +477,7 @@ static void read_answered(struct sim *sim, unsigned index, struct request *reque
 		sim_fail(sim, "host %u was told %s, and is not to blame", index,
 			 status_name(reply->reply.status));
 	}
-	if (app->action == APP_OPEN && request->session.value == holder_session(h->holder).value &&
-	    !h->copies[app->inode].closed)
-		h->copies[app->inode].open = h->copies[app->inode].registered = true;
+	note_open(h, request, app);
 	cache_learn(sim, index, request, reply, bulk, &page_allowed);
 	host_request_free(sim, index, request);
 	if (app->action == APP_PAGE_READ && page_allowed) {

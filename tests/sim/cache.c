@@ -351,7 +351,7 @@ void cache_drop_all(struct host *host)
 		host->copies[i].valid = 0;
 		/* Opens end with the session that they were known under. */
 		host->copies[i].open = host->copies[i].registered = false;
-		host->copies[i].closed = false;
+		host->copies[i].closing = false;
 		cache_drop_pages(host, i);
 	}
 }

@@ -594,7 +594,7 @@ void host_crash(struct sim *sim, unsigned index, bool machine)
 		copy->instance = 0;
 		copy->valid = 0;
 		copy->modifying = copy->drops = 0;
-		copy->open = copy->registered = copy->closed = false;
+		copy->open = copy->registered = copy->closing = false;
 		memset(copy->part_modifying, 0, sizeof(copy->part_modifying));
 		if (!machine) {
 			copy->orphan_valid = copy->page_valid;

@@ -663,7 +663,8 @@ static void open_or_close(struct sim *sim, struct answer *answer, const struct m
 	uint32_t inode;
 
 	if (message->type == MESSAGE_close) {
-		authority_close(o->authority, origin_now(sim), session, handle, &o->actions);
+		authority_close(o->authority, origin_now(sim), session, message->common.sequence,
+				handle, &o->actions);
 		return;
 	}
 	handle = &message->open.handle;
@@ -683,7 +684,7 @@ static void request_arrives(struct sim *sim, const struct packet *packet,
 {
 	struct answer answer;
 
-	if (message->common.sequence) {
+	if (message->common.sequence && message->type != MESSAGE_close) {
 		modify_arrives(sim, packet, message, bulk);
 		return;
 	}

@@ -427,7 +427,9 @@ struct copy {
 	   because we said so when we gave that up, or by a message. */
 	bool open;
 	bool registered; /* the origin was told so in this session */
-	bool closed;     /* the origin was told the contrary in this session: not opened again */
+	bool closing;    /* the origin is being told the contrary: not opened meanwhile */
+	uint32_t close_epoch; /* moves when that begins: an open that was asked before is void */
+	uint64_t close_number; /* of that close; kept when it is repeated */
 };
 
 enum request_purpose {
@@ -453,6 +455,7 @@ struct request {
 	/* For recognising what may be remembered of the answer. */
 	uint32_t inode;
 	bool open;     /* `inode` was open here when this was sent */
+	uint32_t close_epoch;
 	uint64_t held; /* instance of the lease on `inode` that stood when this was sent */
 	uint32_t modify_epoch[INODES_MAX], drop_epoch[INODES_MAX];
 	uint16_t length, bulk_length;
@@ -511,6 +514,7 @@ struct host {
 	struct link link;
 	struct holder *holder;
 	struct holder_actions actions;
+	uint64_t close_number; /* the last one given */
 	uint64_t tick_at;
 	uint32_t tick_generation;
 	/* the guardian */

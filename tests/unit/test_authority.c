@@ -990,14 +990,48 @@ START_TEST(the_last_close_of_all_hosts_says_that_the_inode_is_unused)
 	ck_assert_uint_eq(authority_open(a, s, &handle), STATUS_OK);
 	ck_assert_uint_eq(authority_open(a, s, &handle), STATUS_OK);
 	ck_assert_uint_eq(authority_open(a, t, &handle), STATUS_OK);
-	authority_close(a, at_ms(1), s, &handle, &out);
-	authority_close(a, at_ms(1), s, &handle, &out);
+	authority_close(a, at_ms(1), s, 0, &handle, &out);
+	authority_close(a, at_ms(1), s, 0, &handle, &out);
 	expect_nothing();
 	ck_assert(authority_is_open(a, &handle));
 	authority_session_close(a, at_ms(2), t, &out);
 	expect_ended(t);
 	ck_assert(handle_equal(&expect(AUTHORITY_UNUSED)->handle, &handle));
 	ck_assert(!authority_is_open(a, &handle));
+}
+END_TEST
+
+static bool close_number(struct session_id session, uint64_t number)
+{
+	struct handle handle = handle_of(1);
+	bool was_open;
+
+	ck_assert_uint_eq(authority_open(a, session, &handle), STATUS_OK);
+	authority_close(a, at_ms(1), session, number, &handle, &out);
+	was_open = !authority_is_open(a, &handle);
+	authority_close(a, at_ms(1), session, 0, &handle, &out);
+	out.count = 0;
+	return was_open;
+}
+
+START_TEST(a_close_that_comes_again_undoes_no_later_open)
+{
+	struct session_id s = open_session(0, 1), t = open_session(0, 2);
+
+	ck_assert(close_number(s, 2));
+	ck_assert(!close_number(s, 2));
+	ck_assert(close_number(s, 1)); /* late, and for the first time */
+	ck_assert(!close_number(s, 1));
+	ck_assert(close_number(t, 1)); /* numbers are a session's own */
+	ck_assert(close_number(s, 4097));
+	ck_assert(!close_number(s, 1)); /* too old to tell */
+	ck_assert(close_number(s, 4));
+	ck_assert(!close_number(s, 2));
+	ck_assert(close_number(s, 100000));
+	ck_assert(!close_number(s, 4098));
+	ck_assert(close_number(s, 100000 - 4095));
+	ck_assert(!close_number(s, 100000 - 4095));
+	ck_assert(close_number(s, 100000 - 4094));
 }
 END_TEST
 
@@ -1014,7 +1048,7 @@ START_TEST(an_acknowledgement_can_register_an_open)
 	expect_run(op);
 	ck_assert(authority_is_open(a, &handle));
 	finish(4, op);
-	authority_close(a, at_ms(5), t, &handle, &out);
+	authority_close(a, at_ms(5), t, 0, &handle, &out);
 	expect(AUTHORITY_UNUSED);
 }
 END_TEST
@@ -1362,6 +1396,7 @@ static TCase *authority_case(void)
 	tcase_add_test(tcase, a_retry_leaves_no_trace_in_the_slot);
 	tcase_add_test(tcase, an_ended_session_replays_what_was_done_and_executes_nothing);
 	tcase_add_test(tcase, the_last_close_of_all_hosts_says_that_the_inode_is_unused);
+	tcase_add_test(tcase, a_close_that_comes_again_undoes_no_later_open);
 	tcase_add_test(tcase, an_acknowledgement_can_register_an_open);
 	tcase_add_test(tcase, each_bound_pushes_back);
 	tcase_add_test(tcase, all_sessions_together_hold_no_more_than_the_total);

@@ -197,7 +197,7 @@ static void step(void)
 		(void)authority_reclaim(a, now, id, &handle, rng_below(&rng, 2) == 0, &out);
 		break;
 	case 13:
-		authority_close(a, now, id, &handle, &out);
+		authority_close(a, now, id, 0, &handle, &out);
 		if (rng_below(&rng, 20) == 0)
 			(void)authority_session_close(a, now, id, &out);
 		else

@@ -68,6 +68,7 @@ START_TEST(an_open_without_a_lease_is_registered_and_its_last_close_told)
 	lab_close(node, second);
 	close = origin_expect(MESSAGE_close);
 	ck_assert(handle_equal(&close->message.close.handle, &handle));
+	ck_assert_uint_eq(close->message.common.sequence, 1);
 	/* Until it is answered, opens wait: it must not undo what they register. */
 	unique = kernel_open(node, O_RDONLY);
 	lab_round_trip();
