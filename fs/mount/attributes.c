@@ -58,12 +58,36 @@ static void reply_mountpoint(struct mount *m, struct call *call)
 		fuse_reply_attr(request, &st, 0);
 }
 
+/* A directory that was removed while it is in use here: what was known of it last, without links. */
+static void reply_removed(struct mount *m, struct call *call)
+{
+	fuse_req_t request = call_take_request(m, call);
+	struct stat st;
+
+	pthread_mutex_lock(&m->lock);
+	attributes_stat(&call->inode->attributes, &st);
+	pthread_mutex_unlock(&m->lock);
+	st.st_nlink = 0;
+	call_destroy(m, call);
+	if (!request)
+		return;
+	if (S_ISDIR(st.st_mode))
+		fuse_reply_attr(request, &st, 0);
+	else
+		fuse_reply_err(request, ESTALE); /* nothing is known of it any more */
+}
+
 static void getattr_work(struct mount *m, struct call *call)
 {
 	struct answer answer;
 
 	if (call->status == STATUS_DEADLINE && call->ends_when_away) {
 		reply_mountpoint(m, call);
+		return;
+	}
+	if (call->status == STATUS_STALE && S_ISDIR(call->inode->type) &&
+	    call->inode->nodeid != FUSE_ROOT_ID) {
+		reply_removed(m, call);
 		return;
 	}
 	if (call->status != STATUS_OK) {

@@ -9,6 +9,9 @@
 
 #define CHUNK_BYTES (256u << 10)       /* of entries asked for at a time */
 #define LISTING_ENTRIES_MAX 200000     /* more are not kept: a long listing is read in pieces */
+/* Of one listing that come with attributes and leases. The rest has names and types only: a listing
+   must not take the leases, and the memory, of all else that this host uses. */
+#define LISTING_NODES_MAX 100000
 
 /* An open directory. */
 struct open_directory {
@@ -16,6 +19,7 @@ struct open_directory {
 	struct listing *listing; /* what was read so far, or the directory's whole one */
 	struct sync_seen seen;
 	uint32_t hint;           /* index that the next request probably begins at */
+	uint32_t nodes;          /* entries that came since the start, up to LISTING_NODES_MAX */
 };
 
 void op_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
@@ -254,6 +258,7 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 		struct item_node node;
 
 		learn(m, call, &entry, &answer.nodes[NODE_DIRECTORY], &handle, &node);
+		directory->nodes += directory->nodes < LISTING_NODES_MAX;
 		if (listing_append(listing, &entry, handle) < 0)
 			return -ENOMEM;
 	}
@@ -273,6 +278,14 @@ static void readdir_work(struct mount *m, struct call *call)
 	fuse_req_t request;
 	int r;
 
+	if (call->status == STATUS_STALE) {
+		/* It was removed while it is open here: there is nothing in it. */
+		request = call_take_request(m, call);
+		call_destroy(m, call);
+		if (request)
+			fuse_reply_buf(request, NULL, 0);
+		return;
+	}
 	if (call->status != STATUS_OK) {
 		reply_error(m, call, call_errno(call));
 		return;
@@ -308,6 +321,7 @@ static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, o
 		listing_unref(directory->listing);
 		directory->listing = NULL;
 		directory->hint = 0;
+		directory->nodes = 0;
 		instance = inode_lease(m, directory->inode, mount_now(), NULL);
 		if (instance && directory->inode->listing &&
 		    directory->inode->listing->instance == instance)
@@ -329,7 +343,7 @@ static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, o
 	call->message.readdir.directory = call->inode->handle;
 	call->message.readdir.cookie = cookie;
 	call->message.readdir.count = CHUNK_BYTES;
-	call->message.readdir.attributes = 1;
+	call->message.readdir.attributes = directory->nodes < LISTING_NODES_MAX;
 	call_send(m, call, readdir_work);
 }
 

@@ -163,7 +163,8 @@ static struct inode *make_room(struct inodes *inodes)
 
 /* ---- */
 
-#define OPEN_TRIES_MAX 3
+#define OPEN_TRIES_MAX 10
+#define OPEN_AGAIN_US 1000
 
 static int inode_open(struct inodes *inodes, const struct identity *identity,
 		      struct inode **ret_inode)
@@ -176,8 +177,11 @@ static int inode_open(struct inodes *inodes, const struct identity *identity,
 	lifted = credentials_lift();
 	fd = file_id_open(inodes->mount_fd, &identity->id, O_PATH | O_NOFOLLOW);
 	/* Seen under load with memory to spare, on an inode that was just losing its last name. */
-	for (unsigned i = 0; fd == -ENOMEM && i < OPEN_TRIES_MAX; i++)
+	for (unsigned i = 0; fd == -ENOMEM && i < OPEN_TRIES_MAX; i++) {
+		if (i > 0)
+			(void)usleep(OPEN_AGAIN_US);
 		fd = file_id_open(inodes->mount_fd, &identity->id, O_PATH | O_NOFOLLOW);
+	}
 	credentials_drop(lifted);
 	if (fd < 0)
 		return fd;

@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 import sys
+import threading
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -231,6 +232,69 @@ def test_holes_are_neither_sent_nor_stored(w):
         f.write(b"filled")
     with open(b / "f", "rb", buffering=0) as f:
         expect(os.pread(f.fileno(), 8, (10 << 20) - 1), b"\0filled\0", "filled")
+
+
+class Dirent(ctypes.Structure):
+    _fields_ = [("inode", ctypes.c_uint64), ("offset", ctypes.c_int64),
+                ("length", ctypes.c_uint16), ("type", ctypes.c_uint8), ("name", ctypes.c_char * 256)]
+
+
+def test_a_position_in_a_directory_stays_right_while_names_change(w):
+    a, b = hosts(w)
+    _libc.opendir.restype = ctypes.c_void_p
+    _libc.readdir.restype = ctypes.POINTER(Dirent)
+    _libc.telldir.restype = ctypes.c_long
+    os.mkdir(a / "d")
+    stays = {"stays-%04d" % i for i in range(3000)}
+    for name in stays:
+        os.mknod(w.main_origin.path_of("d", name))
+    directory = ctypes.c_void_p(_libc.opendir(os.fsencode(b / "d")))
+
+    def read(count=None):
+        names = []
+        while count is None or len(names) < count:
+            entry = _libc.readdir(directory)
+            if not entry:
+                break
+            expect(entry.contents.type in (4, 8), True, "d_type")  # DT_DIR, DT_REG
+            names.append(entry.contents.name.decode())
+        return names
+
+    def change():
+        for i in range(200):
+            write_file(a / "d/comes-%d" % i, b"")
+            if i % 2:
+                os.unlink(a / "d/comes-%d" % i)
+
+    first = read(1000)
+    position = _libc.telldir(directory)
+    thread = threading.Thread(target=change)
+    thread.start()
+    rest = read()
+    thread.join()
+    expect(len(set(first + rest)), len(first + rest), "no name twice")
+    expect(stays - set(first + rest), set(), "what was there all the time")
+    for _ in range(2):
+        _libc.seekdir(directory, ctypes.c_long(position))
+        expect([name for name in read() if name in stays],
+               [name for name in rest if name in stays], "from the position again")
+        change()
+    _libc.rewinddir(directory)
+    expect({name for name in read() if name[0] != "."}, set(os.listdir(a / "d")), "from the start")
+    _libc.closedir(directory)
+
+
+def test_a_directory_that_is_removed_while_open_is_empty(w):
+    a, b = hosts(w)
+    for remover in (a, b):
+        os.mkdir(a / "d")
+        fd = os.open(b / "d", os.O_RDONLY)
+        expect(os.listdir(fd), [], "before")
+        os.rmdir(remover / "d")
+        expect(os.listdir(fd), [], "removed")
+        expect(os.fstat(fd).st_nlink, 0, "links")
+        expect_errno((errno.ENOENT, errno.ESTALE), os.open, "f", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+        os.close(fd)
 
 
 def test_copies_are_made_at_the_origin(w):
