@@ -41,9 +41,15 @@ struct header {
 	uint32_t record_count;
 	uint64_t incarnation;
 	char boot_id[40];
-	uint32_t clean; /* 1: stopped after a sync; cleared before the first modification */
+	uint32_t clean; /* enum clean_state */
 	uint32_t check; /* over everything above */
 	_Atomic uint64_t counter; /* the last one given */
+};
+
+enum clean_state {
+	CLEAN_NOT = 0,
+	CLEAN_STOPPED = 1, /* stopped after a sync; cleared before the first modification */
+	CLEAN_SETTLED = 2, /* synced, and nothing was modified since */
 };
 
 struct recent {
@@ -60,6 +66,12 @@ struct changes {
 	pthread_mutex_t locks[LOCKS];
 	struct recent *recent; /* under the lock of the key's set */
 	_Atomic uint64_t outside, evicted, unfinished;
+
+	bool crashed;
+	pthread_mutex_t settle_lock; /* a leaf; held over the writes of the header */
+	_Atomic bool settled;        /* the header on disk says so, or is about to */
+	_Atomic uint64_t activity;   /* modifications begun, and numbers made */
+	_Atomic uint64_t changing;   /* modifications that have not ended */
 };
 
 /* FNV-1a folded to 32 bits: against torn or damaged records, not against an enemy. */
@@ -152,7 +164,7 @@ static void renumber_unfinished(struct changes *c)
 	}
 }
 
-static void header_seal(struct changes *c, const char *boot_id, uint32_t clean)
+static void header_seal(struct changes *c, const char *boot_id, enum clean_state clean)
 {
 	struct header *h = c->header;
 
@@ -216,6 +228,8 @@ int changes_open(int state_fd, const char *name, const char *boot_id, uint32_t r
 		return -ENOMEM;
 	for (unsigned i = 0; i < LOCKS; i++)
 		pthread_mutex_init(&c->locks[i], NULL);
+	pthread_mutex_init(&c->settle_lock, NULL);
+	atomic_init(&c->activity, 1);
 	c->bytes = HEADER_BYTES + (size_t)record_count * sizeof(struct record);
 	c->set_count = record_count / WAYS;
 	c->recent = (struct recent *)calloc(RECENT, sizeof(*c->recent));
@@ -225,12 +239,13 @@ int changes_open(int state_fd, const char *name, const char *boot_id, uint32_t r
 		return error;
 	}
 	c->records = (struct record *)((char *)c->header + HEADER_BYTES);
+	c->crashed = c->header->clean != CLEAN_STOPPED;
 	same_boot = strncmp(c->header->boot_id, boot_id, sizeof(c->header->boot_id) - 1) == 0;
 	if (c->header->magic == 0) {
 		text = "a new change table";
 	} else if (!table_valid(c, record_count)) {
 		text = "the change table was damaged";
-	} else if (!same_boot && !c->header->clean) {
+	} else if (!same_boot && c->header->clean == CLEAN_NOT) {
 		text = "the machine went down without a clean stop of the origin";
 	}
 	if (text)
@@ -238,8 +253,9 @@ int changes_open(int state_fd, const char *name, const char *boot_id, uint32_t r
 	else
 		renumber_unfinished(c);
 	atomic_store(&c->incarnation, c->header->incarnation);
+	c->crashed = text || (c->crashed && !same_boot);
 	/* Durable before the first modification: a crash from here on must be seen as one. */
-	header_seal(c, boot_id, 0);
+	header_seal(c, boot_id, CLEAN_NOT);
 	if (msync(c->header, c->bytes, MS_SYNC) < 0 || fsync(state_fd) < 0) {
 		error = -errno;
 		changes_close(c, false);
@@ -259,7 +275,7 @@ void changes_close(struct changes *c, bool clean)
 			char boot_id[sizeof(c->header->boot_id)];
 
 			memcpy(boot_id, c->header->boot_id, sizeof(boot_id));
-			header_seal(c, boot_id, 1);
+			header_seal(c, boot_id, CLEAN_STOPPED);
 			/* If the mark does not get out, the next start takes a new
 			   incarnation: slower, not wrong. */
 			(void)msync(c->header, HEADER_BYTES, MS_SYNC);
@@ -268,6 +284,7 @@ void changes_close(struct changes *c, bool clean)
 	}
 	for (unsigned i = 0; i < LOCKS; i++)
 		pthread_mutex_destroy(&c->locks[i]);
+	pthread_mutex_destroy(&c->settle_lock);
 	free(c->recent);
 	free(c);
 }
@@ -277,17 +294,78 @@ uint64_t changes_incarnation(const struct changes *c)
 	return atomic_load(&c->incarnation);
 }
 
+/* ---- nothing to lose ---- */
+
+bool changes_crashed(const struct changes *c)
+{
+	return c->crashed;
+}
+
+uint64_t changes_activity(const struct changes *c)
+{
+	return atomic_load(&c->settled) ? 0 : atomic_load(&c->activity);
+}
+
+/* With settle_lock held, like every write of the header but its counter. */
+static int write_state(struct changes *c, enum clean_state state)
+{
+	c->header->clean = state;
+	c->header->check = header_check(c->header);
+	return msync(c->header, HEADER_BYTES, MS_SYNC) < 0 ? -errno : 0;
+}
+
 void changes_renew_incarnation(struct changes *c)
 {
 	uint64_t incarnation = random_number();
 
 	/* The lock orders two renewals; readers see the old or the new number, both as given. */
-	pthread_mutex_lock(&c->locks[0]);
+	pthread_mutex_lock(&c->settle_lock);
 	c->header->incarnation = incarnation;
-	c->header->check = header_check(c->header);
 	atomic_store(&c->incarnation, incarnation);
-	pthread_mutex_unlock(&c->locks[0]);
-	(void)msync(c->header, HEADER_BYTES, MS_SYNC); /* a crash makes another one anyway */
+	(void)write_state(c, CLEAN_NOT); /* a disk that fails takes nothing that is told later */
+	atomic_store(&c->settled, false);
+	pthread_mutex_unlock(&c->settle_lock);
+}
+
+int changes_settle(struct changes *c, uint64_t activity)
+{
+	int error = 0;
+
+	pthread_mutex_lock(&c->settle_lock);
+	/* First this, then the question whether something began: unsettle() does it the other way
+	   round, so one of the two sees the other. */
+	atomic_store(&c->settled, true);
+	if (atomic_load(&c->activity) != activity || atomic_load(&c->changing) > 0)
+		error = -EBUSY;
+	else if (msync(c->header, c->bytes, MS_SYNC) < 0)
+		error = -errno;
+	else
+		error = write_state(c, CLEAN_SETTLED);
+	if (error) {
+		if (error != -EBUSY)
+			(void)write_state(c, CLEAN_NOT); /* a disk that fails has not got it */
+		atomic_store(&c->settled, false);
+	}
+	pthread_mutex_unlock(&c->settle_lock);
+	return error;
+}
+
+/* Before a modification, or a number that only the table knows: on disk it must say so. */
+static int unsettle(struct changes *c)
+{
+	int error = 0;
+
+	atomic_fetch_add(&c->activity, 1);
+	if (!atomic_load(&c->settled))
+		return 0;
+	pthread_mutex_lock(&c->settle_lock);
+	if (atomic_load(&c->settled)) {
+		error = write_state(c, CLEAN_NOT);
+		if (!error)
+			atomic_store(&c->settled, false);
+	}
+	pthread_mutex_unlock(&c->settle_lock);
+	return error;
 }
 
 /* ---- one set ---- */
@@ -359,6 +437,15 @@ static bool recent_differs(struct changes *c, const struct changes_key *key, str
 	return differs;
 }
 
+/* Is what get_locked() answers neither in the table nor derived? */
+static bool makes_number(const struct record *r, const struct changes_seen *seen)
+{
+	if (r)
+		return atomic_load(&r->state) != RECORD_STABLE || r->ctime_ns != seen->ctime_ns ||
+		       r->size != seen->size;
+	return !settled(seen->ctime_ns);
+}
+
 static struct change get_locked(struct changes *c, const struct changes_key *key,
 				const struct changes_seen *seen, bool *ret_outside)
 {
@@ -366,6 +453,9 @@ static struct change get_locked(struct changes *c, const struct changes_key *key
 	struct record *r = record_find(c, key);
 	bool outside = false;
 
+	*ret_outside = false;
+	if (makes_number(r, seen) && unsettle(c))
+		return (struct change){ 0, 0 }; /* equals nothing: it is not kept */
 	if (r && atomic_load(&r->state) == RECORD_STABLE && r->ctime_ns == seen->ctime_ns &&
 	    r->size == seen->size) {
 		change.counter = r->counter;
@@ -410,8 +500,15 @@ int changes_begin(struct changes *c, const struct changes_key *key, const struct
 	struct changes_token token = { .key = *key, .seen = *seen };
 	struct record *r;
 	bool outside;
-	int error = 0;
+	int error;
 
+	/* In this order: whoever settles looks at both. */
+	atomic_fetch_add(&c->changing, 1);
+	error = unsettle(c);
+	if (error) {
+		atomic_fetch_sub(&c->changing, 1);
+		return error;
+	}
 	pthread_mutex_lock(lock);
 	token.before = get_locked(c, key, seen, &outside);
 	r = record_find(c, key);
@@ -426,6 +523,7 @@ int changes_begin(struct changes *c, const struct changes_key *key, const struct
 		*ret_token = token;
 	} else {
 		error = -EBUSY;
+		atomic_fetch_sub(&c->changing, 1);
 	}
 	pthread_mutex_unlock(lock);
 	return error;
@@ -444,6 +542,7 @@ struct change changes_end(struct changes *c, const struct changes_token *token,
 	record_settle(r, &token->key, change.counter, r->disturbed ? &never_seen : seen);
 	(void)recent_differs(c, &token->key, change); /* it does, and by our own hand */
 	pthread_mutex_unlock(lock);
+	atomic_fetch_sub(&c->changing, 1);
 	return change;
 }
 
@@ -461,6 +560,7 @@ void changes_cancel(struct changes *c, const struct changes_token *token)
 		record_settle(r, &token->key, token->before.counter,
 			      r->disturbed ? &never_seen : &token->seen);
 	pthread_mutex_unlock(lock);
+	atomic_fetch_sub(&c->changing, 1);
 }
 
 void changes_renumber(struct changes *c, const struct changes_key *key)
@@ -469,6 +569,8 @@ void changes_renumber(struct changes *c, const struct changes_key *key)
 	struct recent *slot;
 	struct record *r;
 
+	/* What others modify is not strict: when the disk fails, a crash can lose this. */
+	(void)unsettle(c);
 	pthread_mutex_lock(lock);
 	r = record_find(c, key);
 	slot = recent_slot(c, key);

@@ -12,6 +12,9 @@
  *   - After a crash of the machine (another boot id, and no mark of a clean stop) the table and the
  *     store may have gone back in time: it is emptied under a new incarnation, which makes every
  *     number given before void.
+ *   - When nothing has been modified for a while, the store and the table are synced, and the table
+ *     says so on disk; before the next modification, or a number that is not derived, it takes that
+ *     back there. A machine that crashes in between has lost nothing, and every number stands.
  *   - A record also keeps ctime and size: when the store shows others, someone else modified the
  *     inode, and it gets a new number.
  *   - The table is bounded and set-associative. The record that makes room is the oldest one of
@@ -57,8 +60,18 @@ struct changes_token {
  */
 int changes_open(int state_fd, const char *name, const char *boot_id, uint32_t record_count,
 		 struct changes **ret_changes, const char **ret_text) MUST_CHECK;
+/* The machine went down without a clean stop of the origin, whether or not numbers stand. */
+bool changes_crashed(const struct changes *c);
 /* `clean`: the store was synced and nothing modifies it any more. NULL is fine. */
 void changes_close(struct changes *c, bool clean);
+
+/* Moves when a modification begins; 0: the table says on disk that nothing is to be lost. */
+uint64_t changes_activity(const struct changes *c);
+/*
+ * The store was synced since `activity` was asked for: says so on disk, if nothing was modified
+ * meanwhile. 0, -EBUSY, -errno.
+ */
+int changes_settle(struct changes *c, uint64_t activity) MUST_CHECK;
 
 uint64_t changes_incarnation(const struct changes *c);
 /* All numbers given so far become void: what was written may be lost (a failed sync). */
@@ -70,7 +83,7 @@ void changes_renew_incarnation(struct changes *c);
  */
 struct change changes_get(struct changes *c, const struct changes_key *key,
 			  const struct changes_seen *seen, bool *ret_outside);
-/* Records "changing". 0, or -EBUSY when every record of the set is changing. */
+/* Records "changing". 0, -EBUSY when every record of the set is changing, -errno. */
 int changes_begin(struct changes *c, const struct changes_key *key, const struct changes_seen *seen,
 		  struct changes_token *ret_token) MUST_CHECK;
 /* The modification is over: the new number. */

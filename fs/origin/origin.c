@@ -147,7 +147,7 @@ static int open_changes(struct origin *o)
 	if (text)
 		fprintf(stderr, "leasehold origin: event=new_incarnation reason=\"%s\" (what hosts "
 			"have cached is fetched again)\n", text);
-	return open_slots(o, text != NULL);
+	return open_slots(o, changes_crashed(o->changes));
 }
 
 /* ---- exports ---- */

@@ -12,6 +12,7 @@
 #include "fs/origin/credentials.h"
 
 #define TIMER_WAIT_MS_MAX 1000u
+#define QUIET_MS 3000u /* without a modification; then what there is is synced */
 #define UNKNOWN_PROMISE_MS 3600000u
 
 struct instant service_now(void)
@@ -256,6 +257,51 @@ static void sweep(struct task *t)
 	task_destroy(t);
 }
 
+/* A crash of the machine from here to the next modification loses nothing, and hosts keep their
+   caches through it. */
+static void settle(struct task *t)
+{
+	struct service *s = t->service;
+	uint64_t activity = changes_activity(s->changes);
+	int error = 0;
+
+	/* Read-only ones, too: others write there. */
+	for (uint32_t i = 0; i < s->export_count && !error; i++)
+		error = store_sync_all(s->exports[i].store);
+	/* The store says so once: every host must hear of it. */
+	if (error)
+		changes_renew_incarnation(s->changes);
+	else if (activity)
+		error = changes_settle(s->changes, activity);
+	if (error && error != -EBUSY)
+		service_log("event=sync_failed error=\"%s\"", strerror(-error));
+	pthread_mutex_lock(&s->lock);
+	s->settle_queued = false;
+	s->quiet_activity = 0;
+	pthread_mutex_unlock(&s->lock);
+	task_destroy(t);
+}
+
+/* On the timer, with the service's lock held. */
+static void settle_when_quiet(struct service *s, struct instant now)
+{
+	uint64_t activity = changes_activity(s->changes);
+	struct task *t;
+
+	if (activity == 0 || s->settle_queued)
+		return;
+	if (activity != s->quiet_activity) {
+		s->quiet_activity = activity;
+		s->quiet_since = now;
+		return;
+	}
+	if (instant_until(s->quiet_since, now).ns < QUIET_MS * NS_PER_MS)
+		return;
+	t = task_create(s, TASK_SETTLE);
+	if (t)
+		s->settle_queued = task_enqueue(t, true);
+}
+
 static void write_record(struct task *t)
 {
 	struct service *s = t->service;
@@ -449,6 +495,9 @@ static void work(struct task *t)
 	case TASK_RECORD:
 		write_record(t);
 		break;
+	case TASK_SETTLE:
+		settle(t);
+		break;
 	}
 }
 
@@ -487,6 +536,7 @@ static void *timer(void *argument)
 			pthread_mutex_lock(&s->lock);
 			continue;
 		}
+		settle_when_quiet(s, now);
 		/* A condition cannot wait by CLOCK_BOOTTIME: look again after a second. */
 		s->timer_armed = instant_before(due, latest) ? due : latest;
 		ns = instant_until(now, s->timer_armed).ns;

@@ -41,6 +41,7 @@ enum task_step {
 	TASK_ORPHAN,  /* nobody has the inode open any more */
 	TASK_SWEEP,   /* grace is over: remove orphans that nobody claimed */
 	TASK_RECORD,  /* write the record of sessions */
+	TASK_SETTLE,  /* nothing was modified for a while: sync, and say so on disk */
 };
 
 enum task_inode {
@@ -127,6 +128,9 @@ struct service {
 	struct task *tasks; /* whose operation is under way, newest first */
 	uint32_t outside_count;
 	bool record_queued;
+	bool settle_queued;
+	uint64_t quiet_activity; /* of the change table, since `quiet_since` */
+	struct instant quiet_since;
 	bool stopping;
 
 	/* The record of sessions; one writer at a time. */

@@ -65,6 +65,76 @@ static struct change modify(struct changes *c, struct changes_key key, struct ch
 
 static const struct changes_key key_a = { { 1, 11 } }, key_b = { { 2, 12 } };
 
+/* ---- a table that has nothing to lose ---- */
+
+/* The machine crashes: the table as it is on disk, under another boot id. */
+static bool stands_after_crash(struct changes *c)
+{
+	uint64_t incarnation = changes_incarnation(c);
+	bool stands;
+
+	changes_close(c, false);
+	c = open_table("another boot");
+	ck_assert(changes_crashed(c));
+	stands = changes_incarnation(c) == incarnation;
+	changes_close(c, false);
+	return stands;
+}
+
+START_TEST(what_is_settled_stands_after_a_crash_of_the_machine)
+{
+	struct changes *c = open_table("boot");
+	struct change change = modify(c, key_a, old_file(), fresh_file());
+	uint64_t activity = changes_activity(c);
+
+	ck_assert_uint_ne(activity, 0);
+	ck_assert_int_eq(changes_settle(c, activity), 0);
+	ck_assert_uint_eq(changes_activity(c), 0);
+	(void)look(c, key_b, old_file()); /* derived: the table need not know */
+	ck_assert_uint_eq(changes_activity(c), 0);
+	ck_assert(change_known(change));
+	ck_assert(stands_after_crash(c));
+}
+END_TEST
+
+START_TEST(what_is_modified_after_it_was_settled_does_not)
+{
+	struct changes *c = open_table("boot");
+
+	ck_assert_int_eq(changes_settle(c, changes_activity(c)), 0);
+	(void)modify(c, key_a, old_file(), fresh_file());
+	ck_assert_uint_ne(changes_activity(c), 0);
+	ck_assert(!stands_after_crash(c));
+}
+END_TEST
+
+START_TEST(a_number_that_is_made_after_it_was_settled_ends_that)
+{
+	struct changes *c = open_table("boot");
+
+	ck_assert_int_eq(changes_settle(c, changes_activity(c)), 0);
+	(void)look(c, key_a, fresh_file());
+	ck_assert(!stands_after_crash(c));
+}
+END_TEST
+
+START_TEST(what_changes_while_it_is_synced_is_not_settled)
+{
+	struct changes *c = open_table("boot");
+	struct changes_seen seen = old_file();
+	struct changes_token token;
+	uint64_t activity = changes_activity(c);
+
+	ck_assert_int_eq(changes_begin(c, &key_a, &seen, &token), 0);
+	ck_assert_int_eq(changes_settle(c, activity), -EBUSY);
+	ck_assert_int_eq(changes_settle(c, changes_activity(c)), -EBUSY);
+	changes_cancel(c, &token);
+	ck_assert_int_eq(changes_settle(c, activity), -EBUSY);
+	ck_assert_int_eq(changes_settle(c, changes_activity(c)), 0);
+	ck_assert(stands_after_crash(c));
+}
+END_TEST
+
 START_TEST(an_old_inode_has_the_number_of_its_ctime)
 {
 	struct changes *c = open_table("boot");
@@ -355,6 +425,10 @@ static TCase *make_case(void)
 	TCase *tc = tcase_create("changes");
 
 	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, what_is_settled_stands_after_a_crash_of_the_machine);
+	tcase_add_test(tc, what_is_modified_after_it_was_settled_does_not);
+	tcase_add_test(tc, a_number_that_is_made_after_it_was_settled_ends_that);
+	tcase_add_test(tc, what_changes_while_it_is_synced_is_not_settled);
 	tcase_add_test(tc, an_old_inode_has_the_number_of_its_ctime);
 	tcase_add_test(tc, an_inode_changed_a_moment_ago_gets_a_record);
 	tcase_add_test(tc, a_modification_moves_the_number_even_within_one_ctime);
