@@ -52,6 +52,8 @@ static bool only_extends(const struct message *m, uint64_t size)
 	return m->type == MESSAGE_write && (m->write.append || m->write.offset >= size);
 }
 
+_Static_assert(TASK_INODES <= SLOTS_INODES, "an intent has all of them");
+
 struct slots_intent *service_intent_begin(struct task *t)
 {
 	struct slots_intent *intent = slots_intent_take(t->service->slots);
@@ -312,6 +314,7 @@ static enum verdict decide(struct task *t, const struct slots_intent *intent)
 	    message_decode((struct slice){ intent->message, intent->message_length },
 			   &t->message) || !message_is_request(t->message.type))
 		return VERDICT_UNKNOWN;
+	task_unwrap(t);
 	task_unwrap(t);
 	store_caller(t->store, &t->message.common.credential, &t->caller);
 	t->view.bulk = (struct slice){ intent->data, intent->data_length };

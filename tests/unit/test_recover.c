@@ -365,6 +365,22 @@ START_TEST(half_an_overwrite_is_completed)
 }
 END_TEST
 
+START_TEST(what_was_written_back_halfway_is_completed)
+{
+	struct before before;
+	struct message m = append_of(&before), back = m;
+
+	before.kept = "new";
+	back.type = MESSAGE_write_back;
+	back.write_back.handle = m.write.handle;
+	back.write_back.offset = 0;
+	back.write_back.lease_sequence = 1;
+	kill_within(&back, &before, overwrite_some);
+	expect_content("f", "new");
+	(void)repeat(&back, "new", STATUS_OK);
+}
+END_TEST
+
 START_TEST(attributes_are_set_whether_they_were_or_not)
 {
 	struct before before = { .target = make_file(&a, "f") };
@@ -414,6 +430,7 @@ static TCase *recover_case(void)
 	tcase_add_test(tc, half_an_append_is_cut_off_and_not_done);
 	tcase_add_test(tc, an_append_that_was_not_begun_is_not_done);
 	tcase_add_test(tc, half_an_overwrite_is_completed);
+	tcase_add_test(tc, what_was_written_back_halfway_is_completed);
 	tcase_add_test(tc, attributes_are_set_whether_they_were_or_not);
 	tcase_add_test(tc, what_the_record_lacks_is_unknown);
 	return tc;
