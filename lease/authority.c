@@ -40,8 +40,8 @@ void authority_actions_finish(struct authority_actions *actions)
 }
 
 /* The next action, zeroed; NULL when there is no memory for it. */
-static struct authority_action *actions_add(struct authority_actions *out,
-					    enum authority_action_kind kind)
+struct authority_action *authority_actions_add(struct authority_actions *out,
+					       enum authority_action_kind kind)
 {
 	struct authority_action *action;
 
@@ -77,7 +77,7 @@ static bool flush_recalls(struct authority *a, struct session *session,
 		struct authority_action *action;
 
 		operations_yield(a, session, lease->inode);
-		action = actions_add(out, AUTHORITY_SEND_RECALL);
+		action = authority_actions_add(out, AUTHORITY_SEND_RECALL);
 		if (!action)
 			return false;
 		action->session = session->id;
@@ -100,7 +100,7 @@ static bool flush_recalls(struct authority *a, struct session *session,
 static bool flush_operation(struct authority *a, struct operation *o,
 			    struct authority_actions *out)
 {
-	struct authority_action *action = actions_add(out, o->outcome);
+	struct authority_action *action = authority_actions_add(out, o->outcome);
 
 	if (!action)
 		return false;
@@ -119,7 +119,7 @@ static bool flush_session(struct authority *a, struct session *session, bool for
 			  struct authority_actions *out)
 {
 	struct authority_action *action =
-		actions_add(out, forgotten ? AUTHORITY_SESSION_FORGOTTEN : AUTHORITY_SESSION_ENDED);
+		authority_actions_add(out, forgotten ? AUTHORITY_SESSION_FORGOTTEN : AUTHORITY_SESSION_ENDED);
 
 	if (!action)
 		return false;
@@ -134,7 +134,7 @@ static bool flush_unused(struct authority *a, struct inode *inode, struct author
 {
 	/* Opened again before anybody heard of it. */
 	if (!inode->open_count) {
-		struct authority_action *action = actions_add(out, AUTHORITY_UNUSED);
+		struct authority_action *action = authority_actions_add(out, AUTHORITY_UNUSED);
 
 		if (!action)
 			return false;
@@ -147,7 +147,7 @@ static bool flush_unused(struct authority *a, struct inode *inode, struct author
 
 static bool flush_previous(struct previous *previous, struct authority_actions *out)
 {
-	struct authority_action *action = actions_add(out, AUTHORITY_SESSION_ENDED);
+	struct authority_action *action = authority_actions_add(out, AUTHORITY_SESSION_ENDED);
 
 	if (!action)
 		return false;
@@ -158,7 +158,7 @@ static bool flush_previous(struct previous *previous, struct authority_actions *
 
 static bool flush_grace(struct authority *a, struct authority_actions *out)
 {
-	if (!actions_add(out, AUTHORITY_GRACE_ENDED))
+	if (!authority_actions_add(out, AUTHORITY_GRACE_ENDED))
 		return false;
 	list_remove(&a->grace_ended.link);
 	return true;
@@ -201,6 +201,7 @@ void authority_flush(struct authority *a, struct authority_actions *out)
 			break;
 		}
 	}
+	authority_locks_flush(a, out);
 }
 
 /* ---- making ---- */
@@ -244,9 +245,15 @@ int authority_create(const struct authority_config *config, const struct allocat
 	previous_count = 0;
 	previous_unknown = false;
 #endif
+	if (lock_table_create(&(struct lock_limits){ config->lock_count_max, config->lock_total_max },
+			      allocator, rng_next(&a->rng), &a->locks)) {
+		authority_free(a, a, sizeof(*a));
+		return -ENOMEM;
+	}
 	if (previous_count) {
 		a->previous = authority_allocate(a, previous_count * sizeof(*a->previous));
 		if (!a->previous) {
+			lock_table_destroy(a->locks);
 			authority_free(a, a, sizeof(*a));
 			return -ENOMEM;
 		}
@@ -324,6 +331,7 @@ void authority_destroy(struct authority *a)
 	cursor = 0;
 	while ((inode = map_next(&a->inodes, &cursor)))
 		authority_free(a, inode, sizeof(*inode));
+	lock_table_destroy(a->locks);
 	map_finish(&a->operations);
 	map_finish(&a->sessions);
 	map_finish(&a->inodes);
@@ -375,7 +383,7 @@ struct instant authority_timer(const struct authority *a)
 		timer = a->deadlines[0]->deadline;
 	if (a->grace && instant_before(a->grace_end, timer))
 		timer = a->grace_end;
-	if (!list_empty(&a->pending)) {
+	if (!list_empty(&a->pending) || lock_table_has_offer(a->locks)) {
 		struct instant soon = instant_add(a->now, duration_ms(STARVED_RETRY_MS));
 
 		if (instant_before(soon, timer))
@@ -482,7 +490,7 @@ void authority_check_invariants(const struct authority *a)
 	const struct operation *o;
 	size_t cursor = 0;
 	size_t leases = 0;
-	uint32_t live = 0, placed = 0;
+	uint32_t live = 0;
 
 	while ((session = map_next(&a->sessions, &cursor))) {
 		leases += check_session(a, session);
@@ -495,11 +503,10 @@ void authority_check_invariants(const struct authority *a)
 	while ((inode = map_next(&a->inodes, &cursor)))
 		check_inode(inode);
 	cursor = 0;
-	while ((o = map_next(&a->operations, &cursor))) {
+	while ((o = map_next(&a->operations, &cursor)))
 		check_operation(o);
-		placed += o->place_count > 0;
-	}
 	assert(a->operations.count == a->counters.operations);
-	assert(placed <= a->config.operation_count_max);
+	assert(a->operations.count <= a->config.operation_count_max);
 	assert(a->sessions.count == (size_t)a->live_count + a->ended_count);
+	lock_table_check_invariants(a->locks);
 }

@@ -32,6 +32,7 @@
 
 #include "lease/base/allocator.h"
 #include "lease/base/types.h"
+#include "lease/lock_table.h"
 #include "lease/message.h"
 
 struct authority_config {
@@ -44,6 +45,8 @@ struct authority_config {
 	uint64_t lease_total_max;    /* of all sessions; at it, no grants */
 	uint32_t operation_count_max; /* under way; at it, begin refuses with PUSHBACK */
 	uint32_t open_count_max;     /* registered opens per session; at it, PUSHBACK */
+	uint32_t lock_count_max;     /* locked ranges and waiting requests of a session; NOLOCK */
+	uint64_t lock_total_max;     /* of all sessions; NOLOCK */
 	uint32_t ended_count_max;    /* ended sessions whose slots are remembered (3.4) */
 	struct duration backoff_min; /* of grants under write contention (5.5): 10 ms */
 	struct duration backoff_max; /* 1 s */
@@ -116,6 +119,9 @@ enum authority_action_kind {
 	AUTHORITY_UNUSED,
 	/* Grace is over. */
 	AUTHORITY_GRACE_ENDED,
+	/* Send lock_offer (`status`, `waiter`) to `session` on its stream, if it has one; it is
+	   repeated on reattach. */
+	AUTHORITY_SEND_LOCK_OFFER,
 };
 
 struct authority_action {
@@ -123,6 +129,7 @@ struct authority_action {
 	struct session_id session;
 	uint64_t op;
 	uint64_t other;
+	uint64_t waiter;
 	uint32_t slot;
 	uint16_t status;
 	struct handle handle;
@@ -248,9 +255,6 @@ void authority_close(struct authority *a, struct instant now, struct session_id 
 		     uint64_t number, const struct handle *handle,
 		     struct authority_actions *out);
 bool authority_is_open(const struct authority *a, const struct handle *handle);
-/* Whether another session than this one may have bytes of it that the store lacks (5.7). */
-bool authority_is_stored_elsewhere(const struct authority *a, struct session_id session,
-				   const struct handle *handle);
 
 /* ---- operations ---- */
 
@@ -288,6 +292,45 @@ void authority_finish(struct authority *a, struct instant now, uint64_t op, bool
 /* The requester went away: a QUEUED or DRAINING strict read is forgotten. Modifications go on. */
 void authority_cancel(struct authority *a, struct instant now, uint64_t op,
 		      struct authority_actions *out);
+
+/* ---- advisory locks (PROTOCOL.md 10); lock_table.h says what they are ---- */
+
+/*
+ * Statuses as lock_table_set(), where it is closed in grace and until the end of grace is durable;
+ * STATUS_NOSESSION.
+ */
+uint16_t authority_lock(struct authority *a, struct instant now, struct session_id session,
+			uint64_t id, const struct lock_request *request,
+			struct authority_actions *out);
+/* True: *ret_range of *ret_session is in the way. */
+bool authority_lock_test(struct authority *a, struct instant now, struct session_id session,
+			 const struct lock_request *request, struct authority_actions *out,
+			 struct lock_range *ret_range, struct session_id *ret_session);
+uint16_t authority_lock_settle(struct authority *a, struct instant now, struct session_id session,
+			       uint64_t waiter, bool take, struct authority_actions *out);
+/*
+ * Right after authority_session_open(), for a host that says that it held locks: true, it may
+ * reclaim them, and must, before authority_reclaim_done(): if it has not said
+ * authority_locks_reclaimed() by the end of grace, the session ends. False: they are lost.
+ */
+bool authority_locks_expected(struct authority *a, struct session_id session);
+/* True: the claim stands. */
+bool authority_lock_reclaim(struct authority *a, struct instant now, struct session_id session,
+			    const struct lock_request *claim, struct authority_actions *out);
+void authority_locks_reclaimed(struct authority *a, struct session_id session);
+/*
+ * The durable record and the locks of ended sessions (10.6). The caller takes the mark together
+ * with the sessions for a new record, and reports it when that record is durable: locks of sessions
+ * that had ended at the mark are free from then on. _pending: a record has to be written for that.
+ */
+uint64_t authority_record_mark(const struct authority *a);
+void authority_recorded(struct authority *a, struct instant now, uint64_t mark,
+			struct authority_actions *out);
+bool authority_record_pending(const struct authority *a);
+void authority_lock_counters(const struct authority *a, struct lock_counters *ret_counters);
+/* For the simulator: lock_table_backs(). */
+bool authority_lock_backs(const struct authority *a, struct session_id session,
+			  const struct lock_request *what);
 
 /* ---- time ---- */
 

@@ -5,6 +5,7 @@
  *   authority_sessions.c    sessions, slots of ended ones, grace
  *   authority_leases.c      inodes, grants, recalls, acknowledgements, opens, back-off
  *   authority_operations.c  operations, their queues, at most once
+ *   authority_locks.c       advisory locks: sessions, grace and the record around lock_table
  *
  * Nothing here appends to the caller's actions directly. What must leave is linked into one list
  * (`pending`) through a member of the object it is about, and authority_flush() turns that list
@@ -131,6 +132,8 @@ struct session {
 	struct pending over;
 	struct pending forgotten;
 	struct previous *claims;
+	bool owes_locks; /* it has to reclaim its locks, or its end is theirs */
+	bool paid_locks; /* it has */
 	uint32_t slot_count;
 	struct slot slots[];
 };
@@ -201,6 +204,10 @@ struct authority {
 	struct pending grace_ended;
 	struct previous *previous;
 	size_t previous_count;
+	struct lock_table *locks;
+	uint64_t ended_mark;    /* moves whenever a session ends, or grace does */
+	uint64_t recorded_mark; /* up to which the caller's record says so */
+	uint64_t lock_gate;     /* no new lock before the record is at this mark */
 	struct authority_counters counters;
 };
 
@@ -210,6 +217,8 @@ struct authority {
 void *authority_allocate(struct authority *a, size_t size);
 void authority_free(struct authority *a, void *pointer, size_t size);
 void authority_advance(struct authority *a, struct instant now);
+struct authority_action *authority_actions_add(struct authority_actions *out,
+					       enum authority_action_kind kind);
 void authority_pend(struct authority *a, struct pending *pending);
 void authority_flush(struct authority *a, struct authority_actions *out);
 
@@ -245,5 +254,12 @@ void operations_promote(struct authority *a, const struct session *session, stru
 void operations_start(struct authority *a, struct inode *inode);
 void operations_start_all(struct authority *a);
 void operations_refuse_late(struct authority *a);
+
+
+/* authority_locks.c */
+void authority_locks_session_end(struct authority *a, struct session *session);
+void authority_locks_grace_end(struct authority *a);
+void authority_locks_flush(struct authority *a, struct authority_actions *out);
+bool authority_offer_is_overdue(const struct authority *a, const struct session *session);
 
 #endif

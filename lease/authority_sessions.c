@@ -160,6 +160,7 @@ void session_end(struct authority *a, struct session *session)
 	session->unsent = NULL;
 	list_remove(&session->recalls.link);
 	authority_pend(a, &session->over);
+	authority_locks_session_end(a, session);
 
 	LIST_FOR_EACH(at, &session->operations) {
 		struct operation *o = LIST_ENTRY(at, struct operation, in_session);
@@ -264,6 +265,8 @@ static bool recall_is_overdue(const struct authority *a, const struct session *s
 	struct list *first = list_first(&session->recalled);
 	struct lease *lease;
 
+	if (authority_offer_is_overdue(a, session))
+		return true;
 	if (!first)
 		return false;
 	lease = LIST_ENTRY(first, struct lease, in_session);
@@ -374,6 +377,8 @@ uint16_t authority_stream_attached(struct authority *a, struct instant now, stru
 		authority_pend(a, &session->recalls);
 	}
 #endif
+	if (session)
+		lock_table_resend(a->locks, id);
 	authority_flush(a, out);
 	return session ? STATUS_OK : STATUS_NOSESSION;
 }
@@ -425,6 +430,7 @@ void grace_check(struct authority *a)
 		}
 	}
 	authority_pend(a, &a->grace_ended);
+	authority_locks_grace_end(a);
 	operations_start_all(a);
 }
 
@@ -445,6 +451,7 @@ void authority_reclaim_done(struct authority *a, struct instant now, struct sess
 	if (session && session->claims) {
 		struct previous *claims = session->claims;
 
+		session->owes_locks = false; /* they come before the last of the leases */
 		session->claims = NULL;
 		previous_resolve(a, claims);
 	}

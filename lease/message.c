@@ -225,7 +225,8 @@ int message_decode(struct slice bytes, struct message *ret_message)
 
 bool message_is_request(enum message_type type)
 {
-	return type > MESSAGE_reply; /* control messages have the numbers below */
+	/* Control messages have the numbers below; those about locks name a session only. */
+	return type > MESSAGE_reply && (type < MESSAGE_lock || type > MESSAGE_lock_test);
 }
 
 const char *message_name(enum message_type type)

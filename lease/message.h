@@ -55,6 +55,10 @@
 	M(session_close, 10)                                                                    \
 	M(acknowledged, 11)                                                                     \
 	M(recall_stream, 12)                                                                    \
+	M(lock_offer, 13)                                                                       \
+	M(lock_settle, 14)                                                                      \
+	M(lock_reclaim, 15)                                                                     \
+	M(lock_reclaimed, 16)                                                                   \
 	M(reply, 32)                                                                            \
 	M(lookup, 33)                                                                           \
 	M(getattr, 34)                                                                          \
@@ -81,6 +85,9 @@
 	M(seek, 55)                                                                             \
 	M(copy_range, 56)                                                                       \
 	M(tmpfile, 57)                                                                          \
+	M(lock, 60)                                                                             \
+	M(lock_answer, 61)                                                                      \
+	M(lock_test, 62)                                                                        \
 	M(read_exclusive, 70)                                                                   \
 	M(write_back, 71)
 
@@ -93,7 +100,8 @@
 	F(U64, instance)          /* random per run of the daemon */                            \
 	F(U64, previous_session)  /* of this host, 0: none; it is ended, its leases reclaimable */ \
 	F(NAME, export)                                                                         \
-	F(U32, slot_count)        /* wanted */
+	F(U32, slot_count)        /* wanted */                                                  \
+	F(U8, locks)              /* 1: locks were held under the previous session */
 
 #define FIELDS_session_opened(F)                                                                \
 	F(U16, status)                                                                          \
@@ -107,6 +115,7 @@
 	F(U32, lease_count_max)   /* per session */                                             \
 	F(U32, grace_ms)          /* left of the origin's grace; 0: none */                     \
 	F(U8, reclaim)            /* 1: reclaim what you hold, then send reclaim with `last` */ \
+	F(U8, locks)              /* 1: reclaim the locks first; 0: they are lost */            \
 	F(U8, read_only)                                                                        \
 	F(BYTES, root)            /* one node item: the export's root */                        \
 	F(BYTES, addresses)       /* name items: where else this origin is served */
@@ -152,6 +161,58 @@
 #define FIELDS_recall_stream(F)                                                                 \
 	F(U64, session)                                                                         \
 	F(U64, recall_sequence)   /* the highest received; unacknowledged ones come again */
+
+/* ---- advisory locks: PROTOCOL.md 10 ---- */
+
+#define LOCK_REQUEST_FIELDS(F)                                                                  \
+	F(HANDLE, handle)                                                                       \
+	F(U8, kind)               /* enum lock_kind */                                          \
+	F(U8, type)               /* enum lock_type */                                          \
+	F(U64, owner)             /* of the host; one space of numbers for each kind */         \
+	F(U32, pid)               /* of the process, in the host's eyes */                      \
+	F(U64, start)                                                                           \
+	F(U64, end)               /* inclusive */
+
+/* Locks, unlocks, converts. Done once: repetitions have the same id. */
+#define FIELDS_lock(F)                                                                          \
+	F(U64, session)                                                                         \
+	F(U64, id)                /* of the session's requests, from 1, +1 each */              \
+	LOCK_REQUEST_FIELDS(F)                                                                  \
+	F(U64, waiter)            /* 0: do not wait; else never used twice in the session */
+
+/* What is in the way of such a lock? Type LOCK_TYPE_NONE in the answer: nothing. */
+#define FIELDS_lock_test(F)                                                                     \
+	F(U64, session)                                                                         \
+	LOCK_REQUEST_FIELDS(F)
+
+/* The answer to both. */
+#define FIELDS_lock_answer(F)                                                                   \
+	F(U16, status)                                                                          \
+	F(U8, type)                                                                             \
+	F(U8, own)                /* 1: it is held under the session that asks */               \
+	F(U32, pid)                                                                             \
+	F(U64, start)                                                                           \
+	F(U64, end)
+
+/* On the recall stream: OK, the lock is there to be taken; DEADLOCK, it never will be. */
+#define FIELDS_lock_offer(F)                                                                    \
+	F(U16, status)                                                                          \
+	F(U64, waiter)
+
+/* Takes an offered lock, or waits no longer. Answered by `acknowledged`. */
+#define FIELDS_lock_settle(F)                                                                   \
+	F(U64, session)                                                                         \
+	F(U64, waiter)                                                                          \
+	F(U8, take)
+
+#define FIELDS_lock_reclaim(F)                                                                  \
+	F(U64, session)                                                                         \
+	F(U8, last)               /* 1: these are the last */                                   \
+	F(BYTES, items)           /* lock_claim items */
+
+#define FIELDS_lock_reclaimed(F)                                                                \
+	F(U16, status)                                                                          \
+	F(BYTES, confirmed)       /* one byte a claim, in order: 1 held, 0 lost */
 
 /* ---- the namespace: every request is answered by `reply` ---- */
 
@@ -359,7 +420,8 @@
 
 /* ---- items: what the lists are made of ---- */
 
-#define LEASE_ITEMS(I) I(node) I(name) I(handle) I(claim) I(acknowledgement) I(dirent) I(statfs)
+#define LEASE_ITEMS(I)                                                                          \
+	I(node) I(name) I(handle) I(claim) I(acknowledgement) I(dirent) I(statfs) I(lock_claim)
 
 /*
  * An inode that a request touched. `before` and `change`: a reader of nothing but reads sees both
@@ -382,6 +444,7 @@
 	F(U8, open)               /* 1: it is open here; register it */                         \
 	F(HANDLE, handle)                                                                       \
 	F(CHANGE, change)
+#define ITEM_FIELDS_lock_claim(F) LOCK_REQUEST_FIELDS(F)
 #define ITEM_FIELDS_acknowledgement(F)                                                          \
 	F(U64, sequence)                                                                        \
 	F(U8, open)               /* 1: the inode is open here */                               \

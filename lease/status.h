@@ -52,7 +52,11 @@
 	S(DEADLINE, 72, 504, ETIMEDOUT, "not done within the deadline")                         \
 	S(DRAINING, 73, 503, EAGAIN, "the origin is stopping")                                  \
 	S(SEALED, 74, 403, EPERM, "the file is sealed")                                         \
-	S(NOLEASE, 90, 409, EIO, "the lease that it was stored under is lost")
+	S(NOLEASE, 90, 409, EIO, "the lease that it was stored under is lost")                    \
+	S(LOCKED, 100, 423, EAGAIN, "somebody else has a lock there")                            \
+	S(LOCKWAITS, 101, 202, EINPROGRESS, "the lock is waited for; an offer follows")          \
+	S(DEADLOCK, 102, 409, EDEADLK, "to wait for the lock would be a deadlock")               \
+	S(NOLOCK, 103, 503, ENOLCK, "the origin has no room for more locks")
 
 #define STATUS_ENUM(name, number, http, error, text) STATUS_##name = number,
 enum status { LEASE_STATUSES(STATUS_ENUM) };

@@ -26,6 +26,8 @@
 #define OPERATIONS_MAX 65536u
 #define LEASES_TOTAL_MAX (UINT64_C(16) << 20)
 #define OPENS_MAX 262144u
+#define LOCKS_MAX 65536u          /* of a session: ranges held, requests waiting */
+#define LOCKS_TOTAL_MAX 1048576u
 #define SLOTS_MAX SLOTS_PER_SESSION_MAX
 #define ENDED_MAX 1024u
 #define SESSIONS_SPARE 64u /* neither living nor forgotten yet */
@@ -292,6 +294,8 @@ static int open_service(struct origin *o)
 			.lease_total_max = LEASES_TOTAL_MAX,
 			.operation_count_max = OPERATIONS_MAX,
 			.open_count_max = OPENS_MAX,
+			.lock_count_max = LOCKS_MAX,
+			.lock_total_max = LOCKS_TOTAL_MAX,
 			.ended_count_max = ENDED_MAX,
 			.backoff_min = duration_ms(10),
 			.backoff_max = duration_ms(1000),

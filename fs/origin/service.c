@@ -530,6 +530,9 @@ static void *timer(void *argument)
 		struct timespec until;
 		uint64_t ns;
 
+		/* One that could not be written: nobody gets the locks of those who ended. */
+		if (authority_record_pending(s->authority))
+			service_queue_record(s);
 		if (!instant_before(now, due)) {
 			authority_tick(s->authority, now, &s->actions);
 			(void)service_unlock(s, NULL);

@@ -61,7 +61,7 @@ static void previous_remove(struct service *s, struct session_id id)
 		}
 }
 
-static void queue_record(struct service *s)
+void service_queue_record(struct service *s)
 {
 	struct task *t;
 
@@ -83,7 +83,7 @@ static void end_session(struct service *s, struct session_id id)
 		if (session->stream)
 			server_stream_end(session->stream);
 	}
-	queue_record(s);
+	service_queue_record(s);
 }
 
 static void forget_session(struct service *s, struct session_id id)
@@ -201,11 +201,14 @@ static bool perform(struct service *s, const struct authority_action *action,
 	case AUTHORITY_UNUSED:
 		service_own_work(s, TASK_ORPHAN, &action->handle);
 		break;
+	case AUTHORITY_SEND_LOCK_OFFER:
+		service_lock_offer(s, action);
+		break;
 	case AUTHORITY_GRACE_ENDED:
 		service_log("event=grace_ended");
 		s->previous.count = 0;
 		s->previous.unknown = false;
-		queue_record(s);
+		service_queue_record(s);
 		service_own_work(s, TASK_SWEEP, NULL);
 		break;
 	}

@@ -102,6 +102,18 @@ static json_t *authority_json(const struct authority_counters *c)
 	return object;
 }
 
+static json_t *locks_json(const struct lock_counters *c)
+{
+	json_t *object = json_object();
+
+	COUNTER(object, *c, held);
+	COUNTER(object, *c, waiting);
+	COUNTER(object, *c, offered);
+	COUNTER(object, *c, deadlocks);
+	COUNTER(object, *c, refused);
+	return object;
+}
+
 static json_t *server_json(const struct server_counters *c)
 {
 	json_t *object = json_object();
@@ -139,6 +151,7 @@ static void answer_status(struct task *t)
 {
 	struct service *s = t->service;
 	struct authority_counters authority;
+	struct lock_counters locks;
 	struct server_counters counters;
 	struct instant now = service_now();
 	json_t *object = json_object(), *sessions;
@@ -148,6 +161,7 @@ static void answer_status(struct task *t)
 
 	pthread_mutex_lock(&s->lock);
 	authority_counters(s->authority, &authority);
+	authority_lock_counters(s->authority, &locks);
 	grace = authority_grace(s->authority, now);
 	sessions = sessions_json(s);
 	server = s->server;
@@ -160,6 +174,7 @@ static void answer_status(struct task *t)
 	json_object_set_new(object, "exports", exports_json(s));
 	json_object_set_new(object, "sessions", sessions);
 	json_object_set_new(object, "authority", authority_json(&authority));
+	json_object_set_new(object, "locks", locks_json(&locks));
 	json_object_set_new(object, "store", store_json(s));
 	if (server) {
 		server_counters(server, &counters);

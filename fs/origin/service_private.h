@@ -4,6 +4,7 @@
  *   service.c           threads, queues, answers, life
  *   service_actions.c   around the authority: operations, and what it wants done
  *   service_sessions.c  session messages, the recall stream, reclaim
+ *   service_locks.c     advisory locks
  *   service_reads.c     requests that modify nothing
  *   service_modify.c    requests that do: plan, begin, run
  *   service_recover.c   what is left for the next process, and what the last one left
@@ -199,6 +200,8 @@ bool service_outside(struct service *s, struct store *store, const struct handle
 bool service_begin(struct task *t) MUST_CHECK;
 /* With the lock held: the operation of `t` is no longer the authority's. */
 void service_task_over(struct task *t);
+/* The record of sessions is written soon. With the lock held. */
+void service_queue_record(struct service *s);
 /* Queues a step of our own; `handle` may be NULL. With the lock held. */
 void service_own_work(struct service *s, enum task_step step, const struct handle *handle);
 /* A buffer for bulk data; 0 or -ENOMEM. */
@@ -220,6 +223,17 @@ void session_destroy(struct session *session);
 void session_add(struct service *s, struct session *session);
 void session_remove(struct service *s, struct session *session);
 bool service_host_allowed(const struct service_export *export, const char *peer);
+
+/* ---- service_locks.c ---- */
+
+/* The caller holds the lock. */
+bool service_is_lock(enum message_type type);
+uint64_t service_lock_session(const struct message *message);
+/* Answers one of them; `status` other than OK: with that. */
+void service_lock_message(struct service *s, struct server_request *request,
+			  const struct session *session, const struct message *message,
+			  uint16_t status);
+void service_lock_offer(struct service *s, const struct authority_action *action);
 
 /* ---- service_reads.c ---- */
 

@@ -68,12 +68,14 @@ bool service_host_allowed(const struct service_export *export, const char *peer)
 int service_write_record(struct service *s)
 {
 	struct session_record record = { .epoch = s->config.epoch };
+	uint64_t mark;
 	int error;
 
 	/* Whoever comes later writes what is newer, never the other way round. */
 	pthread_mutex_lock(&s->record_lock);
 	pthread_mutex_lock(&s->lock);
 	record.promise_ms = s->record_promise_ms;
+	mark = authority_record_mark(s->authority);
 	record.unknown = s->previous.unknown;
 	record.entries = (struct authority_previous *)calloc(
 		s->session_count + s->previous.count + 1u, sizeof(*record.entries));
@@ -94,6 +96,12 @@ int service_write_record(struct service *s)
 	pthread_mutex_unlock(&s->lock);
 	error = record.entries ? session_record_store(s->state_fd, "sessions", &record) : -ENOMEM;
 	session_record_finish(&record);
+	if (!error) {
+		/* PROTOCOL.md 10.6: what those who ended had locked is free now. */
+		service_lock(s);
+		authority_recorded(s->authority, service_now(), mark, &s->actions);
+		(void)service_unlock(s, NULL);
+	}
 	pthread_mutex_unlock(&s->record_lock);
 	return error;
 }
@@ -188,6 +196,7 @@ static uint16_t open_session(struct task *t, struct store *store,
 		reply->session = id.value;
 		reply->slot_count = slot_count;
 		reply->reclaim = reclaim;
+		reply->locks = m->locks && authority_locks_expected(s->authority, id);
 		reply->grace_ms = (uint32_t)(authority_grace(s->authority, now).ns / NS_PER_MS);
 	}
 	(void)service_unlock(s, NULL);
@@ -472,7 +481,7 @@ static struct session_id control_session(const struct message *message)
 	case MESSAGE_recall_stream:
 		return (struct session_id){ message->recall_stream.session };
 	default:
-		return (struct session_id){ 0 };
+		return (struct session_id){ service_lock_session(message) };
 	}
 }
 
@@ -492,7 +501,8 @@ bool service_control(struct service *s, struct server_request *request,
 	case MESSAGE_recall_stream:
 		break;
 	default:
-		return false;
+		if (!service_is_lock(message->type))
+			return false;
 	}
 	service_lock(s);
 	session = session_find(s, id);
@@ -506,6 +516,8 @@ bool service_control(struct service *s, struct server_request *request,
 		status = STATUS_BADMESSAGE;
 	if (message->type == MESSAGE_keepalive) {
 		keepalive(s, request, id, status);
+	} else if (service_is_lock(message->type)) {
+		service_lock_message(s, request, session, message, status);
 	} else if (stream && status == STATUS_OK) {
 		attach_stream(s, request, session);
 	} else {

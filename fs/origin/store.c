@@ -164,6 +164,13 @@ void store_caller(const struct store *s, const struct credential *credential,
 		credentials_squash(ret_caller);
 }
 
+bool store_made(const struct store *s, const struct handle *handle)
+{
+	struct file_id id;
+
+	return handle_parse(&s->space, handle, &id) == 0;
+}
+
 int store_get(struct store *s, const struct handle *handle, struct inode **ret_inode)
 {
 	struct file_id id;

@@ -63,6 +63,8 @@ void store_caller(const struct store *s, const struct credential *credential,
 		  struct credential *ret_caller);
 
 /* The inode of a handle, to be given to store_put(). */
+/* Is it a handle that this export gave out? The inode may be gone by now. */
+bool store_made(const struct store *s, const struct handle *handle);
 int store_get(struct store *s, const struct handle *handle, struct inode **ret_inode) MUST_CHECK;
 int store_get_root(struct store *s, struct inode **ret_inode) MUST_CHECK;
 void store_put(struct store *s, struct inode *inode);

@@ -192,6 +192,10 @@ static void say_authority_action(struct scenario *s, const struct authority_acti
 	case AUTHORITY_GRACE_ENDED:
 		say(s, "  grace ended\n");
 		return;
+	case AUTHORITY_SEND_LOCK_OFFER:
+		say(s, "  -> %s: lock offer %llu%s\n", subject, (unsigned long long)action->waiter,
+		    action->status == STATUS_OK ? "" : ", deadlock");
+		return;
 	}
 }
 
@@ -257,6 +261,8 @@ static void make_authority(struct scenario *s, const struct authority_previous *
 		.lease_total_max = 1000,
 		.operation_count_max = 100,
 		.open_count_max = 100,
+		.lock_count_max = 20,
+		.lock_total_max = 100,
 		.ended_count_max = 8,
 		.backoff_min = { 10 * NS_PER_MS },
 		.backoff_max = { 1000 * NS_PER_MS },
@@ -391,11 +397,50 @@ static void event_reclaim(struct scenario *s)
 				 "confirmed" : "not confirmed");
 }
 
+/* SESSION OWNER read|write|unlock START END INODE */
+static struct lock_request lock_of(struct scenario *s)
+{
+	struct lock_request request = { .kind = LOCK_KIND_FCNTL };
+	const char *type;
+
+	request.owner = number(s);
+	type = word(s);
+	request.range.type = strcmp(type, "write") == 0 ? LOCK_TYPE_WRITE :
+			     strcmp(type, "read") == 0 ? LOCK_TYPE_READ : LOCK_TYPE_NONE;
+	request.range.start = number(s);
+	request.range.end = number(s);
+	request.handle = handle_of(s, word(s));
+	return request;
+}
+
+/* lock SESSION NUMBER OWNER TYPE START END INODE [wait WAITER] */
+static void event_lock(struct scenario *s)
+{
+	struct session_id id = session(s);
+	uint64_t request_number = number(s);
+	struct lock_request request = lock_of(s);
+
+	if (optional(s, "wait"))
+		request.waiter = number(s);
+	say(s, "  %s\n", status_name(authority_lock(s->authority, s->now, id, request_number,
+						    &request, &s->actions)));
+}
+
+static void event_lock_reclaim(struct scenario *s)
+{
+	struct session_id id = session(s);
+	struct lock_request claim = lock_of(s);
+
+	say(s, "  %s\n", authority_lock_reclaim(s->authority, s->now, id, &claim, &s->actions) ?
+				 "held" : "lost");
+}
+
 static bool authority_event(struct scenario *s, const char *event)
 {
 	struct authority *a = s->authority;
 	struct session_id id;
 	struct handle handle;
+	uint64_t value;
 
 	if (strcmp(event, "restart") == 0) {
 		event_restart(s);
@@ -430,6 +475,21 @@ static bool authority_event(struct scenario *s, const char *event)
 		id = session(s);
 		handle = handle_of(s, word(s));
 		authority_release(a, s->now, id, &handle, &s->actions);
+	} else if (strcmp(event, "lock") == 0) {
+		event_lock(s);
+	} else if (strcmp(event, "settle") == 0) {
+		id = session(s);
+		value = number(s);
+		(void)authority_lock_settle(a, s->now, id, value, optional(s, "take"), &s->actions);
+	} else if (strcmp(event, "locks") == 0) {
+		say(s, "  locks %s\n", authority_locks_expected(a, session(s)) ?
+					      "to be reclaimed" : "lost");
+	} else if (strcmp(event, "lock-reclaim") == 0) {
+		event_lock_reclaim(s);
+	} else if (strcmp(event, "locks-reclaimed") == 0) {
+		authority_locks_reclaimed(a, session(s));
+	} else if (strcmp(event, "recorded") == 0) {
+		authority_recorded(a, s->now, authority_record_mark(a), &s->actions);
 	} else if (strcmp(event, "tick") == 0) {
 		authority_tick(a, s->now, &s->actions);
 	} else {

@@ -85,6 +85,7 @@ static void send_session_open(struct sim *sim, unsigned index)
 	open->previous_session = h->open_previous.value;
 	open->export = slice_of("data");
 	open->slot_count = sim->profile.slot_count;
+	open->locks = holder_locks_any(h->locks);
 	host_request_send(sim, index,
 			  host_request(sim, index, FOR_SESSION_OPEN, sim->profile.term / 6),
 			  &message, NULL, 0);
@@ -216,7 +217,6 @@ static void begin_drop_all(struct sim *sim, unsigned index)
 	struct host *h = &sim->hosts[index];
 
 	h->dropping_all = true;
-	stores_lose_all(sim, index);
 	sim_schedule(sim, host_later(sim, h, rng_below(&sim->rng, sim->profile.fence_margin)),
 		     EVENT_DROPPED_ALL, index, 0, h->life);
 }
@@ -264,13 +264,17 @@ void host_perform(struct sim *sim, unsigned index)
 			add_claim(sim, index, action);
 			break;
 		case HOLDER_SEND_RECLAIM_DONE:
-			send_reclaim(sim, index, action->session, true);
+			h->reclaim_done_waits = !holder_locks_ready(h->locks);
+			if (!h->reclaim_done_waits)
+				send_reclaim(sim, index, action->session, true);
 			break;
 		case HOLDER_DROP:
 			begin_drop(sim, index, action);
 			break;
 		case HOLDER_DROP_ALL:
 			sim_note(sim, "host %u drops all", index);
+			h->reclaim_done_waits = false;
+			holder_locks_session_lost(h->locks, host_now(sim, h), &h->lock_actions);
 			begin_drop_all(sim, index);
 			break;
 		case HOLDER_RENEWED:
@@ -293,15 +297,24 @@ static void session_opened(struct sim *sim, unsigned index, const struct request
 		/* A new session has new slots; what is under way keeps its old ones. */
 		h->slot_session = (struct session_id){ opened->session };
 		h->slot_count = opened->slot_count < SLOTS_MAX ? opened->slot_count : SLOTS_MAX;
-		/* The last one is for write-back; with a single one there is none. */
-		if (h->slot_count > 1)
-			h->slot_count--;
-		h->may_store = h->slot_count < opened->slot_count;
 		memset(h->slots, 0, sizeof(h->slots));
 		for (unsigned a = 0; a < sim->profile.app_count; a++)
 			h->apps[a].slot = -1;
 	}
 	holder_session_opened(h->holder, host_now(sim, h), request->sent, opened, &h->actions);
+	if (opened->status == STATUS_OK && holder_state(h->holder) == HOLDER_ACTIVE &&
+	    holder_session(h->holder).value == opened->session)
+		holder_locks_session_opened(h->locks, host_now(sim, h), holder_session(h->holder),
+					    opened->locks, &h->lock_actions);
+}
+
+void host_locks_settled(struct sim *sim, unsigned index)
+{
+	struct host *h = &sim->hosts[index];
+
+	if (h->reclaim_done_waits)
+		send_reclaim(sim, index, holder_session(h->holder), true);
+	h->reclaim_done_waits = false;
 }
 
 static void reclaimed(struct sim *sim, unsigned index, const struct request *request,
@@ -336,6 +349,10 @@ static void look_for_nosession(struct sim *sim, unsigned index, const struct req
 		status = answer->kept_alive.status;
 	else if (answer->type == MESSAGE_reclaimed)
 		status = answer->reclaimed.status;
+	else if (answer->type == MESSAGE_lock_answer)
+		status = answer->lock_answer.status;
+	else if (answer->type == MESSAGE_lock_reclaimed)
+		status = answer->lock_reclaimed.status;
 	else if (answer->type == MESSAGE_reply)
 		status = answer->reply.status;
 	if (status == STATUS_NOSESSION || status == STATUS_UNKNOWNOUTCOME)
@@ -360,6 +377,11 @@ static void stream_frame(struct sim *sim, unsigned index, const struct packet *p
 					       &h->actions);
 			host_request_free(sim, index, request);
 		}
+		return;
+	}
+	if (message->type == MESSAGE_lock_offer) {
+		holder_locks_offered(h->locks, host_now(sim, h), holder_session(h->holder),
+				     &message->lock_offer, &h->lock_actions);
 		return;
 	}
 	holder_recall(h->holder, host_now(sim, h), holder_session(h->holder), &message->recall,
@@ -395,9 +417,10 @@ static void answer(struct sim *sim, unsigned index, struct request *request,
 	case FOR_RECLAIM:
 		reclaimed(sim, index, request, &message->reclaimed);
 		break;
-	case FOR_WRITE_BACK:
-		stores_answered(sim, index, request, message);
-		return;
+	case FOR_LOCK:
+		holder_locks_answered(h->locks, now, request->session, request->lock_id, message,
+				      &h->lock_actions);
+		break;
 	case FOR_ACKNOWLEDGE:
 	case FOR_RELEASE:
 		break;
@@ -462,7 +485,7 @@ void host_request_timeout(struct sim *sim, unsigned index, unsigned number, uint
 	case FOR_ACKNOWLEDGE:
 	case FOR_RELEASE:
 	case FOR_RECLAIM:
-	case FOR_WRITE_BACK:
+	case FOR_LOCK:
 		/* Again and again, until it is answered or pointless. */
 		if (request->session.value != holder_session(h->holder).value)
 			break;
@@ -486,17 +509,6 @@ void host_drop_done(struct sim *sim, unsigned index, unsigned number, uint32_t i
 
 	if (!h->up || !drop->used || drop->id != id)
 		return;
-	if (drop->scope == RECALL_ALL && copy->stored_session.value) {
-		/* PROTOCOL.md 5.7: the page goes first, and what was stored to it with it. */
-		copy->page_valid = 0;
-		if (!stores_clean(h, drop->inode)) {
-			stores_flush(sim, index, drop->inode);
-			host_perform(sim, index);
-			sim_schedule(sim, sim->now + 5 * MS, EVENT_DROPPED, index, number, id);
-			return;
-		}
-		copy->stored_session.value = 0;
-	}
 	drop->used = false;
 	copy->drops--;
 	if (drop->scope == RECALL_ALL) {
@@ -586,6 +598,7 @@ void host_start(struct sim *sim, unsigned index)
 	if (holder_create(&config, &sim->arena.allocator, rng_next(&sim->rng), &h->holder))
 		sim_fail(sim, "no memory for a holder");
 	sim->arena.fail = sim->phase == PHASE_WILD ? p->starved : 0;
+	locks_start(sim, index);
 	holder_connect(h->holder, host_now(sim, h), &h->actions);
 	app_start(sim, index);
 	host_after_step(sim, index);
@@ -600,9 +613,10 @@ void host_crash(struct sim *sim, unsigned index, bool machine)
 	holder_destroy(h->holder);
 	h->holder = NULL;
 	holder_actions_finish(&h->actions);
+	locks_stop(sim, index);
+	h->reclaim_done_waits = false;
 	h->stream = 0;
 	h->slot_session.value = 0;
-	h->writing_back = 0;
 	h->dropping_all = h->open_wanted = false;
 	h->paused_until = h->wedged_until = 0;
 	while (h->request_high)
@@ -614,10 +628,6 @@ void host_crash(struct sim *sim, unsigned index, bool machine)
 
 		copy->instance = 0;
 		copy->valid = 0;
-		/* Stores are lost; their pages stay, and say what nobody else was told. */
-		copy->page_valid &= ~(copy->dirty | copy->written_back);
-		copy->dirty = copy->written_back = 0;
-		copy->stored_session.value = 0;
 		copy->modifying = copy->drops = 0;
 		copy->open = copy->registered = copy->closing = false;
 		memset(copy->part_modifying, 0, sizeof(copy->part_modifying));
@@ -644,7 +654,9 @@ void host_tick(struct sim *sim, unsigned index, uint32_t generation)
 		return;
 	h->tick_at = UINT64_MAX;
 	holder_tick(h->holder, now, &h->actions);
+	holder_locks_tick(h->locks, now, &h->lock_actions);
 	host_perform(sim, index);
+	locks_perform(sim, index);
 	if (!instant_before(now, holder_timer(h->holder)))
 		sim_fail(sim, "the holder wants to be woken for what it has just done");
 	host_after_step(sim, index);
@@ -655,10 +667,16 @@ void host_after_step(struct sim *sim, unsigned index)
 	struct host *h = &sim->hosts[index];
 	uint64_t at;
 
-	host_perform(sim, index);
+	do {
+		host_perform(sim, index);
+		locks_perform(sim, index);
+	} while (h->actions.count || h->lock_actions.count);
 	if (!sim->observed_only)
 		holder_check_invariants(h->holder);
+	locks_check(sim, index);
 	at = holder_timer(h->holder).ns;
+	if (holder_locks_timer(h->locks).ns < at)
+		at = holder_locks_timer(h->locks).ns;
 	if (at == h->tick_at)
 		return;
 	h->tick_at = at;

@@ -35,6 +35,7 @@ static void record_add(struct sim *sim, struct session_id session, const uint8_t
 		sim_fail(sim, "the record of sessions is full: they do not end");
 	store->records[store->record_count].session = session;
 	store->records[store->record_count].life = sim->origin.life;
+	store->records[store->record_count].ended = false;
 	memcpy(store->records[store->record_count++].host, host, 16);
 	if (store->term_max < promise(&sim->profile))
 		store->term_max = promise(&sim->profile);
@@ -45,6 +46,11 @@ static void record_remove(struct sim *sim, struct session_id session)
 	struct store *store = &sim->store;
 
 	for (uint32_t i = 0; i < store->record_count; i++) {
+		if (store->records[i].session.value == session.value && locks_on(sim)) {
+			store->records[i].ended = true;
+			locks_record_later(sim);
+			return;
+		}
 		if (store->records[i].session.value == session.value) {
 			store->records[i] = store->records[--store->record_count];
 			return;
@@ -60,6 +66,8 @@ static void record_expire(struct sim *sim)
 	for (uint32_t i = 0; i < store->record_count;) {
 		if (store->records[i].life == sim->origin.life)
 			i++;
+		else if (locks_on(sim))
+			store->records[i++].ended = true;
 		else
 			store->records[i] = store->records[--store->record_count];
 	}
@@ -170,10 +178,7 @@ static void operation_begin(struct sim *sim, struct origin_operation *operation)
 	operation->running = false;
 	operation->first_at = 0;
 	op->id = operation->id;
-	op->kind = operation->acquire ? AUTHORITY_ACQUIRE :
-		   operation->strict_read ? AUTHORITY_READ_STRICT : AUTHORITY_MODIFY;
-	op->write_back = operation->write_back;
-	op->lease_sequence = operation->lease_sequence;
+	op->kind = operation->strict_read ? AUTHORITY_READ_STRICT : AUTHORITY_MODIFY;
 	op->session = operation->session;
 	op->slot = operation->slot;
 	op->sequence = operation->sequence;
@@ -227,15 +232,6 @@ static void modify_arrives(struct sim *sim, const struct packet *packet,
 		m->inode = store_inode_of(sim, &message->write.handle);
 		m->part = (uint32_t)message->write.offset;
 		break;
-	case MESSAGE_write_back:
-		m->action = ACTION_WRITE;
-		m->inode = store_inode_of(sim, &message->write_back.handle);
-		m->part = (uint32_t)message->write_back.offset;
-		m->writer = packet->host + 1u;
-		m->base = reader_u32(&r);
-		operation->write_back = true;
-		operation->lease_sequence = message->write_back.lease_sequence;
-		break;
 	case MESSAGE_setattr:
 		m->action = ACTION_SETATTR;
 		m->inode = store_inode_of(sim, &message->setattr.handle);
@@ -267,9 +263,7 @@ static void strict_read_arrives(struct sim *sim, const struct packet *packet,
 				const struct message *message)
 {
 	struct origin *o = &sim->origin;
-	bool acquire = message->type == MESSAGE_read_exclusive;
-	uint32_t inode = store_inode_of(sim, acquire ? &message->read_exclusive.handle :
-						       &message->read.handle);
+	uint32_t inode = store_inode_of(sim, &message->read.handle);
 	struct origin_operation *operation;
 
 	/* The one who asked before and asks again does not wait for the first answer. */
@@ -281,17 +275,14 @@ static void strict_read_arrives(struct sim *sim, const struct packet *packet,
 			operation->used = false;
 			authority_cancel(o->authority, origin_now(sim), operation->id,
 					 &o->actions);
-			perform(sim); /* others may go on, and must not be cancelled then */
 		}
 	}
 	operation = operation_arrives(sim, packet, message);
 	if (!operation)
 		return;
 	operation->strict_read = true;
-	operation->acquire = acquire;
 	operation->m.inode = inode;
-	operation->m.part = (uint32_t)(acquire ? message->read_exclusive.offset :
-						  message->read.offset);
+	operation->m.part = (uint32_t)message->read.offset;
 	operation_begin(sim, operation);
 }
 
@@ -325,46 +316,18 @@ static void keep_answer(struct sim *sim, struct origin_operation *operation, str
 					 answer->bulk.at, operation->reply);
 }
 
-/* PROTOCOL.md 5.7: nobody else stored to the block since the page was read that was stored to. */
-static void check_base(struct sim *sim, const struct origin_operation *operation)
-{
-	const struct modification *m = &operation->m;
-	const struct store_inode *i = &sim->store.inodes[m->inode];
-
-	if (i->history[i->version].part[m->part] != m->base)
-		sim_fail(sim, "host %u writes back to block %u of inode %u what it stored at version "
-			      "%u, which is at %u by now", m->writer - 1, m->part, m->inode,
-			 m->base, i->history[i->version].part[m->part]);
-}
-
 /* Right before the store: the last moment at which a modification can be refused. */
 static bool apply_modification(struct sim *sim, struct origin_operation *operation)
 {
 	struct origin *o = &sim->origin;
 	struct instant now = origin_now(sim);
-	enum authority_cover cover;
 
 	if (!authority_may_apply(o->authority, now, operation->id)) {
 		authority_finish(o->authority, now, operation->id, true, &o->actions);
 		operation_refuse(sim, operation, STATUS_NOSESSION);
 		return false;
 	}
-	cover = authority_cover(o->authority, operation->id);
-	if (cover == COVER_GONE && !operation->write_back) {
-		sim_note(sim, "origin begins operation %" PRIu64 " again: its lease is gone",
-			 operation->id);
-		authority_finish(o->authority, now, operation->id, true, &o->actions);
-		operation_begin(sim, operation);
-		return false;
-	}
 	slots_intent(sim, operation);
-	if (cover == COVER_GONE) {
-		operation->m.status = STATUS_NOLEASE;
-		model_applied(sim, &operation->m);
-		return true;
-	}
-	if (operation->write_back)
-		check_base(sim, operation);
 	if (!store_apply(sim, &operation->m)) {
 		sim->store.intents[operation - o->operations].used = false;
 		sim_note(sim, "origin begins operation %" PRIu64 " again", operation->id);
@@ -463,6 +426,28 @@ static void send_recall(struct sim *sim, const struct authority_action *action)
 		 action->recall_sequence, action->session.value);
 }
 
+/* PROTOCOL.md 10.6: only now may anybody get what those who have ended had locked. */
+void origin_record(struct sim *sim, uint32_t life)
+{
+	struct origin *o = &sim->origin;
+	struct store *store = &sim->store;
+	uint64_t mark;
+
+	if (!o->up || o->life != life)
+		return;
+	o->record_armed = false;
+	mark = authority_record_mark(o->authority);
+	for (uint32_t i = 0; i < store->record_count;) {
+		if (store->records[i].ended)
+			store->records[i] = store->records[--store->record_count];
+		else
+			i++;
+	}
+	authority_recorded(o->authority, origin_now(sim), mark, &o->actions);
+	perform(sim);
+	origin_after_step(sim);
+}
+
 static void session_ended(struct sim *sim, struct session_id session)
 {
 	sim_note(sim, "origin ended session %" PRIx64, session.value);
@@ -540,6 +525,9 @@ static void perform(struct sim *sim)
 		case AUTHORITY_UNUSED:
 			store_free(sim, store_inode_of(sim, &action->handle));
 			break;
+		case AUTHORITY_SEND_LOCK_OFFER:
+			locks_offer(sim, action);
+			break;
 		case AUTHORITY_GRACE_ENDED:
 			sim_note(sim, "origin: grace is over");
 			record_expire(sim);
@@ -582,6 +570,7 @@ static void session_open_arrives(struct sim *sim, const struct packet *packet,
 		opened->lease_count_max = sim->profile.lease_count_max;
 		opened->grace_ms = (uint32_t)(authority_grace(o->authority, now).ns / MS);
 		opened->reclaim = reclaim;
+		opened->locks = open->locks && authority_locks_expected(o->authority, session);
 		item_node_write(&w, &root);
 		opened->root = (struct slice){ root_bytes, w.at };
 	}
@@ -738,8 +727,7 @@ static void request_arrives(struct sim *sim, const struct packet *packet,
 		answer_status(sim, packet->host, packet->id, STATUS_NOSESSION);
 		return;
 	}
-	if (message->type == MESSAGE_read_exclusive ||
-	    (message->type == MESSAGE_read && message->read.strict)) {
+	if (message->type == MESSAGE_read && message->read.strict) {
 		strict_read_arrives(sim, packet, message);
 		return;
 	}
@@ -790,6 +778,8 @@ void origin_packet(struct sim *sim, struct packet *packet)
 		reclaim_arrives(sim, packet, &message.reclaim);
 		break;
 	default:
+		if (locks_arrive(sim, packet, &message))
+			break;
 		request_arrives(sim, packet, &message, bulk);
 		break;
 	}
@@ -811,8 +801,7 @@ static void die_in_the_store(struct sim *sim)
 		if (!operation->used || !operation->running || operation->strict_read ||
 		    sim->store.intents[i].used || operation->reply_length ||
 		    !rng_chance(&sim->rng, 500) ||
-		    !authority_may_apply(o->authority, origin_now(sim), operation->id) ||
-		    authority_cover(o->authority, operation->id) == COVER_GONE)
+		    !authority_may_apply(o->authority, origin_now(sim), operation->id))
 			continue;
 		slots_intent(sim, operation);
 		if (rng_chance(&sim->rng, 500) && store_apply(sim, &operation->m)) {
@@ -838,6 +827,8 @@ void origin_start(struct sim *sim)
 		.lease_total_max = p->lease_total_max,
 		.operation_count_max = p->operation_count_max,
 		.open_count_max = INODES_MAX,
+		.lock_count_max = 40,
+		.lock_total_max = 200,
 		.ended_count_max = p->ended_count_max,
 		.backoff_min = { p->backoff_min },
 		.backoff_max = { p->backoff_max },
@@ -849,6 +840,7 @@ void origin_start(struct sim *sim)
 	bool unknown = count > 0 && rng_chance(&sim->rng, 50);
 
 	for (uint32_t i = 0; i < count; i++) {
+		store->records[i].ended = false; /* that was not written in time */
 		previous[i].session = store->records[i].session;
 		memcpy(previous[i].host, store->records[i].host, 16);
 	}
@@ -857,6 +849,7 @@ void origin_start(struct sim *sim)
 	sim->arena.fail = 0;
 	o->operation_high = 0;
 	o->tick_at = UINT64_MAX;
+	o->record_armed = false;
 	memset(o->streams, 0, sizeof(o->streams));
 	authority_actions_init(&o->actions, &sim->arena.allocator);
 	if (authority_create(&config, &sim->arena.allocator, origin_now(sim), previous,
@@ -965,6 +958,8 @@ void origin_after_step(struct sim *sim)
 	if (!sim->observed_only)
 		authority_check_invariants(o->authority);
 	check_waits(sim);
+	if (authority_record_pending(o->authority))
+		locks_record_later(sim);
 	at = authority_timer(o->authority).ns;
 	if (at == o->tick_at)
 		return;

@@ -13,6 +13,7 @@
 
 #include "lease/authority.h"
 #include "lease/holder.h"
+#include "lease/holder_locks.h"
 #include "lease/message.h"
 #include "lease/status.h"
 #include "tests/sim/arena.h"
@@ -22,6 +23,7 @@
 #include <stdio.h>
 
 #define HOSTS_MAX 5
+#define LOCKERS_MAX 2     /* processes of one host that lock */
 #define APPS_MAX 3        /* concurrent callers on one host */
 #define INODES_MAX 20     /* ever made in a run; creating more answers NOSPC */
 #define PARTS 4           /* blocks of a file, names of a directory */
@@ -31,7 +33,7 @@
 #define PACKETS_MAX 1024
 #define PACKET_BYTES 1024
 #define REQUESTS_MAX 128  /* of one host, under way */
-#define SLOTS_MAX 4
+#define SLOTS_MAX 3
 #define OPERATIONS_MAX 96 /* at the origin, under way */
 #define WAITERS_MAX 4
 #define RECORDS_MAX 96    /* sessions in the durable record */
@@ -64,6 +66,8 @@ enum event_kind {
 	EVENT_HOST_RESTART,
 	EVENT_ORIGIN_RESTART,
 	EVENT_PHASE,
+	EVENT_LOCKER, /* index: locker; generation: host.life */
+	EVENT_RECORD, /* generation: origin.life */
 };
 
 struct event {
@@ -103,6 +107,7 @@ struct profile {
 	uint32_t fault_weight[8];
 	uint64_t think_max, drop_max, apply_max;
 	uint32_t starved; /* permille of allocations that fail in the wild phase */
+	uint32_t locker_count; /* of each host; 0: no locks in this run */
 	uint32_t modify; /* permille of what applications ask */
 	uint64_t wild, settle, mild, quiet; /* lengths of the phases */
 };
@@ -197,7 +202,6 @@ struct modification {
 	uint32_t attempt; /* the model's */
 	uint32_t inode, part, to_inode, to_part;
 	uint32_t value; /* create: kind of inode; 1: directory */
-	uint32_t writer, base; /* write-back: of which host (from 1), stored at which version */
 	/* Resolved at the beginning; if it is something else when it is applied: begin again. */
 	uint32_t child, replaced;
 	/* Outcome: */
@@ -216,6 +220,7 @@ struct store_record {
 	struct session_id session;
 	uint32_t life; /* of the origin that wrote it */
 	uint8_t host[16];
+	bool ended; /* taken out when it is written next */
 };
 
 /* What the origin records of a session until it is forgotten (PROTOCOL.md 3.5). */
@@ -299,7 +304,7 @@ struct model {
 	uint32_t attempt_count;
 	bool what_applied[ATTEMPTS_MAX];
 	struct slot_record slots[KEPT_MAX];
-	uint64_t reads, reads_cached, reads_paged, modifications;
+	uint64_t reads, reads_cached, reads_paged, modifications, locks;
 };
 
 /* What an application may rely on when it begins: the floors at that moment. */
@@ -332,8 +337,7 @@ struct origin_operation {
 	bool used;
 	uint64_t id;
 	uint8_t host;
-	bool strict_read, acquire, write_back;
-	uint64_t lease_sequence;
+	bool strict_read;
 	struct session_id session;
 	uint32_t slot;
 	uint64_t sequence;
@@ -365,6 +369,7 @@ struct origin {
 	uint64_t next_op;
 	uint32_t tick_generation;
 	uint64_t tick_at;
+	bool record_armed; /* EVENT_RECORD is scheduled */
 	uint64_t grace_until; /* by its clock: no grace lasts longer */
 	struct origin_stream streams[HOSTS_MAX];
 	uint32_t operation_high; /* no operation in use at or above this index */
@@ -432,12 +437,6 @@ struct copy {
 	bool closing;    /* the origin is being told the contrary: not opened meanwhile */
 	uint32_t close_epoch; /* moves when that begins: an open that was asked before is void */
 	uint64_t close_number; /* of that close; kept when it is repeated */
-	/* Stores that the origin does not have: stores.c. */
-	struct session_id stored_session; /* of the write lease that they are made under; 0: none */
-	uint64_t stored_sequence;
-	uint32_t dirty, written_back; /* masks of blocks; the second: under way */
-	uint32_t base[PARTS];         /* at which version the block was stored to */
-	uint32_t stores_lost;         /* how often: whoever syncs is told */
 };
 
 enum request_purpose {
@@ -448,7 +447,7 @@ enum request_purpose {
 	FOR_ACKNOWLEDGE,
 	FOR_RELEASE,
 	FOR_RECLAIM,
-	FOR_WRITE_BACK,
+	FOR_LOCK,
 };
 
 struct request {
@@ -461,7 +460,7 @@ struct request {
 	uint64_t stamp;      /* of holder_request_begin(), 0: none */
 	uint64_t timeout;
 	uint32_t stream;
-	uint32_t part, attempt; /* write-back */
+	uint64_t lock_id; /* FOR_LOCK: at the holder_locks */
 	/* For recognising what may be remembered of the answer. */
 	uint32_t inode;
 	bool open;     /* `inode` was open here when this was sent */
@@ -482,7 +481,6 @@ enum app_action {
 	APP_OPEN,
 	APP_CLOSE,
 	APP_MODIFY,
-	APP_STORE, /* through a shared mapping */
 };
 
 struct app {
@@ -492,8 +490,6 @@ struct app {
 	uint32_t generation;
 	struct since since;
 	uint32_t inode, part;
-	bool syncing; /* APP_STORE: stored, and waits until it is written back */
-	uint32_t stores_lost;
 	uint32_t tries;
 	/* modifications */
 	struct modification m;
@@ -517,6 +513,13 @@ struct drop {
 	enum recall_scope scope;
 };
 
+struct locker {
+	uint64_t token; /* of what it asks; 0: nothing */
+	uint64_t file;  /* its descriptor, and its owner */
+	uint32_t closing;
+	bool released;  /* in the end it has nothing any more */
+};
+
 struct host {
 	bool up;
 	uint32_t life;
@@ -528,6 +531,11 @@ struct host {
 	struct holder *holder;
 	struct holder_actions actions;
 	uint64_t close_number; /* the last one given */
+	struct holder_locks *locks;
+	struct holder_lock_actions lock_actions;
+	struct locker lockers[LOCKERS_MAX];
+	uint64_t token_last, file_last;
+	bool reclaim_done_waits; /* for the locks to be reclaimed */
 	uint64_t tick_at;
 	uint32_t tick_generation;
 	/* the guardian */
@@ -544,8 +552,6 @@ struct host {
 	struct slot slots[SLOTS_MAX];
 	uint32_t slot_count;
 	struct session_id slot_session;
-	bool may_store; /* there is a slot to write back in */
-	uint32_t writing_back; /* id of the request; 0: none */
 	uint32_t next_id;
 	uint32_t request_high;
 	uint32_t reclaim_count;
@@ -595,22 +601,23 @@ void cache_drop_pages(struct host *host, uint32_t inode);
 /* The store has just applied `m`: nobody may be able to answer from before it (I2). */
 void cache_check_applied(struct sim *sim, const struct modification *m);
 
-/* ---- stores.c ---- */
+/* ---- locks.c ---- */
 
-bool stores_expected(struct sim *sim, const struct host *h, const struct copy *copy);
-void stores_granted(struct sim *sim, unsigned index, uint32_t inode, uint64_t instance,
-		    struct session_id session, uint64_t sequence);
-bool stores_clean(const struct host *h, uint32_t inode);
-bool stores_store(struct sim *sim, unsigned index, uint32_t inode, uint32_t part);
-void stores_flush(struct sim *sim, unsigned index, uint32_t inode);
-void stores_answered(struct sim *sim, unsigned index, struct request *request,
-		     const struct message *reply);
-void stores_lose_all(struct sim *sim, unsigned index);
-/* `session` is granted a lease; `host` uses what it was answered. */
-void stores_check_granted(struct sim *sim, struct session_id session, uint32_t inode);
-void stores_check_used(struct sim *sim, unsigned host, uint32_t inode);
-
-/* ---- apps.c ---- */
+bool locks_on(const struct sim *sim);
+void locks_record_later(struct sim *sim);
+void locks_offer(struct sim *sim, const struct authority_action *action);
+/* At the origin; false: it is not about locks. */
+bool locks_arrive(struct sim *sim, const struct packet *packet, const struct message *message);
+void locks_start(struct sim *sim, unsigned index);
+void locks_stop(struct sim *sim, unsigned index);
+void locks_perform(struct sim *sim, unsigned index);
+void locks_step(struct sim *sim, unsigned index, unsigned locker, uint32_t life);
+void locks_check(struct sim *sim, unsigned index);
+void locks_final_check(struct sim *sim);
+/* `reclaim` with `last` may go out. */
+void host_locks_settled(struct sim *sim, unsigned index);
+/* The record of sessions is written. */
+void origin_record(struct sim *sim, uint32_t life);
 
 void app_step(struct sim *sim, unsigned index, unsigned app, uint32_t generation);
 void app_answer(struct sim *sim, unsigned index, struct request *request,
@@ -637,6 +644,7 @@ void fault_break_stream(struct sim *sim, unsigned host);
 struct sim {
 	uint64_t seed;
 	struct rng rng;
+	struct rng lock_rng; /* apart, so that runs without locks are what they were */
 	uint64_t now; /* true time, ns */
 	uint64_t hash;
 	uint64_t step;

@@ -165,6 +165,7 @@ static bool paused(struct sim *sim, const struct event *e)
 	case EVENT_DROPPED:
 	case EVENT_DROPPED_ALL:
 	case EVENT_STREAM_LOST:
+	case EVENT_LOCKER:
 		return sim->hosts[e->host].paused_until > sim->now;
 	default:
 		return false;
@@ -224,6 +225,12 @@ static void run_event(struct sim *sim, const struct event *e)
 	case EVENT_PHASE:
 		next_phase(sim);
 		break;
+	case EVENT_LOCKER:
+		locks_step(sim, e->host, e->index, e->generation);
+		break;
+	case EVENT_RECORD:
+		origin_record(sim, e->generation);
+		break;
 	}
 }
 
@@ -251,6 +258,8 @@ static void set_up(struct sim *sim, uint64_t seed)
 	       sizeof(struct model) - offsetof(struct model, what_applied));
 	sim->arena.chance = &sim->rng;
 	faults_draw_profile(sim);
+	rng_init(&sim->lock_rng, ~seed);
+	sim->profile.locker_count = rng_mix(seed) % 3 ? 0 : LOCKERS_MAX;
 	store_init(sim);
 	for (unsigned i = 0; i < sim->profile.host_count; i++)
 		memset(&sim->hosts[i], 0, sizeof(sim->hosts[i]));
@@ -290,6 +299,7 @@ bool sim_run(struct sim *sim, uint64_t seed, bool tracing)
 		run_event(sim, &e);
 	}
 	app_final_check(sim);
+	locks_final_check(sim);
 	running = NULL;
 	return true;
 }
