@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fs/mount/locks.h"
 #include "fs/mount/read.h"
 #include "fs/mount/session.h"
 
@@ -281,6 +282,10 @@ static bool prepare(struct mount *m, struct call *call)
 		if (call->abandoned && !call->superseding)
 			supersede(m, call);
 	} else {
+		/* What was locked may be another's by now. */
+		if (call->lock_file &&
+		    locks_file(m, call->inode, call->lock_file) != HOLDER_LOCK_GOOD)
+			return false;
 		/* PROTOCOL.md 3.3: a number of its own under each session. */
 		if (closes && (!call->sequence ||
 			       call->session.value != holder_session(m->holder).value))
@@ -694,8 +699,10 @@ static struct call *unpark(struct mount *m, struct instant now, struct call **re
 	while (call) {
 		struct call *next = call->next;
 		bool unknown = call->modifying && call->attempts > 0;
+		bool lost = call->lock_file && !call->has_slot &&
+			    locks_file(m, call->inode, call->lock_file) == HOLDER_LOCK_LOST;
 
-		if (m->calls->shut ||
+		if (m->calls->shut || lost ||
 		    (call->abandoned &&
 		     (!unknown || call->session.value != m->calls->session.value))) {
 			call->next = ended;
@@ -776,12 +783,14 @@ static void *ticker(void *context)
 			struct call *next = ended->next;
 
 			ended->stamp = 0;
-			call_fail(m, ended, table->shut ? table->shut_status : STATUS_DEADLINE);
+			call_fail(m, ended, table->shut ? table->shut_status :
+				  ended->abandoned ? STATUS_DEADLINE : STATUS_IO);
 			ended = next;
 		}
 		interrupts(m);
 		read_interrupts(m);
 		session_check_guardian(m);
+		locks_tick(m);
 		pthread_mutex_lock(&m->lock);
 		if (table->stopping)
 			break;

@@ -54,6 +54,7 @@ struct call {
 	char names[2][NAME_BYTES_MAX + 1]; /* copies for the message */
 	void *bytes;               /* owned: a link's target */
 	bool modifying;
+	uint64_t lock_file;        /* of the descriptor, when it has locks: gone with them (locks.h) */
 	struct instant deadline;
 	int deadline_errno;        /* ETIMEDOUT; EIO where others queue behind a kernel lock */
 	bool ends_when_away;       /* ends as at its deadline when the origin is away (session_away),

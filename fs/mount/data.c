@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "fs/mount/inode.h"
+#include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
@@ -104,7 +105,7 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 	info->fh = (uint64_t)(uintptr_t)file;
 	info->direct_io = writable || !pages;
 	info->keep_cache = !info->direct_io;
-	info->noflush = !writable;
+	info->noflush = !writable && !inode->locks_used;
 	*ret_file = file;
 	return 0;
 }
@@ -257,7 +258,11 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 
 void op_release(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 {
-	data_close(fuse_req_userdata(request), (struct open_file *)(uintptr_t)info->fh);
+	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
+	struct mount *m = fuse_req_userdata(request);
+
+	locks_release(m, file->inode, file->lock_number);
+	data_close(m, file);
 	fuse_reply_err(request, 0);
 }
 
@@ -338,6 +343,7 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 	}
 	memcpy(call->bulk, data, size);
 	call->bulk_length = size;
+	call->lock_file = file->lock_number;
 	call->message.write.handle = call->inode->handle;
 	call->message.write.offset = (uint64_t)offset;
 	call->message.write.append = file->append || (info->flags & O_APPEND) != 0;
@@ -362,7 +368,7 @@ void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info
 	pthread_mutex_lock(&m->lock);
 	lost = sync_take(file->inode, &file->seen);
 	pthread_mutex_unlock(&m->lock);
-	fuse_reply_err(request, lost ? EIO : 0);
+	locks_flush(m, request, file->inode, info->lock_owner, lost ? EIO : 0);
 }
 
 void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info)

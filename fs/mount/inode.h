@@ -96,11 +96,11 @@ struct inode {
 	uint32_t mappable;             /* descriptors that could be mapped for writing: write_back.h */
 	bool mapped;                   /* one of them was mapped: its pages came in since */
 	struct stored_under stored;
-	struct instant filled_at;      /* the latest page fill under it */
 	uint32_t stored_drops;         /* recalls of that lease that are being worked in */
 	bool invalidating;             /* for these; page fills that come now may be waited for */
 	struct reading *held;          /* page fills that wait for them, by wait_next */
 	uint32_t held_count;
+	bool locks_used;               /* something was locked here: closes are told to us */
 	bool closing;                  /* a close is on its way to the origin; opens wait for it */
 	bool open_registered;          /* the origin knows that it is open here */
 	bool pages;                    /* the kernel may have pages: has a guardian slot */

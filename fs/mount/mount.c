@@ -19,6 +19,7 @@
 
 #include "fs/mount/call.h"
 #include "fs/mount/inode.h"
+#include "fs/mount/locks.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/session.h"
@@ -53,6 +54,16 @@ struct instant mount_now(void)
 
 	clock_gettime(CLOCK_BOOTTIME, &t);
 	return (struct instant){ (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec };
+}
+
+int64_t mount_suspended_ns(void)
+{
+	struct timespec boot, monotonic;
+
+	clock_gettime(CLOCK_MONOTONIC, &monotonic);
+	clock_gettime(CLOCK_BOOTTIME, &boot);
+	return (int64_t)(boot.tv_sec - monotonic.tv_sec) * (int64_t)NS_PER_S + boot.tv_nsec -
+	       monotonic.tv_nsec;
 }
 
 static bool log_to_syslog;
@@ -259,6 +270,8 @@ static void op_init(void *data, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_ASYNC_READ, true);
 	want(connection, FUSE_CAP_SPLICE_READ, false);
 	want(connection, FUSE_CAP_SPLICE_WRITE, false);
+	want(connection, FUSE_CAP_POSIX_LOCKS, true);
+	want(connection, FUSE_CAP_FLOCK_LOCKS, true);
 	connection->max_write = REQUEST_BYTES_MAX;
 	m->maps_writable = write_back_possible(connection);
 	want(connection, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, m->maps_writable);
@@ -304,6 +317,9 @@ const struct fuse_lowlevel_ops mount_operations = {
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
 	.copy_file_range = op_copy_file_range,
+	.getlk = op_getlk,
+	.setlk = op_setlk,
+	.flock = op_flock,
 };
 
 static void *loop(void *context)
@@ -512,6 +528,7 @@ static void force_unmount(struct daemon *d, bool here)
 	mount_log("warning", "%s is %s; its users get ENOTCONN from now on",
 		  m->options->mountpoint, here ? "busy" : "in use, though unmounted");
 	calls_shut(m, STATUS_IO);
+	locks_shut(m);
 	session_abandon(m);
 	for (unsigned ms = 0; !session_is_fenced(m); ms += LOOP_WAKE_MS) {
 		if (ms >= FENCE_MAX_S * 1000) {
@@ -650,6 +667,8 @@ static int start(struct daemon *d)
 		r = calls_create(m);
 	if (r == 0)
 		r = notifier_create(m);
+	if (r == 0)
+		r = locks_create(m);
 	if (r < 0) {
 		mount_log("error", "cannot start: %s", strerror(-r));
 		return r;
@@ -719,6 +738,7 @@ static void stop(struct daemon *d)
 	free(d->loops);
 	if (m->calls)
 		calls_shut(m, STATUS_IO);
+	locks_shut(m);
 	/* The ticker ends what is parked, the client what is in flight. */
 	for (unsigned ms = 0; m->calls && ms < CALLS_END_MAX_S * 1000 && calls_count(m) > 0; ms += 10)
 		sleep_ms(10);
@@ -739,6 +759,7 @@ static void stop(struct daemon *d)
 		inode_table_destroy(m);
 	session_discard(m);
 	calls_destroy(m);
+	locks_destroy(m);
 	holder_destroy(m->holder);
 	if (m->fuse)
 		fuse_session_destroy(m->fuse);

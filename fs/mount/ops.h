@@ -58,6 +58,13 @@ void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info
 void op_release(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
 void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info);
 
+/* locks.c */
+void op_getlk(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info,
+	      struct flock *flock);
+void op_setlk(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info,
+	      struct flock *flock, int wait);
+void op_flock(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info, int operation);
+
 /* directory.c */
 void op_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info);
 void op_readdir(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,

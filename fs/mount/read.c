@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fs/mount/locks.h"
 #include "fs/mount/reply.h"
 
 #define TRY_MAX 3
@@ -20,6 +21,7 @@ struct reading {
 	struct instant deadline;
 	struct credential credential;
 	struct inode *inode; /* with a use */
+	uint64_t lock_file;  /* of its descriptor (call.h) */
 	uint64_t offset;
 	size_t size;
 	bool direct;    /* no page of the kernel's is filled */
@@ -255,10 +257,8 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 				holder_exclusive(m->holder, mount_now(), &inode->handle) :
 				holder_lease_held(m->holder, mount_now(), &inode->handle);
 
-	if (node->instance && node->instance == held) {
-		inode->filled_at = mount_now();
+	if (node->instance && node->instance == held)
 		return USE_KEEP;
-	}
 	/* Not granted anew, but under one lease since before it was sent: it will be recalled. */
 	if (held && held == call->lease_instance &&
 	    change_equal(holder_change(m->holder, &inode->handle), node->item.change) &&
@@ -481,7 +481,7 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	bool joined;
 
 	pthread_mutex_lock(&m->lock);
-	joined = hold(reading) || fetch_join(m, reading);
+	joined = hold(reading) || (!reading->lock_file && fetch_join(m, reading));
 	pthread_mutex_unlock(&m->lock);
 	if (joined)
 		return;
@@ -508,8 +508,11 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 		call->size = left > reading->size ? (size_t)left : reading->size;
 	}
 	fetch_message(call, reading);
-	call->fetch_next = inode->fetches;
-	inode->fetches = call;
+	call->lock_file = reading->lock_file;
+	if (!call->lock_file) { /* it may fail for its descriptor alone: nobody joins it */
+		call->fetch_next = inode->fetches;
+		inode->fetches = call;
+	}
 	pthread_mutex_unlock(&m->lock);
 	call_send(m, call, fetch_work);
 }
@@ -580,6 +583,7 @@ static bool from_cache(struct mount *m, struct reading *reading)
 		instance = inode_lease(m, inode, mount_now(), &change);
 		attributes = inode_attributes(m, inode, mount_now());
 		if (!instance || !attributes ||
+		    locks_file(m, inode, reading->lock_file) != HOLDER_LOCK_GOOD ||
 		    (reading->exclusive &&
 		     !holder_exclusive(m->holder, mount_now(), &inode->handle))) {
 			pthread_mutex_unlock(&m->lock);
@@ -640,6 +644,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	COUNT(m, reads);
 	reading->request = request;
 	reading->inode = file->inode;
+	reading->lock_file = file->lock_number;
 	reading->offset = offset;
 	reading->size = size;
 	reading->thread = (uint64_t)fuse_req_ctx(request)->pid;

@@ -7,6 +7,7 @@
 
 #include "fs/mount/call.h"
 #include "fs/mount/inode.h"
+#include "fs/mount/locks.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/sync.h"
 #include "lease/status.h"
@@ -260,8 +261,10 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 		holder_session_opened(m->holder, mount_now(), control->sent, opened, &actions);
 		s->away = holder_state(m->holder) != HOLDER_ACTIVE;
 		s->returning &= s->away;
-		if (!s->away)
+		if (!s->away) {
 			note_return(m);
+			locks_session_opened(m, s->id, opened->locks);
+		}
 		note_first(m, answer, opened->status);
 	}
 	session_act(m, &actions);
@@ -284,6 +287,7 @@ static void send_session_open(struct mount *m, struct session_id previous)
 	message.session_open.previous_session = previous.value;
 	message.session_open.export = slice_of(m->export);
 	message.session_open.slot_count = 64;
+	message.session_open.locks = locks_any(m);
 	if (control_send(m, &message, previous, 0, on_session_opened) < 0) {
 		s->away = true;
 		holder_session_failed(m->holder, mount_now(), &actions);
@@ -343,9 +347,12 @@ static void on_stream_message(void *context, struct slice encoded)
 		holder_stream_attached(m->holder, mount_now(), control->session, &actions);
 	} else if (message.type == MESSAGE_recall) {
 		holder_recall(m->holder, mount_now(), control->session, &message.recall, &actions);
+	} else if (message.type == MESSAGE_lock_offer) {
+		locks_offered(m, control->session, &message.lock_offer);
 	}
 	session_act(m, &actions);
 	pthread_mutex_unlock(&m->lock);
+	locks_reply(m);
 }
 
 static void on_stream_ended(void *context, int error, int http_status, const char *text)
@@ -622,7 +629,7 @@ static void pump(struct mount *m)
 	if (!s->releasing && s->releases.count)
 		send_releases(m);
 	/* PROTOCOL.md 3.5: what earlier sessions did may have opened something. */
-	if (s->claims_done && !calls_unsettled(m)) {
+	if (s->claims_done && !calls_unsettled(m) && locks_ready(m)) {
 		s->claims_done = false;
 		add_open_claims(m);
 		s->claims_last = true;
@@ -689,6 +696,7 @@ void session_act(struct mount *m, struct holder_actions *actions)
 			mount_log("info", "session with %s ended; nothing is served from the cache "
 				  "until there is a new one", m->origin_url);
 			m->session->lost_at = mount_now();
+			locks_session_lost(m);
 			if (notifier_drop_all(m, a))
 				m->session->fencing++;
 			else
@@ -814,33 +822,22 @@ bool session_acknowledged(const struct mount *m, uint64_t mark)
 
 /* ---- the thread ---- */
 
-/* How far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC: grows by every suspend. */
-static int64_t suspended_ns(void)
-{
-	struct timespec boot, monotonic;
-
-	clock_gettime(CLOCK_MONOTONIC, &monotonic);
-	clock_gettime(CLOCK_BOOTTIME, &boot);
-	return (int64_t)(boot.tv_sec - monotonic.tv_sec) * (int64_t)NS_PER_S + boot.tv_nsec -
-	       monotonic.tv_nsec;
-}
-
 static void *run(void *context)
 {
 	struct mount *m = context;
 	struct session *s = m->session;
-	int64_t apart = suspended_ns();
+	int64_t apart = mount_suspended_ns();
 
 	pthread_mutex_lock(&m->lock);
 	while (!s->stopping) {
 		struct holder_actions actions = session_actions();
-		int64_t apart_now = suspended_ns();
+		int64_t apart_now = mount_suspended_ns();
 		struct instant now = mount_now();
 		struct duration wait;
 		struct timespec at;
 
 		if (apart_now > apart + CLOCK_JUMP_NS) /* or we were preempted between the clocks */
-			apart_now = suspended_ns();
+			apart_now = mount_suspended_ns();
 		if (apart_now > apart + CLOCK_JUMP_NS) {
 			mount_log("warning", "the machine was suspended: the session is opened anew");
 			holder_session_lost(m->holder, now, holder_session(m->holder), &actions);

@@ -53,6 +53,7 @@
 	C(listings_cached, "directory reads answered from memory")                              \
 	C(invalidations, "notifications to the kernel")                                         \
 	C(drops, "recalls worked in")                                                           \
+	C(locks, "requests about advisory locks")                                               \
 	C(stale, "uses of what was cached without its lease (disconnected=stale)")              \
 	C(fences, "times that everything was dropped because the session ended")
 
@@ -66,6 +67,7 @@ struct inode_table;
 struct call_table;
 struct notifier;
 struct session;
+struct locks;
 struct reading;
 struct open_file;
 
@@ -78,6 +80,7 @@ struct mount {
 	struct guardian *guardian;
 	struct notifier *notifier;
 	struct session *session;
+	struct locks *locks;
 	struct fuse_session *fuse;
 	int fuse_fd;
 	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works: names may have a validity */
@@ -110,6 +113,8 @@ struct mount {
 
 /* CLOCK_BOOTTIME now. */
 struct instant mount_now(void);
+/* How far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC: grows by every suspend. */
+int64_t mount_suspended_ns(void);
 
 /*
  * Around a reply that gives the kernel something with a validity (names, attributes) or pages.

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "fs/mount/call.h"
+#include "fs/mount/locks.h"
 
 #define RANGES_TEXT_BYTES 4000 /* of an xattr's value: fits what getfattr asks for */
 
@@ -64,6 +65,19 @@ static void lease_json(struct mount *m, json_t *into)
 	set(into, "reclaims_refused", c.reclaim_refused);
 }
 
+static void locks_json(struct mount *m, json_t *into)
+{
+	struct holder_lock_counters c;
+
+	pthread_mutex_lock(&m->lock);
+	locks_counters(m, &c);
+	pthread_mutex_unlock(&m->lock);
+	set(into, "requests", c.requests);
+	set(into, "waiting", c.waiting);
+	set(into, "reclaimed", c.reclaimed);
+	set(into, "lost", c.lost);
+}
+
 static void transport_json(struct mount *m, json_t *into)
 {
 	struct client_counters c;
@@ -114,6 +128,7 @@ static char *status_json(struct mount *m)
 	set(status, "calls_in_flight", calls_count(m));
 	cache_json(m, section(status, "cache"));
 	lease_json(m, section(status, "leases"));
+	locks_json(m, section(status, "locks"));
 	transport_json(m, section(status, "transport"));
 	counters = section(status, "counters");
 #define COUNTER_JSON(name, help)                                                                \
