@@ -12,7 +12,6 @@ int inode_table_create(struct inode_table **ret_table)
 
 	if (!table)
 		return -ENOMEM;
-	table->nodeid_next = FUSE_ROOT_ID;
 	*ret_table = table;
 	return 0;
 }
@@ -220,6 +219,26 @@ void inode_unuse(struct mount *m, struct inode *inode)
 		became_idle(m, inode);
 }
 
+uint64_t inode_nodeid(const struct handle *handle)
+{
+	uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a; the handle's MAC is random enough */
+
+	for (uint8_t i = 0; i < handle->length; i++)
+		hash = (hash ^ handle->bytes[i]) * 0x100000001b3u;
+	return hash <= FUSE_ROOT_ID ? hash + FUSE_ROOT_ID + 1 : hash;
+}
+
+static uint64_t nodeid_for(struct mount *m, const struct handle *handle)
+{
+	uint64_t nodeid = inode_nodeid(handle);
+
+	if (m->inodes->count == 0)
+		return FUSE_ROOT_ID;
+	while (nodeid <= FUSE_ROOT_ID || inode_by_nodeid(m, nodeid))
+		nodeid++;
+	return nodeid;
+}
+
 struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t mode)
 {
 	struct inode_table *table = m->inodes;
@@ -234,7 +253,7 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 		return NULL;
 	inode->handle = *handle;
 	inode->type = mode & S_IFMT;
-	inode->nodeid = table->nodeid_next++;
+	inode->nodeid = nodeid_for(m, handle);
 	inode->use_count = 1;
 	inode->guardian_slot = -1;
 	HASH_ADD(by_handle, table->by_handle, handle, sizeof(inode->handle), inode);

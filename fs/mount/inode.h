@@ -1,8 +1,8 @@
 /*
  * inode.h - the inodes that this mount knows: nodeids, what is cached of them in memory, names.
  *
- * One inode for each handle, found by handle or by nodeid. Nodeids count up and are never used
- * again, so their generation is constant; the table is plain data and can be written out. An inode
+ * One inode for each handle, found by handle or by nodeid. A nodeid is a hash of the handle, the same in
+ * every mount, so its generation is constant; but for the root, which has FUSE's own. An inode
  * lives while the kernel knows it (`lookup_count`), an operation uses it (`use_count`), or a lease
  * makes what is cached of it worth keeping (`cached`); then it goes.
  *
@@ -114,7 +114,6 @@ struct inode_table {
 	struct inode *by_handle;
 	struct inode *by_nodeid;
 	struct inode *idle_oldest, *idle_newest; /* no lookups, no uses */
-	uint64_t nodeid_next;
 	uint64_t count;
 	uint64_t idle_count;
 	uint64_t name_count;
@@ -126,6 +125,9 @@ struct inode_table {
 int inode_table_create(struct inode_table **ret_table) MUST_CHECK;
 void inode_table_destroy(struct mount *m);
 
+/* The nodeid that an inode of this handle has in every mount; not that of the root, nor, when another
+   inode has it, of this one: then it is the next one that is free. */
+uint64_t inode_nodeid(const struct handle *handle);
 /* The inode of a handle, made if need be, with a use. NULL: no memory. */
 struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t mode);
 struct inode *inode_find(struct mount *m, const struct handle *handle); /* without a use */

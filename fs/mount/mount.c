@@ -20,6 +20,7 @@
 #include "fs/mount/call.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/locks.h"
+#include "fs/mount/nodeids.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/session.h"
@@ -263,6 +264,7 @@ static void op_init(void *data, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2, true);
 	want(connection, FUSE_CAP_POSIX_ACL, true);
 	want(connection, FUSE_CAP_DONT_MASK, true);
+	want(connection, FUSE_CAP_EXPORT_SUPPORT, true);
 	want(connection, FUSE_CAP_WRITEBACK_CACHE, false);
 	want(connection, FUSE_CAP_READDIRPLUS, true);
 	want(connection, FUSE_CAP_READDIRPLUS_AUTO, true);
@@ -663,6 +665,7 @@ static int start(struct daemon *d)
 	r = holder_create(&holder, &session_allocator, seed, &m->holder);
 	if (r == 0)
 		r = inode_table_create(&m->inodes);
+	m->nodeids = nodeids_load(o->cache);
 	if (r == 0)
 		r = calls_create(m);
 	if (r == 0)
@@ -755,8 +758,12 @@ static void stop(struct daemon *d)
 	if (m->guardian)
 		guardian_stop(m->guardian);
 	data_forget_all(m);
-	if (m->inodes)
+	if (m->inodes) {
+		if (d->served)
+			nodeids_save(m);
 		inode_table_destroy(m);
+	}
+	nodeids_destroy(m->nodeids);
 	session_discard(m);
 	calls_destroy(m);
 	locks_destroy(m);

@@ -4,6 +4,7 @@
 
 #include "fs/mount/inode.h"
 #include "fs/mount/modify.h"
+#include "fs/mount/nodeids.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
@@ -143,11 +144,80 @@ static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent
 	return true;
 }
 
+/* ---- file handles: "." and ".." of a nodeid, which name nothing that could be remembered ---- */
+
+static void dots_work(struct mount *m, struct call *call)
+{
+	struct answer answer;
+
+	if (call->status != STATUS_OK) {
+		reply_error(m, call, call_errno(call));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, NULL, NULL, &answer);
+	if (!call->inode && answer.child) {
+		inode_use(m, answer.child);
+		call->inode = answer.child;
+	}
+	pthread_mutex_unlock(&m->lock);
+	reply_entry(m, call, &answer, slice_of(call->names[0]));
+}
+
+/* The inode itself, which the kernel has forgotten, and this mount may never have known. */
+static void lookup_self(fuse_req_t request, fuse_ino_t nodeid)
+{
+	struct mount *m = mount_of(request);
+	struct handle handle;
+	struct inode *inode;
+	struct call *call;
+
+	COUNT(m, requests);
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode)
+		handle = inode->handle;
+	pthread_mutex_unlock(&m->lock);
+	if (!inode && !nodeids_find(m->nodeids, nodeid, &handle)) {
+		fuse_reply_err(request, ESTALE);
+		return;
+	}
+	call = call_new(m, request, MESSAGE_getattr);
+	if (!call) {
+		fuse_reply_err(request, EAGAIN);
+		return;
+	}
+	call_limit(call);
+	(void)call_name(call, 0, ".");
+	call->message.getattr.handle = handle;
+	call_send(m, call, dots_work);
+}
+
+static void lookup_parent(fuse_req_t request, fuse_ino_t nodeid)
+{
+	struct call *call = op_call(request, nodeid, MESSAGE_lookup);
+
+	if (!call)
+		return;
+	call_limit(call);
+	call->message.lookup.directory = call->inode->handle;
+	call->message.lookup.name = call_name(call, 0, "..");
+	call_send(mount_of(request), call, dots_work);
+}
+
 void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
 	struct mount *m = mount_of(request);
 	struct call *call;
 
+	if (strcmp(name, ".") == 0) {
+		lookup_self(request, parent);
+		return;
+	}
+	if (strcmp(name, "..") == 0) {
+		lookup_parent(request, parent);
+		return;
+	}
 	if (!name_fits(request, name) || lookup_cached(m, request, parent, name))
 		return;
 	call = op_call(request, parent, MESSAGE_lookup);

@@ -64,6 +64,7 @@ struct mount_counters {
 };
 
 struct inode_table;
+struct nodeids;
 struct call_table;
 struct notifier;
 struct session;
@@ -91,6 +92,7 @@ struct mount {
 	pthread_mutex_t lock;
 	struct holder *holder;
 	struct inode_table *inodes;
+	struct nodeids *nodeids; /* of earlier mounts; may be NULL */
 	struct call_table *calls;
 	struct open_file *open_files; /* descriptors; what is left at the end nobody releases */
 	struct reading *readings; /* READs of the kernel that are not answered: read.c */

@@ -353,6 +353,53 @@ def test_a_file_without_a_name_gets_one(w):
                          "nothing is left of what had no name")
 
 
+def file_handle(path):
+    """What open_by_handle_at(2) takes."""
+    handle = ctypes.create_string_buffer(struct.pack("<Ii", 128, 0), 8 + 128)
+    call("name_to_handle_at", AT_FDCWD, os.fsencode(path), handle, ctypes.byref(ctypes.c_int()), 0)
+    return handle
+
+
+def open_handle(mount_path, handle, flags):
+    mount_fd = os.open(mount_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fd = _libc.open_by_handle_at(mount_fd, handle, flags)
+        if fd < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), mount_path)
+        return fd
+    finally:
+        os.close(mount_fd)
+
+
+def test_file_handles_outlive_a_mount(w):
+    a, b = hosts(w)
+    os.makedirs(a / "one/two")
+    write_file(a / "one/two/f", b"found by its handle")
+    write_file(a / "gone", b"")
+    handles = {name: file_handle(a / name) for name in ("one/two/f", "one/two", "gone", ".")}
+    inode = os.stat(a / "one/two/f").st_ino
+    for _ in range(2):
+        a.unmount()
+        a.start()
+        fd = open_handle(a.path, handles["one/two/f"], os.O_RDONLY)
+        expect(os.read(fd, 100), b"found by its handle", "bytes")
+        expect(os.fstat(fd).st_ino, inode, "inode number")
+        os.close(fd)
+        fd = open_handle(a.path, handles["one/two"], os.O_RDONLY | os.O_DIRECTORY)
+        expect(os.listdir(fd), ["f"], "names")
+        expect(os.readlink("/proc/self/fd/%d" % fd), a / "one/two", "connected up to the root")
+        os.close(fd)
+        os.close(open_handle(a.path, handles["."], os.O_RDONLY | os.O_DIRECTORY))
+    os.rename(b / "one/two/f", b / "moved")
+    fd = open_handle(a.path, handles["one/two/f"], os.O_RDONLY)
+    expect(os.read(fd, 100), b"found by its handle", "renamed on the other host")
+    os.close(fd)
+    os.unlink(b / "gone")
+    write_file(b / "gone", b"another one")
+    expect_errno(errno.ESTALE, open_handle, a.path, handles["gone"], os.O_RDONLY)
+
+
 def test_two_names_are_exchanged(w):
     a, b = hosts(w)
     for round in range(10):

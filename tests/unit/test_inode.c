@@ -83,6 +83,7 @@ START_TEST(one_handle_has_one_nodeid_and_it_is_found_by_both)
 	ck_assert_ptr_eq(inode_get(&f.m, &a, S_IFDIR | 0755), first);
 	ck_assert_uint_eq(first->nodeid, FUSE_ROOT_ID);
 	ck_assert_uint_ne(first->nodeid, second->nodeid);
+	ck_assert_uint_eq(second->nodeid, inode_nodeid(&b)); /* in every mount */
 	ck_assert_ptr_eq(inode_by_nodeid(&f.m, second->nodeid), second);
 	ck_assert_ptr_eq(inode_find(&f.m, &b), second);
 	end(&f);
