@@ -42,6 +42,7 @@
  * aborts the connection and drops the rest.
  */
 #define FENCE_MAX_S 5
+#define WRITE_BACK_MAX_MS 2000 /* of a busy mount, before that: what was stored to mappings */
 #define CALLS_END_MAX_S 5
 #define STOP_MAX_S 20
 #define CACHE_WAIT_S 5 /* for one that is ending: most take far less */
@@ -529,6 +530,7 @@ static void force_unmount(struct daemon *d, bool here)
 
 	mount_log("warning", "%s is %s; its users get ENOTCONN from now on",
 		  m->options->mountpoint, here ? "busy" : "in use, though unmounted");
+	write_back_all(m, WRITE_BACK_MAX_MS);
 	calls_shut(m, STATUS_IO);
 	locks_shut(m);
 	session_abandon(m);

@@ -2,10 +2,13 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "fs/mount/modify.h"
+#include "fs/mount/notifier.h"
 
 #define MINOR_WAITS_FOR_WRITE_BACK 44
+#define LOOK_MS 10
 
 bool write_back_possible(struct fuse_conn_info *connection)
 {
@@ -103,4 +106,31 @@ void write_back_request(struct mount *m, fuse_req_t request, struct open_file *f
 	call->message.write_back.offset = offset;
 	call->message.write_back.lease_sequence = under.sequence;
 	modify_send_ahead(m, call, write_back_work);
+}
+
+static void all_done(struct mount *m, struct notifier_work *work)
+{
+	free(work);
+	atomic_fetch_sub(&m->writing_back, 1);
+}
+
+void write_back_all(struct mount *m, unsigned max_ms)
+{
+	struct inode *inode, *next;
+
+	pthread_mutex_lock(&m->lock);
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+		struct notifier_work *work = write_back_expected(m, inode) ?
+						     calloc(1, sizeof(*work)) : NULL;
+
+		if (!work)
+			continue; /* what it has is lost, with an error */
+		work->done = all_done;
+		(void)notifier_collect(m, work, inode, true, 0, 0);
+		atomic_fetch_add(&m->writing_back, 1);
+		notifier_push(m, LANE_MODIFY, work);
+	}
+	pthread_mutex_unlock(&m->lock);
+	for (unsigned ms = 0; atomic_load(&m->writing_back) && ms < max_ms; ms += LOOK_MS)
+		(void)usleep(LOOK_MS * 1000);
 }

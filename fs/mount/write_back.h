@@ -35,6 +35,11 @@ void write_back_request(struct mount *m, fuse_req_t request, struct open_file *f
 /* An answer granted the write lease on `inode` as `instance`. Under the lock. */
 void write_back_granted(struct mount *m, struct inode *inode, const struct call *call,
 			uint64_t instance);
+/*
+ * The mount is to end while files are mapped: has the kernel write back what was stored. Waits for it,
+ * at most `max_ms`. Not for threads that requests or notifications need.
+ */
+void write_back_all(struct mount *m, unsigned max_ms);
 /* There may be stores of this session that the origin does not have. Under the lock. */
 bool write_back_expected(struct mount *m, const struct inode *inode);
 

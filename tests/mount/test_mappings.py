@@ -173,6 +173,36 @@ def test_stores_of_a_host_that_is_cut_off_are_lost_with_an_error(w):
     expect(read_file(a / "f")[:8], b"00000003", "the mapping goes on")
 
 
+def test_the_end_of_a_busy_mount_writes_back(w):
+    w.allow_log("is busy|ended with the daemon")
+    (a,) = make(w, "a")
+    storer = Storer(w, a / "f")
+    storer("store", 0, NEW)
+    a.signal(signal.SIGTERM)
+    expect(a.wait(), 0, "exit status")
+    expect(read_file(w.main_origin.path_of("f"))[:8], NEW.encode(), "at the origin")
+    storer.end()
+
+
+def test_a_mapping_goes_on_after_the_origin_was_killed(w):
+    w.allow_log("")
+    (a,) = make(w, "a")
+    storer, other = Storer(w, a / "f"), Storer(w, a / "f")
+    storer("store", 0, NEW)
+    storer("msync")
+    storer("store", 8, "lost0000")
+    w.main_origin.kill()
+    w.main_origin.start()
+    storer("msync", result="EIO")  # its lease died with the origin
+    eventually(lambda: storer.look("load 0 16") == NEW + pattern(8).decode(), "what was synced")
+    for round in range(3):
+        storer("store", 16, "%08d" % round)
+        other("load", 16, 8, result="%08d" % round)
+        other("store", 24, "%08d" % round)
+        storer("msync")
+        expect(read_file(w.main_origin.path_of("f"))[16:32], b"%08d%08d" % (round, round))
+
+
 def test_stores_under_a_daemon_that_is_killed_or_stopped_end_in_errors(w):
     for number in (signal.SIGKILL, signal.SIGSTOP):
         w.allow_log("")
