@@ -703,6 +703,8 @@ static int start(struct daemon *d)
 		return r;
 	}
 	m->has_epoch = notifier_probe_epoch(m);
+	if (m->maps_writable)
+		write_back_limit(d->device);
 	r = guardian_mounted(m->guardian, d->device, m->has_epoch);
 	if (r < 0)
 		mount_log("warning", "the guardian process is gone: %s", strerror(-r));

@@ -1,7 +1,10 @@
 #include "fs/mount/write_back.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "fs/mount/modify.h"
@@ -9,11 +12,28 @@
 
 #define MINOR_WAITS_FOR_WRITE_BACK 44
 #define LOOK_MS 10
+#define DIRTY_BYTES_MAX (4u << 20)
 
 bool write_back_possible(struct fuse_conn_info *connection)
 {
 	return connection->proto_minor >= MINOR_WAITS_FOR_WRITE_BACK &&
 	       (connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP);
+}
+
+void write_back_limit(dev_t device)
+{
+	char path[64], value[16];
+	int length = snprintf(value, sizeof(value), "%u", DIRTY_BYTES_MAX);
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/max_bytes", major(device),
+		 minor(device));
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, value, (size_t)length) != length)
+		mount_log("info", "%s: %s; recalls of files that are stored to through mappings can "
+			  "take longer", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
 }
 
 void write_back_granted(struct mount *m, struct inode *inode, const struct call *call,

@@ -28,6 +28,12 @@
 /* The kernel can do it: decided once, when the connection is made. */
 bool write_back_possible(struct fuse_conn_info *connection);
 
+/*
+ * Bounds what the kernel lets processes store before it writes back. A recall writes back page by page,
+ * a round trip each, and has to be done within a third of the term. `device`: of the mount.
+ */
+void write_back_limit(dev_t device);
+
 /* A page that the kernel writes back. Answers the request. */
 void write_back_request(struct mount *m, fuse_req_t request, struct open_file *file,
 			const char *data, size_t size, uint64_t offset);
