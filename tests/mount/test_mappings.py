@@ -4,6 +4,7 @@
 import errno
 import mmap
 import os
+import random
 import signal
 import sys
 
@@ -103,6 +104,39 @@ def test_truncation_and_stores(w):
     storer("msync")
     expect(os.stat(b / "f").st_size, 4996)
     expect(read_file(b / "f")[:8], OLD.encode())
+
+
+def test_random_stores_and_writes_agree_with_a_model(w):
+    seed = int(os.environ.get("LEASEHOLD_TEST_SEED", "1"))
+    rng = random.Random(seed)
+    hosts = make(w, "a", "b")
+    storers = [Storer(w, hosts[i // 2] / "f") for i in range(3)]
+    model = bytearray(b"." * SIZE)
+    write_file(hosts[0] / "f", bytes(model), "r+b")
+    for step in range(int(os.environ.get("LEASEHOLD_TEST_STEPS", "1500"))):
+        which = rng.randrange(len(storers))
+        order = rng.choice(("store",) * 4 + ("load",) * 3 + ("write", "write", "read", "read",
+                                                             "msync", "fsync", "truncate"))
+        at, count = rng.randrange(len(model) - 16), rng.randrange(1, 16)
+        text = "".join(rng.choice("abcdefgh") for _ in range(count))
+        if order in ("store", "write"):
+            storers[which](order, at, text)
+            model[at:at + count] = text.encode()
+        elif order in ("load", "read"):
+            expect(storers[which].look("%s %d %d" % (order, at, count)),
+                   model[at:at + count].decode(),
+                   "seed %d step %d: %s at %d by %d" % (seed, step, order, at, which))
+        elif order == "truncate" and at > 4096 and rng.random() < 0.1:
+            del model[at + 16:]
+            storers[which]("truncate", len(model))
+            for i, storer in enumerate(storers):
+                os.stat(hosts[i // 2] / "f")  # a mapping does not see by itself that it is shorter
+                storer("unmap")
+                storer("map")
+        elif order in ("msync", "fsync"):
+            storers[which](order)
+    for host in hosts:
+        expect(read_file(host / "f"), bytes(model), "seed %d at the end" % seed)
 
 
 def test_many_dirty_pages_are_given_up(w):
