@@ -255,6 +255,9 @@ void authority_close(struct authority *a, struct instant now, struct session_id 
 		     uint64_t number, const struct handle *handle,
 		     struct authority_actions *out);
 bool authority_is_open(const struct authority *a, const struct handle *handle);
+/* Whether another session than this one may have bytes of it that the store lacks (5.7). */
+bool authority_is_stored_elsewhere(const struct authority *a, struct session_id session,
+				   const struct handle *handle);
 
 /* ---- operations ---- */
 

@@ -541,3 +541,11 @@ bool authority_is_open(const struct authority *a, const struct handle *handle)
 
 	return inode && inode->open_count > 0;
 }
+
+bool authority_is_stored_elsewhere(const struct authority *a, struct session_id session,
+				   const struct handle *handle)
+{
+	const struct inode *inode = authority_inode_get(a, handle);
+
+	return inode && inode->exclusive && inode->exclusive->session->id.value != session.value;
+}

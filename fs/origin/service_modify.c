@@ -191,6 +191,22 @@ static void add_nothing(struct task *t)
 	t->op.target_count = 1;
 }
 
+/* The bytes that are to be copied may be with another host, which has the write lease. */
+static bool source_is_elsewhere(struct task *t)
+{
+	struct service *s = t->service;
+	bool elsewhere;
+
+	if (t->message.type != MESSAGE_copy_range || !t->inodes[TASK_SOURCE])
+		return false;
+	pthread_mutex_lock(&s->lock);
+	elsewhere = authority_is_stored_elsewhere(
+		s->authority, (struct session_id){ t->message.common.session },
+		&t->inodes[TASK_SOURCE]->identity.handle);
+	pthread_mutex_unlock(&s->lock);
+	return elsewhere;
+}
+
 static void plan(struct task *t)
 {
 	const struct request_common *common = &t->message.common;
@@ -225,6 +241,8 @@ static void plan(struct task *t)
 		add_name(t, t->inodes[TASK_DIRECTORY], shape.name);
 	if (shape.new_directory)
 		add_name(t, t->inodes[TASK_NEW_DIRECTORY], shape.new_name);
+	if (source_is_elsewhere(t))
+		(void)add_target(t, t->inodes[TASK_SOURCE], RECALL_ALL);
 	if (t->op.target_count == 0)
 		add_nothing(t);
 }
@@ -259,6 +277,9 @@ static int verify(struct task *t, bool *ret_same)
 		error = same_entry(t, TASK_DIRECTORY, shape.name, shape.named, &same);
 	if (!error && same && shape.new_directory)
 		error = same_entry(t, TASK_NEW_DIRECTORY, shape.new_name, TASK_REPLACED, &same);
+	/* Another host acquired the write lease since; with the lease recalled nobody can. */
+	if (source_is_elsewhere(t))
+		same = false;
 	if (!error)
 		*ret_same = same;
 	return error;

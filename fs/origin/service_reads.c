@@ -166,15 +166,36 @@ static int readdir_entries(struct task *t, struct inode *directory)
 	return 0;
 }
 
+/* With the write lease out, a hole may have been filled: then all of the file counts as data. */
+static bool holes_are_known(struct task *t, struct inode *inode)
+{
+	struct service *s = t->service;
+	bool known;
+
+	pthread_mutex_lock(&s->lock);
+	known = !authority_is_stored_elsewhere(s->authority, (struct session_id){ 0 },
+					       &inode->identity.handle);
+	pthread_mutex_unlock(&s->lock);
+	return known;
+}
+
 static int seek(struct task *t, struct inode *inode)
 {
 	const struct message_seek *m = &t->message.seek;
+	struct item_node node;
 	int error;
 
 	store_lock_shared(t->store, inode);
 	error = store_seek(t->store, &t->caller, inode, m->offset, m->hole, &t->reply.offset);
-	if (!error)
-		error = answer_node(t, NODE_TARGET, inode, 0, NULL);
+	if (!error || error == -ENXIO) {
+		int looked = answer_node(t, NODE_TARGET, inode, 0, &node);
+
+		error = looked ? looked : error;
+	}
+	if ((!error || error == -ENXIO) && !holes_are_known(t, inode)) {
+		error = m->offset < node.attributes.size ? 0 : -ENXIO;
+		t->reply.offset = m->hole ? node.attributes.size : m->offset;
+	}
 	store_unlock_shared(t->store, inode);
 	return error;
 }

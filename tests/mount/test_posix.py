@@ -324,6 +324,34 @@ def test_copies_are_made_at_the_origin(w):
     os.close(target)
 
 
+def test_a_copy_has_what_another_host_stored_through_a_mapping(w):
+    a, b = hosts(w)
+    write_file(a / "from", b"old." * 4096)
+    write_file(b / "to", b"")
+    with open(a / "from", "r+b") as f:
+        try:
+            m = mmap.mmap(f.fileno(), 0)
+        except OSError as e:
+            expect(e.errno, errno.ENODEV, "mmap")
+            raise Skip("no shared writable mappings on this kernel") from e
+        with m:
+            for round in range(5):
+                stored = b"%03d." % round
+                m[4096:4100] = stored
+                source, target = os.open(b / "from", os.O_RDONLY), os.open(b / "to", os.O_RDWR)
+                expect(os.copy_file_range(source, target, 16384, 0, 0), 16384, "copied")
+                expect(os.pread(target, 8, 4096), stored + b"old.", "round %d" % round)
+                os.close(source)
+                os.close(target)
+    # What is stored into a hole is data, before it was written back.
+    os.truncate(a / "from", 1 << 20)
+    with open(a / "from", "r+b") as f, mmap.mmap(f.fileno(), 0) as m:
+        m[1 << 19:(1 << 19) + 4] = b"data"
+        for host in (a, b):
+            with open(host / "from", "rb") as reader:
+                expect(os.lseek(reader.fileno(), 65536, os.SEEK_DATA) <= 1 << 19, True, "found")
+
+
 def test_a_file_without_a_name_gets_one(w):
     a, b = hosts(w)
     os.mkdir(a / "d")

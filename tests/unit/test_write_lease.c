@@ -157,6 +157,8 @@ START_TEST(the_write_lease_is_granted_when_every_other_lease_is_gone)
 	expect_run(op);
 	ck_assert_int_eq(grant(4, s, op), LEASE_WRITE);
 	finish(4, op);
+	ck_assert(authority_is_stored_elsewhere(a, t, &file));
+	ck_assert(!authority_is_stored_elsewhere(a, s, &file));
 	/* It stays one, whatever else is answered. */
 	ck_assert_int_eq(grant(5, s, 0), LEASE_WRITE);
 }
