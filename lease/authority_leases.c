@@ -243,9 +243,14 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 	struct inode *inode = authority_inode_get(a, handle);
 	struct lease *lease = inode ? lease_get(session, inode) : NULL;
 
-	/* I2: no grant while someone else's modification drains or runs, or could at any time. */
-	if (inode && (operation_modifies(inode, op) || (inode->exclusive && !lease)))
+	/* I2: no grant while someone else's modification drains or runs. */
+	if (inode && operation_modifies(inode, op))
 		return false;
+#ifndef LEASE_WRONG_READ_BESIDE_WRITER
+	/* PROTOCOL.md 5.7: somebody else may have newer bytes than the answer. */
+	if (inode && inode->exclusive && !lease)
+		return false;
+#endif
 	if (lease) {
 		/* The acknowledgement of the recall that is out would take it away again. */
 		if (lease->recall_sequence)

@@ -459,8 +459,11 @@ static bool admit_slot(struct authority *a, struct operation *o)
 	return false;
 }
 
-/* May `o` take its place? Otherwise its outcome is set. */
-static bool admit(struct authority *a, struct operation *o)
+/*
+ * May `o` take its place? Otherwise its outcome is set. What needs none is bounded by slots, or by who
+ * runs it, and what fills the table may be waiting for it (I6).
+ */
+static bool admit(struct authority *a, struct operation *o, bool placeless)
 {
 	if (o->session_id.value != 0 && !o->session) {
 		/* PROTOCOL.md 3.4: never known here: the previous run may have done it. */
@@ -474,7 +477,7 @@ static bool admit(struct authority *a, struct operation *o)
 		admission_refuse(a, o, STATUS_NOSESSION);
 		return false;
 	}
-	if (a->counters.operations >= a->config.operation_count_max) {
+	if (!placeless && a->counters.operations >= a->config.operation_count_max) {
 		admission_refuse(a, o, STATUS_PUSHBACK);
 		return false;
 	}
@@ -612,7 +615,8 @@ static bool covered_by_lease(const struct authority *a, struct operation *o,
 			     const struct authority_op *op)
 {
 	const struct inode *inode = authority_inode_get(a, &op->targets[0].handle);
-	const struct lease *lease = inode && o->session ? lease_get(o->session, inode) : NULL;
+	const struct lease *lease =
+		inode && o->session && o->session->live ? lease_get(o->session, inode) : NULL;
 
 	/* Without the lease it is told so when it runs. */
 	if (!lease)
@@ -647,14 +651,14 @@ int authority_begin(struct authority *a, struct instant now, const struct author
 		authority_flush(a, out);
 		return -ENOMEM;
 	}
-	if (!admit(a, o)) {
+	if (covered_by_lease(a, o, op))
+		place_count = 0;
+	if (!admit(a, o, place_count == 0)) {
 		o->state = OPERATION_OVER;
 		authority_pend(a, &o->pending);
 		authority_flush(a, out);
 		return 0;
 	}
-	if (covered_by_lease(a, o, op))
-		place_count = 0;
 	if (places_make(a, o, op, place_count)) {
 		operation_free(a, o);
 		authority_flush(a, out);
@@ -755,7 +759,8 @@ void authority_cancel(struct authority *a, struct instant now, uint64_t op,
 	authority_advance(a, now);
 	operation_unpend(a, op);
 	o = map_get(&a->operations, &op);
-	if (o && o->kind != AUTHORITY_MODIFY && o->state == OPERATION_QUEUED) {
+	if (o && o->kind != AUTHORITY_MODIFY &&
+	    (o->state == OPERATION_QUEUED || o->state == OPERATION_DRAINING)) {
 		operation_end(a, o);
 		operation_free(a, o);
 	}

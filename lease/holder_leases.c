@@ -105,8 +105,16 @@ static bool leases_make_room(struct holder *h, struct holder_actions *out)
 			continue;
 		}
 		first = least_useful(h);
-		if (!first)
+		if (!first) {
+			/* Write leases only: one of them goes when it has been recalled. */
+			first = list_first(&h->leases);
+			if (first) {
+				list_remove(first);
+				list_append(&h->leases, first);
+				release(h, LIST_ENTRY(first, struct node, link), out);
+			}
 			return false;
+		}
 		release(h, LIST_ENTRY(first, struct node, link), out);
 	}
 	return true;

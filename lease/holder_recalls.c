@@ -483,8 +483,12 @@ void window_check(const struct holder *h)
 	for (uint32_t i = 0; i < h->window_count; i++) {
 		const struct window_entry *entry = &h->window[i];
 
-		assert(entry->sequence != 0 && entry->sequence <= h->recall_sequence);
-		assert(window_find(h, entry->sequence) == entry);
+		if (entry->own) {
+			assert(entry->sequence == 0 && !entry_busy(entry));
+		} else {
+			assert(entry->sequence != 0 && entry->sequence <= h->recall_sequence);
+			assert(window_find(h, entry->sequence) == entry);
+		}
 		dropping += entry->dropping;
 		/* A recall outranks a grant: no lease while it is being dropped. */
 		assert(!entry->dropping || entry->scope == RECALL_NAMES ||

@@ -96,6 +96,7 @@ struct inode {
 	uint32_t mappable;             /* descriptors that could be mapped for writing: write_back.h */
 	bool mapped;                   /* one of them was mapped: its pages came in since */
 	struct stored_under stored;
+	struct instant filled_at;      /* the latest page fill under it */
 	uint32_t stored_drops;         /* recalls of that lease that are being worked in */
 	bool invalidating;             /* for these; page fills that come now may be waited for */
 	struct reading *held;          /* page fills that wait for them, by wait_next */

@@ -12,6 +12,7 @@
 /* linux/fuse.h of older systems lacks it: protocol 7.44, kernel 6.16. */
 #define NOTIFY_INC_EPOCH 8
 #define TAKE_IN_US 50
+#define STORE_MS 2 /* for which whoever waited for a page may have it: hosts that take turns go on */
 #define DROP_RANGES_MAX 64 /* page fills in flight of one inode that a fence steps around */
 
 struct lane {
@@ -126,8 +127,14 @@ static void drop_stored(struct mount *m, struct notifier_work *work)
 {
 	struct busy_range busy[READ_HELD_MAX];
 	struct inode *inode = work->recalled;
+	struct duration left;
 	unsigned count;
 
+	pthread_mutex_lock(&m->lock);
+	left = instant_until(mount_now(), instant_add(inode->filled_at, duration_ms(STORE_MS)));
+	pthread_mutex_unlock(&m->lock);
+	if (left.ns)
+		(void)usleep((useconds_t)(left.ns / NS_PER_US));
 	pthread_mutex_lock(&m->lock);
 	count = read_busy_ranges(inode, true, busy, READ_HELD_MAX);
 	inode->invalidating = true;

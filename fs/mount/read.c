@@ -257,8 +257,10 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 				holder_exclusive(m->holder, mount_now(), &inode->handle) :
 				holder_lease_held(m->holder, mount_now(), &inode->handle);
 
-	if (node->instance && node->instance == held)
+	if (node->instance && node->instance == held) {
+		inode->filled_at = mount_now();
 		return USE_KEEP;
+	}
 	/* Not granted anew, but under one lease since before it was sent: it will be recalled. */
 	if (held && held == call->lease_instance &&
 	    change_equal(holder_change(m->holder, &inode->handle), node->item.change) &&

@@ -49,6 +49,8 @@ void answer_node(struct sim *sim, struct answer *answer, enum node_role role, ui
 		node.lease = (uint8_t)authority_grant(sim->origin.authority, origin_now(sim),
 						      session, &node.handle, op,
 						      &sim->origin.actions, &recall_sequence);
+		if (node.lease != LEASE_NONE)
+			stores_check_granted(sim, session, inode);
 		if (recall_sequence < reply->recall_sequence)
 			reply->recall_sequence = recall_sequence;
 	}

@@ -28,6 +28,13 @@ static void retry(struct sim *sim, unsigned index, unsigned number)
 	struct app *app = &sim->hosts[index].apps[number];
 
 	app->asked = false;
+	/* Where leases are few, there may be none: the process that stores is killed (SIGBUS). */
+	if (app->action == APP_STORE && app->tries > GIVE_UP_TRIES / 10 &&
+	    (sim->profile.lease_total_max < 1000 || sim->profile.lease_count_max < 64 ||
+	     sim->profile.host_lease_count_max < 64)) {
+		think(sim, index, number);
+		return;
+	}
 	if (++app->tries > GIVE_UP_TRIES && app->action != APP_MODIFY) {
 		think(sim, index, number); /* EIO */
 		return;
@@ -97,11 +104,11 @@ static void choose(struct sim *sim, unsigned index, struct app *app)
 	static const enum app_action reads[] = {
 		APP_READ,    APP_READ,   APP_PAGE_READ, APP_PAGE_READ, APP_PAGE_READ,
 		APP_GETATTR, APP_LOOKUP, APP_LOOKUP,    APP_LIST,      APP_OPEN,
-		APP_CLOSE,
+		APP_CLOSE,   APP_STORE,  APP_STORE,
 	};
 
 	app->tries = 0;
-	app->asked = false;
+	app->asked = app->syncing = false;
 	app->slot = -1;
 	app->what = app->attempt = 0;
 	app->began = sim->now;
@@ -143,7 +150,9 @@ static struct request *new_request(struct sim *sim, unsigned index, unsigned num
 	request->inode = h->apps[number].inode;
 	request->open = h->copies[request->inode].open;
 	request->close_epoch = h->copies[request->inode].close_epoch;
-	if (!modify)
+	if (h->apps[number].action == APP_STORE)
+		request->held = holder_exclusive(h->holder, host_now(sim, h), &handle);
+	else if (!modify)
 		request->held = holder_lease_held(h->holder, host_now(sim, h), &handle);
 	for (uint32_t i = 0; i < INODES_MAX; i++) {
 		request->modify_epoch[i] = h->copies[i].modify_epoch;
@@ -168,6 +177,12 @@ static void ask(struct sim *sim, unsigned index, unsigned number)
 		message.read.offset = app->part;
 		message.read.count = 1;
 		message.read.strict = app->action == APP_PAGE_READ;
+		break;
+	case APP_STORE:
+		message.type = MESSAGE_read_exclusive;
+		message.read_exclusive.handle = store_handle(app->inode);
+		message.read_exclusive.offset = app->part;
+		message.read_exclusive.count = 1;
 		break;
 	case APP_GETATTR:
 		message.type = MESSAGE_getattr;
@@ -285,6 +300,9 @@ static bool served_from_pages(struct sim *sim, unsigned index, struct app *app)
 	const struct copy *copy = &sim->hosts[index].copies[app->inode];
 	uint32_t bit = ASPECT_BIT(app->part);
 
+	/* What was stored here has no version yet. */
+	if (copy->page_valid & bit & (copy->dirty | copy->written_back))
+		return true;
 	if (copy->page_valid & bit)
 		model_observe(sim, index, &app->since, app->inode, (enum aspect)app->part,
 			      copy->page_version[app->part], "page");
@@ -353,6 +371,29 @@ static bool opened_here(struct sim *sim, unsigned index, struct app *app)
 
 /* ---- steps ---- */
 
+/* True when there is nothing to ask: it stored, waits until that is written back, or is done. */
+static bool store_step(struct sim *sim, unsigned index, unsigned number)
+{
+	struct host *h = &sim->hosts[index];
+	struct app *app = &h->apps[number];
+	struct copy *copy = &h->copies[app->inode];
+
+	if (!app->syncing && h->may_store && stores_store(sim, index, app->inode, app->part)) {
+		app->syncing = rng_chance(&sim->rng, 500);
+		app->stores_lost = copy->stores_lost;
+	} else if (!app->syncing && h->may_store) {
+		return false;
+	}
+	if (app->syncing && copy->stores_lost == app->stores_lost &&
+	    !stores_clean(h, app->inode)) {
+		stores_flush(sim, index, app->inode);
+		wake(sim, index, number, rng_between(&sim->rng, 5 * MS, 20 * MS));
+		return true;
+	}
+	think(sim, index, number); /* msync has returned; or without a sync somebody else will */
+	return true;
+}
+
 static void go_on(struct sim *sim, unsigned index, unsigned number)
 {
 	struct host *h = &sim->hosts[index];
@@ -366,6 +407,9 @@ static void go_on(struct sim *sim, unsigned index, unsigned number)
 		think(sim, index, number); /* the mount is gone: EIO */
 		return;
 	}
+	if (app->action == APP_STORE && h->paused_until <= sim->now &&
+	    store_step(sim, index, number))
+		return;
 	if (h->paused_until > sim->now) {
 		wake(sim, index, number, h->paused_until - sim->now + 1);
 		return;
@@ -376,6 +420,8 @@ static void go_on(struct sim *sim, unsigned index, unsigned number)
 	}
 	if (app->action == APP_MODIFY)
 		ask_modification(sim, index, number);
+	else if (app->action == APP_STORE)
+		ask(sim, index, number);
 	else if (app->action == APP_OPEN || app->action == APP_CLOSE ?
 			 opened_here(sim, index, app) : served_from_cache(sim, index, app))
 		think(sim, index, number);
@@ -413,7 +459,7 @@ static void observe_answer(struct sim *sim, unsigned index, struct app *app,
 	uint32_t child = 0, part_version = 0;
 
 	if (app->action == APP_READ || app->action == APP_PAGE_READ ||
-	    app->action == APP_LOOKUP) {
+	    app->action == APP_LOOKUP || app->action == APP_STORE) {
 		part_version = reader_u32(&b);
 		model_observe(sim, index, &app->since, app->inode, (enum aspect)app->part,
 			      part_version, "origin");
@@ -480,9 +526,27 @@ static void read_answered(struct sim *sim, unsigned index, struct request *reque
 	note_open(h, request, app);
 	cache_learn(sim, index, request, reply, bulk, &page_allowed);
 	host_request_free(sim, index, request);
+	if (app->action == APP_STORE) {
+		struct copy *copy = &h->copies[app->inode];
+		struct handle handle = store_handle(app->inode);
+
+		if (page_allowed &&
+		    !((copy->dirty | copy->written_back) & ASPECT_BIT(app->part)) &&
+		    holder_exclusive(h->holder, host_now(sim, h), &handle)) {
+			copy->page_valid |= ASPECT_BIT(app->part);
+			copy->page_version[app->part] = reader_u32(&b);
+			stores_check_used(sim, index, app->inode);
+		}
+		observe_answer(sim, index, app, reply, bulk);
+		/* The instruction that faulted goes on at once. */
+		if (!store_step(sim, index, number))
+			retry(sim, index, number);
+		return;
+	}
 	if (app->action == APP_PAGE_READ && page_allowed) {
 		struct copy *copy = &h->copies[app->inode];
 
+		stores_check_used(sim, index, app->inode);
 		copy->page_valid |= ASPECT_BIT(app->part);
 		copy->page_version[app->part] = reader_u32(&b);
 	} else if (app->action == APP_PAGE_READ && app->tries < 20) {

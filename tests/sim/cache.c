@@ -92,6 +92,8 @@ static uint64_t node_instance(struct sim *sim, unsigned index, const struct requ
 		return 0;
 	instance = holder_grant(h->holder, host_now(sim, h), request->stamp, recall_sequence,
 				&node->handle, node->change, &h->actions);
+	if (instance && node->lease == LEASE_WRITE)
+		stores_granted(sim, index, inode, instance, request->session, recall_sequence);
 	/* A file that moved under a standing lease: what memory says of it is from before. */
 	if (instance && instance == copy->instance && !sim->store.inodes[inode].directory &&
 	    !change_equal(before, node->change))
@@ -162,9 +164,12 @@ void cache_learn(struct sim *sim, unsigned index, const struct request *request,
 			instance = standing_instance(sim, index, request, &node);
 		if (whole)
 			remember(copy, instance, ASPECT_ATTRIBUTES, version);
-		if (asked.type == MESSAGE_read) {
+		if (asked.type == MESSAGE_read || asked.type == MESSAGE_read_exclusive) {
 			if (whole)
-				remember_block(copy, node.change, (uint32_t)asked.read.offset,
+				remember_block(copy, node.change,
+					       (uint32_t)(asked.type == MESSAGE_read ?
+								  asked.read.offset :
+								  asked.read_exclusive.offset),
 					       reader_u32(&b));
 			/* A page also may stay under a lease that stood all the time. */
 			page_allowed = copy->drop_epoch == request->drop_epoch[inode] &&
@@ -211,6 +216,10 @@ static bool begin_one(struct sim *sim, unsigned index, struct app *app, uint32_t
 	for (uint32_t i = 0; i < app->begun_count; i++) {
 		if (app->begun[i] == inode)
 			return true;
+	}
+	if (!stores_clean(h, inode)) {
+		stores_flush(sim, index, inode);
+		return false; /* its pages are to go, and what was stored to them goes first */
 	}
 	if (holder_modify_begin(h->holder, &handle))
 		return false;
@@ -377,6 +386,9 @@ void cache_check_applied(struct sim *sim, const struct modification *m)
 						 "host %u can answer aspect %u from version %u",
 						 m->touched[t].after, inode, index, aspect,
 						 version);
+				/* What was written back is what the page says. */
+				if (m->writer == index + 1)
+					continue;
 				if (aspect < PARTS && ((copy->page_valid | copy->orphan_valid) &
 						       ASPECT_BIT(aspect)))
 					sim_fail(sim,

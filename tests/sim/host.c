@@ -217,6 +217,7 @@ static void begin_drop_all(struct sim *sim, unsigned index)
 	struct host *h = &sim->hosts[index];
 
 	h->dropping_all = true;
+	stores_lose_all(sim, index);
 	sim_schedule(sim, host_later(sim, h, rng_below(&sim->rng, sim->profile.fence_margin)),
 		     EVENT_DROPPED_ALL, index, 0, h->life);
 }
@@ -297,6 +298,10 @@ static void session_opened(struct sim *sim, unsigned index, const struct request
 		/* A new session has new slots; what is under way keeps its old ones. */
 		h->slot_session = (struct session_id){ opened->session };
 		h->slot_count = opened->slot_count < SLOTS_MAX ? opened->slot_count : SLOTS_MAX;
+		/* The last one is for write-back; with a single one there is none. */
+		if (h->slot_count > 1)
+			h->slot_count--;
+		h->may_store = h->slot_count < opened->slot_count;
 		memset(h->slots, 0, sizeof(h->slots));
 		for (unsigned a = 0; a < sim->profile.app_count; a++)
 			h->apps[a].slot = -1;
@@ -421,6 +426,9 @@ static void answer(struct sim *sim, unsigned index, struct request *request,
 		holder_locks_answered(h->locks, now, request->session, request->lock_id, message,
 				      &h->lock_actions);
 		break;
+	case FOR_WRITE_BACK:
+		stores_answered(sim, index, request, message);
+		return;
 	case FOR_ACKNOWLEDGE:
 	case FOR_RELEASE:
 		break;
@@ -486,6 +494,7 @@ void host_request_timeout(struct sim *sim, unsigned index, unsigned number, uint
 	case FOR_RELEASE:
 	case FOR_RECLAIM:
 	case FOR_LOCK:
+	case FOR_WRITE_BACK:
 		/* Again and again, until it is answered or pointless. */
 		if (request->session.value != holder_session(h->holder).value)
 			break;
@@ -509,6 +518,17 @@ void host_drop_done(struct sim *sim, unsigned index, unsigned number, uint32_t i
 
 	if (!h->up || !drop->used || drop->id != id)
 		return;
+	if (drop->scope == RECALL_ALL && copy->stored_session.value) {
+		/* PROTOCOL.md 5.7: the page goes first, and what was stored to it with it. */
+		copy->page_valid = 0;
+		if (!stores_clean(h, drop->inode)) {
+			stores_flush(sim, index, drop->inode);
+			host_perform(sim, index);
+			sim_schedule(sim, sim->now + 5 * MS, EVENT_DROPPED, index, number, id);
+			return;
+		}
+		copy->stored_session.value = 0;
+	}
 	drop->used = false;
 	copy->drops--;
 	if (drop->scope == RECALL_ALL) {
@@ -617,6 +637,7 @@ void host_crash(struct sim *sim, unsigned index, bool machine)
 	h->reclaim_done_waits = false;
 	h->stream = 0;
 	h->slot_session.value = 0;
+	h->writing_back = 0;
 	h->dropping_all = h->open_wanted = false;
 	h->paused_until = h->wedged_until = 0;
 	while (h->request_high)
@@ -628,6 +649,10 @@ void host_crash(struct sim *sim, unsigned index, bool machine)
 
 		copy->instance = 0;
 		copy->valid = 0;
+		/* Stores are lost; their pages stay, and say what nobody else was told. */
+		copy->page_valid &= ~(copy->dirty | copy->written_back);
+		copy->dirty = copy->written_back = 0;
+		copy->stored_session.value = 0;
 		copy->modifying = copy->drops = 0;
 		copy->open = copy->registered = copy->closing = false;
 		memset(copy->part_modifying, 0, sizeof(copy->part_modifying));

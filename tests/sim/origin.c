@@ -178,7 +178,10 @@ static void operation_begin(struct sim *sim, struct origin_operation *operation)
 	operation->running = false;
 	operation->first_at = 0;
 	op->id = operation->id;
-	op->kind = operation->strict_read ? AUTHORITY_READ_STRICT : AUTHORITY_MODIFY;
+	op->kind = operation->acquire ? AUTHORITY_ACQUIRE :
+		   operation->strict_read ? AUTHORITY_READ_STRICT : AUTHORITY_MODIFY;
+	op->write_back = operation->write_back;
+	op->lease_sequence = operation->lease_sequence;
 	op->session = operation->session;
 	op->slot = operation->slot;
 	op->sequence = operation->sequence;
@@ -232,6 +235,15 @@ static void modify_arrives(struct sim *sim, const struct packet *packet,
 		m->inode = store_inode_of(sim, &message->write.handle);
 		m->part = (uint32_t)message->write.offset;
 		break;
+	case MESSAGE_write_back:
+		m->action = ACTION_WRITE;
+		m->inode = store_inode_of(sim, &message->write_back.handle);
+		m->part = (uint32_t)message->write_back.offset;
+		m->writer = packet->host + 1u;
+		m->base = reader_u32(&r);
+		operation->write_back = true;
+		operation->lease_sequence = message->write_back.lease_sequence;
+		break;
 	case MESSAGE_setattr:
 		m->action = ACTION_SETATTR;
 		m->inode = store_inode_of(sim, &message->setattr.handle);
@@ -263,7 +275,9 @@ static void strict_read_arrives(struct sim *sim, const struct packet *packet,
 				const struct message *message)
 {
 	struct origin *o = &sim->origin;
-	uint32_t inode = store_inode_of(sim, &message->read.handle);
+	bool acquire = message->type == MESSAGE_read_exclusive;
+	uint32_t inode = store_inode_of(sim, acquire ? &message->read_exclusive.handle :
+						       &message->read.handle);
 	struct origin_operation *operation;
 
 	/* The one who asked before and asks again does not wait for the first answer. */
@@ -275,14 +289,17 @@ static void strict_read_arrives(struct sim *sim, const struct packet *packet,
 			operation->used = false;
 			authority_cancel(o->authority, origin_now(sim), operation->id,
 					 &o->actions);
+			perform(sim); /* others may go on, and must not be cancelled then */
 		}
 	}
 	operation = operation_arrives(sim, packet, message);
 	if (!operation)
 		return;
 	operation->strict_read = true;
+	operation->acquire = acquire;
 	operation->m.inode = inode;
-	operation->m.part = (uint32_t)message->read.offset;
+	operation->m.part = (uint32_t)(acquire ? message->read_exclusive.offset :
+						  message->read.offset);
 	operation_begin(sim, operation);
 }
 
@@ -316,18 +333,46 @@ static void keep_answer(struct sim *sim, struct origin_operation *operation, str
 					 answer->bulk.at, operation->reply);
 }
 
+/* PROTOCOL.md 5.7: nobody else stored to the block since the page was read that was stored to. */
+static void check_base(struct sim *sim, const struct origin_operation *operation)
+{
+	const struct modification *m = &operation->m;
+	const struct store_inode *i = &sim->store.inodes[m->inode];
+
+	if (i->history[i->version].part[m->part] != m->base)
+		sim_fail(sim, "host %u writes back to block %u of inode %u what it stored at version "
+			      "%u, which is at %u by now", m->writer - 1, m->part, m->inode,
+			 m->base, i->history[i->version].part[m->part]);
+}
+
 /* Right before the store: the last moment at which a modification can be refused. */
 static bool apply_modification(struct sim *sim, struct origin_operation *operation)
 {
 	struct origin *o = &sim->origin;
 	struct instant now = origin_now(sim);
+	enum authority_cover cover;
 
 	if (!authority_may_apply(o->authority, now, operation->id)) {
 		authority_finish(o->authority, now, operation->id, true, &o->actions);
 		operation_refuse(sim, operation, STATUS_NOSESSION);
 		return false;
 	}
+	cover = authority_cover(o->authority, operation->id);
+	if (cover == COVER_GONE && !operation->write_back) {
+		sim_note(sim, "origin begins operation %" PRIu64 " again: its lease is gone",
+			 operation->id);
+		authority_finish(o->authority, now, operation->id, true, &o->actions);
+		operation_begin(sim, operation);
+		return false;
+	}
 	slots_intent(sim, operation);
+	if (cover == COVER_GONE) {
+		operation->m.status = STATUS_NOLEASE;
+		model_applied(sim, &operation->m);
+		return true;
+	}
+	if (operation->write_back)
+		check_base(sim, operation);
 	if (!store_apply(sim, &operation->m)) {
 		sim->store.intents[operation - o->operations].used = false;
 		sim_note(sim, "origin begins operation %" PRIu64 " again", operation->id);
@@ -727,7 +772,8 @@ static void request_arrives(struct sim *sim, const struct packet *packet,
 		answer_status(sim, packet->host, packet->id, STATUS_NOSESSION);
 		return;
 	}
-	if (message->type == MESSAGE_read && message->read.strict) {
+	if (message->type == MESSAGE_read_exclusive ||
+	    (message->type == MESSAGE_read && message->read.strict)) {
 		strict_read_arrives(sim, packet, message);
 		return;
 	}
@@ -801,7 +847,8 @@ static void die_in_the_store(struct sim *sim)
 		if (!operation->used || !operation->running || operation->strict_read ||
 		    sim->store.intents[i].used || operation->reply_length ||
 		    !rng_chance(&sim->rng, 500) ||
-		    !authority_may_apply(o->authority, origin_now(sim), operation->id))
+		    !authority_may_apply(o->authority, origin_now(sim), operation->id) ||
+		    authority_cover(o->authority, operation->id) == COVER_GONE)
 			continue;
 		slots_intent(sim, operation);
 		if (rng_chance(&sim->rng, 500) && store_apply(sim, &operation->m)) {

@@ -33,7 +33,7 @@
 #define PACKETS_MAX 1024
 #define PACKET_BYTES 1024
 #define REQUESTS_MAX 128  /* of one host, under way */
-#define SLOTS_MAX 3
+#define SLOTS_MAX 4
 #define OPERATIONS_MAX 96 /* at the origin, under way */
 #define WAITERS_MAX 4
 #define RECORDS_MAX 96    /* sessions in the durable record */
@@ -202,6 +202,7 @@ struct modification {
 	uint32_t attempt; /* the model's */
 	uint32_t inode, part, to_inode, to_part;
 	uint32_t value; /* create: kind of inode; 1: directory */
+	uint32_t writer, base; /* write-back: of which host (from 1), stored at which version */
 	/* Resolved at the beginning; if it is something else when it is applied: begin again. */
 	uint32_t child, replaced;
 	/* Outcome: */
@@ -337,7 +338,8 @@ struct origin_operation {
 	bool used;
 	uint64_t id;
 	uint8_t host;
-	bool strict_read;
+	bool strict_read, acquire, write_back;
+	uint64_t lease_sequence;
 	struct session_id session;
 	uint32_t slot;
 	uint64_t sequence;
@@ -437,6 +439,12 @@ struct copy {
 	bool closing;    /* the origin is being told the contrary: not opened meanwhile */
 	uint32_t close_epoch; /* moves when that begins: an open that was asked before is void */
 	uint64_t close_number; /* of that close; kept when it is repeated */
+	/* Stores that the origin does not have: stores.c. */
+	struct session_id stored_session; /* of the write lease that they are made under; 0: none */
+	uint64_t stored_sequence;
+	uint32_t dirty, written_back; /* masks of blocks; the second: under way */
+	uint32_t base[PARTS];         /* at which version the block was stored to */
+	uint32_t stores_lost;         /* how often: whoever syncs is told */
 };
 
 enum request_purpose {
@@ -448,6 +456,7 @@ enum request_purpose {
 	FOR_RELEASE,
 	FOR_RECLAIM,
 	FOR_LOCK,
+	FOR_WRITE_BACK,
 };
 
 struct request {
@@ -461,6 +470,7 @@ struct request {
 	uint64_t timeout;
 	uint32_t stream;
 	uint64_t lock_id; /* FOR_LOCK: at the holder_locks */
+	uint32_t part, attempt; /* write-back */
 	/* For recognising what may be remembered of the answer. */
 	uint32_t inode;
 	bool open;     /* `inode` was open here when this was sent */
@@ -481,6 +491,7 @@ enum app_action {
 	APP_OPEN,
 	APP_CLOSE,
 	APP_MODIFY,
+	APP_STORE, /* through a shared mapping */
 };
 
 struct app {
@@ -490,6 +501,8 @@ struct app {
 	uint32_t generation;
 	struct since since;
 	uint32_t inode, part;
+	bool syncing; /* APP_STORE: stored, and waits until it is written back */
+	uint32_t stores_lost;
 	uint32_t tries;
 	/* modifications */
 	struct modification m;
@@ -552,6 +565,8 @@ struct host {
 	struct slot slots[SLOTS_MAX];
 	uint32_t slot_count;
 	struct session_id slot_session;
+	bool may_store; /* there is a slot to write back in */
+	uint32_t writing_back; /* id of the request; 0: none */
 	uint32_t next_id;
 	uint32_t request_high;
 	uint32_t reclaim_count;
@@ -618,6 +633,22 @@ void locks_final_check(struct sim *sim);
 void host_locks_settled(struct sim *sim, unsigned index);
 /* The record of sessions is written. */
 void origin_record(struct sim *sim, uint32_t life);
+/* ---- stores.c ---- */
+
+bool stores_expected(struct sim *sim, const struct host *h, const struct copy *copy);
+void stores_granted(struct sim *sim, unsigned index, uint32_t inode, uint64_t instance,
+		    struct session_id session, uint64_t sequence);
+bool stores_clean(const struct host *h, uint32_t inode);
+bool stores_store(struct sim *sim, unsigned index, uint32_t inode, uint32_t part);
+void stores_flush(struct sim *sim, unsigned index, uint32_t inode);
+void stores_answered(struct sim *sim, unsigned index, struct request *request,
+		     const struct message *reply);
+void stores_lose_all(struct sim *sim, unsigned index);
+/* `session` is granted a lease; `host` uses what it was answered. */
+void stores_check_granted(struct sim *sim, struct session_id session, uint32_t inode);
+void stores_check_used(struct sim *sim, unsigned host, uint32_t inode);
+
+/* ---- apps.c ---- */
 
 void app_step(struct sim *sim, unsigned index, unsigned app, uint32_t generation);
 void app_answer(struct sim *sim, unsigned index, struct request *request,

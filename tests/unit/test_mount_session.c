@@ -239,6 +239,55 @@ START_TEST(an_open_without_a_lease_is_named_all_the_same)
 }
 END_TEST
 
+/* True when the claims say that the file is open here. Answers them. */
+static bool claims_open(struct origin_request *reclaim)
+{
+	struct slice items = reclaim->message.reclaim.items;
+	struct reader r = reader_of(items.data, items.length);
+	struct handle handle = lab_handle(FILE_NUMBER);
+	struct item_claim claim;
+	bool open = false;
+
+	while (item_claim_read(&r, &claim))
+		open |= claim.open && handle_equal(&claim.handle, &handle);
+	origin_reclaimed(reclaim->request, items, false);
+	free(reclaim);
+	return open;
+}
+
+/* PROTOCOL.md 3.5: a repetition is answered with what it opened, for a session that has ended. */
+START_TEST(the_last_claim_waits_for_what_was_under_way_and_what_that_opened)
+{
+	struct item_node f = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 0, LEASE_NONE);
+	struct fuse_create_in in = { .flags = O_RDWR | O_CREAT, .mode = S_IFREG | 0644 };
+	struct origin_request *create, *reclaim;
+	bool last = false, open = false;
+	uint64_t unique;
+
+	lab_start();
+	lab.reclaim = true;
+	origin_asks(MESSAGE_reclaim, true);
+	unique = kernel_send(FUSE_CREATE, FUSE_ROOT_ID, &in, sizeof(in), "f", 2);
+	create = origin_expect(MESSAGE_create);
+	ck_assert_uint_eq(create->message.common.session, 1);
+	lose_session();
+	lab_control_round_trip();
+	reclaim = origin_take(MESSAGE_reclaim);
+	if (reclaim) {
+		ck_assert_uint_eq(reclaim->message.reclaim.last, 0);
+		ck_assert(!claims_open(reclaim));
+	}
+	origin_answer_node(create, &f);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	while (!last) {
+		reclaim = origin_expect(MESSAGE_reclaim);
+		last = reclaim->message.reclaim.last;
+		open |= claims_open(reclaim);
+	}
+	ck_assert(open);
+}
+END_TEST
+
 START_TEST(what_is_not_confirmed_is_not_held)
 {
 	struct origin_request *reclaim;
@@ -363,6 +412,7 @@ static TCase *session_case(void)
 	tcase_add_test(tcase, nothing_of_an_old_session_is_answered_from_memory);
 	tcase_add_test(tcase, leases_and_opens_are_reclaimed_in_the_next_session);
 	tcase_add_test(tcase, an_open_without_a_lease_is_named_all_the_same);
+	tcase_add_test(tcase, the_last_claim_waits_for_what_was_under_way_and_what_that_opened);
 	tcase_add_test(tcase, what_is_not_confirmed_is_not_held);
 	tcase_add_test(tcase, claims_go_in_batches_and_the_last_one_says_so);
 	tcase_add_test(tcase, a_released_lease_is_told_and_given_up_by_the_recall);

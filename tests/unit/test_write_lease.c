@@ -321,6 +321,37 @@ START_TEST(who_waits_to_acquire_is_answered_when_his_own_lease_is_recalled)
 }
 END_TEST
 
+START_TEST(who_gave_up_acquiring_is_not_waited_for)
+{
+	uint64_t op, change, recall;
+
+	ck_assert_int_eq(grant(1, t, 0), LEASE_READ);
+	op = begin(1, s, AUTHORITY_ACQUIRE);
+	recall = expect_recall(t);
+	change = begin(1, s, AUTHORITY_MODIFY);
+	authority_cancel(a, at_ms(2), op, &out);
+	acknowledge(2, t, recall);
+	expect_run(change);
+	finish(2, change);
+	ck_assert_uint_eq(out.count, 0);
+}
+END_TEST
+
+/* What fills the table may be waiting for it. */
+START_TEST(what_was_stored_is_not_pushed_back)
+{
+	uint64_t lease = acquire(1, s), back;
+
+	for (unsigned i = 0; i < 17; i++)
+		begin(2, t, AUTHORITY_READ_STRICT);
+	expect(AUTHORITY_SEND_RECALL);
+	ck_assert_uint_eq(expect(AUTHORITY_REFUSE)->status, STATUS_PUSHBACK);
+	back = write_back(2, s, lease);
+	expect_run(back);
+	finish(2, back);
+}
+END_TEST
+
 START_TEST(in_grace_nobody_acquires)
 {
 	struct authority_previous previous = { .session = { 99 } };
@@ -480,6 +511,8 @@ static TCase *write_lease_case(void)
 	tcase_add_test(tcase, its_end_with_the_session_lets_readers_go_on);
 	tcase_add_test(tcase, who_acquires_while_his_own_lease_is_recalled_is_answered_at_once);
 	tcase_add_test(tcase, who_waits_to_acquire_is_answered_when_his_own_lease_is_recalled);
+	tcase_add_test(tcase, who_gave_up_acquiring_is_not_waited_for);
+	tcase_add_test(tcase, what_was_stored_is_not_pushed_back);
 	tcase_add_test(tcase, in_grace_nobody_acquires);
 	tcase_add_test(tcase, a_host_knows_which_lease_is_exclusive_until_it_is_recalled);
 	tcase_add_test(tcase, a_host_lost_every_exclusive_lease_with_its_session);
