@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
@@ -33,7 +34,7 @@ struct watch {
 	pid_t self;
 	pthread_t thread;
 	struct pollfd *polls;
-	char buffer[BUFFER_BYTES] __attribute__((aligned(8)));
+	char buffer[BUFFER_BYTES];
 };
 
 /* Waits so long, or until the watch is to stop: then true. */
@@ -54,28 +55,34 @@ static void changed(struct watch *w, struct watched *export, const struct file_i
 			return;
 }
 
-/* The inode that an event is about; false: the event does not name one that we can have. */
-static bool event_id(const struct fanotify_event_metadata *event, struct file_id *ret_id)
+/*
+ * The inode that an event is about, from the records behind its metadata; false: it names none that
+ * we can have. Events follow each other at multiples of four bytes: everything is copied out.
+ */
+static bool event_id(const char *at, const char *end, struct file_id *ret_id)
 {
-	const char *at = (const char *)event + event->metadata_len;
-	const char *end = (const char *)event + event->event_len;
+	struct fanotify_event_info_header header;
+	struct file_handle handle;
+	const size_t handle_at = offsetof(struct fanotify_event_info_fid, handle);
 
-	while (at + sizeof(struct fanotify_event_info_header) <= end) {
-		const struct fanotify_event_info_fid *info = (const void *)at;
-		const struct file_handle *handle = (const void *)info->handle;
-
-		if (info->hdr.len == 0)
+	while ((size_t)(end - at) >= sizeof(header)) {
+		memcpy(&header, at, sizeof(header));
+		if (header.len < sizeof(header) || header.len > end - at)
 			return false;
-		if (info->hdr.info_type != FAN_EVENT_INFO_TYPE_FID) {
-			at += info->hdr.len;
+		if (header.info_type != FAN_EVENT_INFO_TYPE_FID) {
+			at += header.len;
 			continue;
 		}
-		if (handle->handle_bytes > FILE_HANDLE_BYTES_MAX || handle->handle_type < 0 ||
-		    handle->handle_type > UINT8_MAX)
+		if (header.len < handle_at + sizeof(handle))
 			return false;
-		*ret_id = (struct file_id){ .type = handle->handle_type,
-					    .length = (uint8_t)handle->handle_bytes };
-		memcpy(ret_id->bytes, handle->f_handle, handle->handle_bytes);
+		memcpy(&handle, at + handle_at, sizeof(handle));
+		if (handle.handle_bytes > FILE_HANDLE_BYTES_MAX ||
+		    handle.handle_bytes > header.len - handle_at - sizeof(handle) ||
+		    handle.handle_type < 0 || handle.handle_type > UINT8_MAX)
+			return false;
+		*ret_id = (struct file_id){ .type = handle.handle_type,
+					    .length = (uint8_t)handle.handle_bytes };
+		memcpy(ret_id->bytes, at + handle_at + sizeof(handle), handle.handle_bytes);
 		return true;
 	}
 	return false;
@@ -84,16 +91,21 @@ static bool event_id(const struct fanotify_event_metadata *event, struct file_id
 static void drain(struct watch *w, struct watched *export)
 {
 	ssize_t length = read(export->fd, w->buffer, sizeof(w->buffer));
-	const struct fanotify_event_metadata *event = (const void *)w->buffer;
+	const char *at = w->buffer, *end = at + (length > 0 ? length : 0);
+	struct fanotify_event_metadata event;
+	struct file_id id;
 
 	if (length < 0 && errno != EAGAIN && errno != EINTR)
 		export->lost = true;
-	for (; length > 0 && FAN_EVENT_OK(event, length); event = FAN_EVENT_NEXT(event, length)) {
-		struct file_id id;
-
-		if (event->mask & FAN_Q_OVERFLOW)
+	for (; (size_t)(end - at) >= sizeof(event); at += event.event_len) {
+		memcpy(&event, at, sizeof(event));
+		if (event.event_len < event.metadata_len || event.event_len > end - at ||
+		    event.metadata_len < sizeof(event))
+			break;
+		if (event.mask & FAN_Q_OVERFLOW)
 			export->lost = true;
-		else if (event->pid != w->self && event_id(event, &id))
+		else if (event.pid != w->self &&
+			 event_id(at + event.metadata_len, at + event.event_len, &id))
 			changed(w, export, &id);
 	}
 }
