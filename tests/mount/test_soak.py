@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import random
-import signal
 import struct
 import sys
 import threading
@@ -24,6 +23,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
+from faults import Faults
 from leasehold import Failure, eventually, read_file, write_file
 
 SECONDS = float(os.environ.get("LEASEHOLD_SOAK_SECONDS", "30"))
@@ -97,14 +97,11 @@ class File:
         self.reads += 1
 
 
-class Soak:
+class Soak(Faults):
     def __init__(self, world):
-        self.world = world
-        self.random = random.Random(SEED)
+        super().__init__(world, random.Random(SEED), threading.Event())
         self.files = [File("f%d" % i) for i in range(FILES)]
-        self.stop = threading.Event()
         self.errors = []
-        self.faults = []
 
     def guard(self, body):
         def run():
@@ -128,55 +125,6 @@ class Soak:
             f.read(host / f.name)
 
         return [self.guard(one_write), self.guard(one_read), self.guard(one_read)]
-
-    def note(self, what):
-        self.faults.append("%s@%.3f" % (what, time.monotonic() - START))
-
-    # What goes wrong.
-
-    def kill_origin(self):
-        self.world.main_origin.kill()
-        self.stop.wait(self.random.random() * 2)
-        self.world.main_origin.start()
-
-    def stop_host(self, host):
-        """Past its term, and continued before or after its guardian ended the mount."""
-        host.signal(signal.SIGSTOP)
-        self.stop.wait(0.2 + self.random.random() * 6)
-        host.signal(signal.SIGCONT)
-        self.note("continued")
-        try:
-            eventually(lambda: not host.running() or host.answers(), "the host goes on", 40)
-        except Failure:
-            if host.running():
-                raise
-        if not host.running():
-            self.note("aborted")
-            host.detach()
-            host.start()
-
-    def crash_host(self, host):
-        host.crash()
-        host.start()
-
-    def cut_host(self, host):
-        host.namespace.cut(incoming=self.random.random() < 0.7,
-                           outgoing=self.random.random() < 0.7)
-        self.stop.wait(self.random.random() * 6)
-        host.namespace.mend()
-
-    def break_something(self, hosts):
-        kind = self.random.choice(["origin", "stop", "crash", "cut", "cut"])
-        host = self.random.choice(hosts)
-        self.note(kind)
-        if kind == "origin":
-            self.kill_origin()
-        elif kind == "stop":
-            self.stop_host(host)
-        elif kind == "crash":
-            self.crash_host(host)
-        else:
-            self.cut_host(host)
 
 
 def immutable(fd, on):
