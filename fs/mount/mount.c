@@ -669,11 +669,11 @@ static int start(struct daemon *d)
 		r = inode_table_create(&m->inodes);
 	m->nodeids = nodeids_load(o->cache);
 	if (r == 0)
+		r = locks_create(m); /* before there are threads that look at it */
+	if (r == 0)
 		r = calls_create(m);
 	if (r == 0)
 		r = notifier_create(m);
-	if (r == 0)
-		r = locks_create(m);
 	if (r < 0) {
 		mount_log("error", "cannot start: %s", strerror(-r));
 		return r;
