@@ -43,21 +43,13 @@ void authority_actions_finish(struct authority_actions *actions)
 struct authority_action *authority_actions_add(struct authority_actions *out,
 					       enum authority_action_kind kind)
 {
-	struct authority_action *action;
+	void *items = out->items;
+	struct authority_action *action = array_append(out->allocator, &items, &out->count,
+						&out->capacity, sizeof(*action));
 
-	if (out->count == out->capacity) {
-		size_t capacity = out->capacity ? out->capacity * 2 : 8;
-		struct authority_action *items = out->allocator->resize(
-			out->allocator->context, out->items, out->capacity * sizeof(*items),
-			capacity * sizeof(*items));
-
-		if (!items)
-			return NULL;
-		out->items = items;
-		out->capacity = capacity;
-	}
-	action = &out->items[out->count++];
-	memset(action, 0, sizeof(*action));
+	if (!action)
+		return NULL;
+	out->items = items;
 	action->kind = kind;
 	return action;
 }

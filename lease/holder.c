@@ -24,21 +24,13 @@ void holder_actions_finish(struct holder_actions *actions)
 /* The next action, zeroed; NULL when there is no memory for it. */
 struct holder_action *holder_actions_add(struct holder_actions *out, enum holder_action_kind kind)
 {
-	struct holder_action *action;
+	void *items = out->items;
+	struct holder_action *action = array_append(out->allocator, &items, &out->count,
+						&out->capacity, sizeof(*action));
 
-	if (out->count == out->capacity) {
-		size_t capacity = out->capacity ? out->capacity * 2 : 8;
-		struct holder_action *items = out->allocator->resize(
-			out->allocator->context, out->items, out->capacity * sizeof(*items),
-			capacity * sizeof(*items));
-
-		if (!items)
-			return NULL;
-		out->items = items;
-		out->capacity = capacity;
-	}
-	action = &out->items[out->count++];
-	memset(action, 0, sizeof(*action));
+	if (!action)
+		return NULL;
+	out->items = items;
 	action->kind = kind;
 	return action;
 }

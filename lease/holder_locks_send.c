@@ -172,21 +172,13 @@ static void pump(struct holder_locks *l)
 static struct holder_lock_action *action_add(struct holder_lock_actions *out,
 					     enum holder_lock_action_kind kind)
 {
-	struct holder_lock_action *action;
+	void *items = out->items;
+	struct holder_lock_action *action = array_append(out->allocator, &items, &out->count,
+						&out->capacity, sizeof(*action));
 
-	if (out->count == out->capacity) {
-		size_t capacity = out->capacity ? out->capacity * 2 : 4;
-		struct holder_lock_action *items = out->allocator->resize(
-			out->allocator->context, out->items, out->capacity * sizeof(*items),
-			capacity * sizeof(*items));
-
-		if (!items)
-			return NULL;
-		out->items = items;
-		out->capacity = capacity;
-	}
-	action = &out->items[out->count++];
-	memset(action, 0, sizeof(*action));
+	if (!action)
+		return NULL;
+	out->items = items;
 	action->kind = kind;
 	return action;
 }

@@ -7,6 +7,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/session.h"
 #include "fs/mount/write_back.h"
 
 /* Answers with the attributes that stand now, else with those that were answered, for this once. */
@@ -144,8 +145,7 @@ void op_getattr(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *in
 	if (!call)
 		return;
 	call->message.getattr.handle = call->inode->handle;
-	call->ends_when_away = nodeid == FUSE_ROOT_ID &&
-			       strcmp(m->options->disconnected, "fail") != 0;
+	call->ends_when_away = nodeid == FUSE_ROOT_ID && !session_fails_at_once(m);
 	call_send(m, call, getattr_work);
 }
 

@@ -488,11 +488,6 @@ static void on_done(void *context, const struct client_answer *answer)
 	queue_push(m->calls, call);
 }
 
-static bool fails_at_once(const struct mount *m)
-{
-	return strcmp(m->options->disconnected, "fail") == 0;
-}
-
 /* What the attempt came to: true when `work` is to have it, false when it goes out again. */
 static bool settled(struct mount *m, struct call *call)
 {
@@ -543,7 +538,7 @@ static bool settled(struct mount *m, struct call *call)
 		call->status = STATUS_DEADLINE;
 		return true;
 	}
-	if (fails_at_once(m) && call->error != 0 &&
+	if (session_fails_at_once(m) && call->error != 0 &&
 	    !(call->modifying && call->attempts > 0)) {
 		call->status = STATUS_IO;
 		return true;
@@ -663,7 +658,7 @@ struct verdict {
 /* Looks at every call in flight; fills in whom to answer. Under the lock. */
 static unsigned judge(struct mount *m, struct instant now, struct verdict *verdicts)
 {
-	bool away = session_away(m), fail = away && fails_at_once(m), over;
+	bool away = session_away(m), fail = away && session_fails_at_once(m), over;
 	struct call *call, *next;
 	unsigned count = 0;
 

@@ -281,16 +281,6 @@ void op_read(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
 
 /* ---- write ---- */
 
-static void write_reply(struct mount *m, struct call *call)
-{
-	size_t count = call->reply.count;
-	fuse_req_t request = call_take_request(m, call);
-
-	call_destroy(m, call);
-	if (request)
-		fuse_reply_write(request, count);
-}
-
 static void write_failed(struct mount *m, struct call *call)
 {
 	reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
@@ -315,7 +305,7 @@ static void write_work(struct mount *m, struct call *call)
 		read_keep(m, inode, after, call->reply.offset,
 			  (struct slice){ call->bulk, call->reply.count });
 	}
-	modify_settle(m, call, call->reply.offset, call->reply.count, write_reply);
+	modify_settle(m, call, call->reply.offset, call->reply.count, reply_count);
 }
 
 void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t size, off_t offset,

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 #include "fs/mount/session.h"
 
@@ -52,13 +53,17 @@ uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant 
 		     struct change *ret_change)
 {
 	uint64_t instance = holder_lease(m->holder, now, &inode->handle);
-	struct change change = holder_change(m->holder, &inode->handle);
+	struct change change = { 0, 0 };
 
-	if (!instance && session_serves_stale(m, now)) {
-		instance = holder_lease_before(m->holder, now, &inode->handle, &change);
-		if (instance)
-			session_served_stale(m);
+	if (instance) {
+		if (ret_change)
+			*ret_change = holder_change(m->holder, &inode->handle);
+		return instance;
 	}
+	if (session_serves_stale(m, now))
+		instance = holder_lease_before(m->holder, now, &inode->handle, &change);
+	if (instance)
+		session_served_stale(m);
 	if (ret_change)
 		*ret_change = change;
 	return instance;
@@ -221,10 +226,8 @@ void inode_unuse(struct mount *m, struct inode *inode)
 
 uint64_t inode_nodeid(const struct handle *handle)
 {
-	uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a; the handle's MAC is random enough */
+	uint64_t hash = XXH3_64bits(handle->bytes, handle->length);
 
-	for (uint8_t i = 0; i < handle->length; i++)
-		hash = (hash ^ handle->bytes[i]) * 0x100000001b3u;
 	return hash <= FUSE_ROOT_ID ? hash + FUSE_ROOT_ID + 1 : hash;
 }
 

@@ -392,7 +392,7 @@ void locks_tick(struct mount *m)
 		return;
 	interrupts(m);
 	pthread_mutex_lock(&m->lock);
-	fail = session_away(m) && strcmp(m->options->disconnected, "fail") == 0;
+	fail = session_away(m) && session_fails_at_once(m);
 	for (send = m->locks->sends; send; send = send->next)
 		if (!send->in_flight && !instant_before(now, send->retry_at))
 			transmit(m, send);

@@ -67,13 +67,14 @@ bool notifier_collect(struct mount *m, struct notifier_work *work, struct inode 
  * The kernel was told of the inode, and does not know it: whoever looked it up has the answer, with
  * attributes and their validity, and was not scheduled since to take it in. Then it would keep them
  * from behind the invalidation. So there is another one, until the inode is there, or forgotten, or
- * what was given has ended by itself. True: once more.
+ * what was given has ended by itself. After an unmount the kernel knows no inode, and forgets none
+ * by name. True: once more.
  */
 static bool taken_in_late(struct mount *m, const struct inode *inode, struct instant end)
 {
 	bool told;
 
-	if (!instant_before(mount_now(), end))
+	if (fuse_session_exited(m->fuse) || !instant_before(mount_now(), end))
 		return false;
 	pthread_mutex_lock(&m->lock);
 	told = inode->lookup_count > 0;

@@ -125,16 +125,6 @@ void op_lseek(fuse_req_t request, fuse_ino_t nodeid, off_t offset, int whence,
 
 /* ---- copies ---- */
 
-static void copy_done(struct mount *m, struct call *call)
-{
-	size_t count = call->reply.count;
-	fuse_req_t request = call_take_request(m, call);
-
-	call_destroy(m, call);
-	if (request)
-		fuse_reply_write(request, count);
-}
-
 static void copy_work(struct mount *m, struct call *call)
 {
 	struct change before, after;
@@ -148,7 +138,7 @@ static void copy_work(struct mount *m, struct call *call)
 	}
 	if (kept && call->inode->file)
 		cache_file_move(call->inode->file, before, after, call->offset, call->reply.count);
-	modify_settle(m, call, call->offset, call->reply.count, copy_done);
+	modify_settle(m, call, call->offset, call->reply.count, reply_count);
 }
 
 /* Done at the origin: no byte comes here. The call's inode is the one that is modified. */

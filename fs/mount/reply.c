@@ -158,6 +158,16 @@ void reply_error(struct mount *m, struct call *call, int error)
 		fuse_reply_err(request, error);
 }
 
+void reply_count(struct mount *m, struct call *call)
+{
+	size_t count = call->reply.count;
+	fuse_req_t request = call_take_request(m, call);
+
+	call_destroy(m, call);
+	if (request)
+		fuse_reply_write(request, count);
+}
+
 void reply_entry(struct mount *m, struct call *call, struct answer *answer, struct slice name)
 {
 	struct fuse_entry_param entry;

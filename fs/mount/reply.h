@@ -57,6 +57,8 @@ double validity(struct mount *m, struct instant now);
 
 /* Answers the call's request, if it was not answered, with an errno; and ends the call. */
 void reply_error(struct mount *m, struct call *call, int error);
+/* The same with the number of bytes that the origin says, of a write or a copy. */
+void reply_count(struct mount *m, struct call *call);
 /* The same with the entry that `name` of the call's inode is; ends the answer, too. */
 void reply_entry(struct mount *m, struct call *call, struct answer *answer, struct slice name);
 

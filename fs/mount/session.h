@@ -9,6 +9,8 @@
 #ifndef FS_MOUNT_SESSION_H
 #define FS_MOUNT_SESSION_H
 
+#include <string.h>
+
 #include "fs/mount/state.h"
 
 struct inode;
@@ -54,6 +56,12 @@ void session_dropped(struct mount *m, struct session_id session, uint64_t sequen
  * Under the lock.
  */
 bool session_away(const struct mount *m);
+
+/* disconnected=fail: nothing waits for an origin that is away. */
+static inline bool session_fails_at_once(const struct mount *m)
+{
+	return strcmp(m->options->disconnected, "fail") == 0;
+}
 
 /*
  * disconnected=stale, and the origin is away: what is cached is used without its lease, and every

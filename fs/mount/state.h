@@ -88,7 +88,7 @@ struct mount {
 	atomic_bool read_only; /* the option, or what the origin says */
 	atomic_bool unguarded; /* the guardian was killed: nothing more goes into the kernel's caches */
 	atomic_uint writing_back; /* files: write_back_all() */
-	atomic_bool maps_writable;    /* shared writable mappings work: write_back.h; set before any request */
+	atomic_bool maps_writable; /* shared writable mappings: write_back.h; set before any request */
 
 	pthread_mutex_t lock;
 	struct holder *holder;

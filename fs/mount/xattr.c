@@ -7,6 +7,7 @@
 #include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/session.h"
 #include "fs/mount/status.h"
 
 #define ACL_ACCESS "system.posix_acl_access"
@@ -232,7 +233,7 @@ void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t
 	call->message.getxattr.name = call_name(call, 0, name);
 	call->message.getxattr.size = size < XATTR_BYTES_MAX ? (uint32_t)size : XATTR_BYTES_MAX;
 	call->ends_when_away = nodeid == FUSE_ROOT_ID && is_acl(name) &&
-			       strcmp(m->options->disconnected, "fail") != 0;
+			       !session_fails_at_once(m);
 	call_send(m, call, getxattr_work);
 }
 

@@ -230,6 +230,28 @@ START_TEST(an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever)
 }
 END_TEST
 
+/* After an unmount the kernel knows no inode, and forgets none by name. */
+START_TEST(the_end_of_a_mount_does_not_wait_for_a_kernel_that_has_let_go)
+{
+	uint64_t sequence;
+	unsigned before;
+
+	lab_start();
+	(void)lab_find_file("f", FILE_NUMBER, 5);
+	before = kernel_notices();
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_error = ENOENT;
+	pthread_mutex_unlock(&lab.lock);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count > before);
+	fuse_session_exit(lab.m.fuse);
+	before = kernel_notices();
+	origin_wait_acknowledged(sequence);
+	/* Those that were on their way; until the term there would be thousands. */
+	ck_assert_uint_le(kernel_notices(), before + 2);
+}
+END_TEST
+
 static TCase *notifier_case(void)
 {
 	TCase *tcase = lab_case("mount_notifier");
@@ -244,6 +266,7 @@ static TCase *notifier_case(void)
 	tcase_add_test(tcase, an_error_of_the_kernel_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again);
 	tcase_add_test(tcase, an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever);
+	tcase_add_test(tcase, the_end_of_a_mount_does_not_wait_for_a_kernel_that_has_let_go);
 	return tcase;
 }
 
