@@ -131,15 +131,14 @@ void holder_locks_interrupt(struct holder_locks *l, struct instant now, uint64_t
 	holder_locks_advance(l, now);
 	if (!op || (!op->request.waiter && !dies))
 		return;
-	if (op->state == OP_WAITING) {
+	if (dies)
 		lock_op_answer(l, op, EINTR);
+	/* PROTOCOL.md 10.3: who lives on is told when the origin knows that it waits no more. */
+	if (op->state == OP_WAITING) {
 		lock_op_settle(l, op, false);
 	} else if (op->state == OP_SENT) {
 		op->interrupted = true;
-		if (dies)
-			lock_op_answer(l, op, EINTR);
 	} else if (op->kind == OP_SETTLE) {
-		lock_op_answer(l, op, EINTR);
 		op->take = false;
 	} else if (!lock_op_unlocks(op)) {
 		lock_op_answer(l, op, EINTR);
@@ -218,7 +217,6 @@ static void lock_answered(struct holder_locks *l, struct op *op, uint16_t status
 		lock_op_answer(l, op, error_of(op->offer));
 		lock_op_settle(l, op, false);
 	} else if (op->interrupted) {
-		lock_op_answer(l, op, EINTR);
 		lock_op_settle(l, op, false);
 	} else if (op->offered) {
 		lock_op_settle(l, op, true);
@@ -236,6 +234,13 @@ static void test_answered(struct holder_locks *l, struct op *op,
 	op->own = answer->own;
 	op->range = (struct lock_range){ answer->start, answer->end, answer->pid, answer->type };
 	lock_op_answer(l, op, status_errno(answer->status));
+	lock_op_end(l, op);
+}
+
+/* Who took the lock was told before; who is told now was interrupted. */
+static void settle_answered(struct holder_locks *l, struct op *op)
+{
+	lock_op_answer(l, op, EINTR);
 	lock_op_end(l, op);
 }
 
@@ -263,7 +268,7 @@ void holder_locks_answered(struct holder_locks *l, struct instant now, struct se
 		test_answered(l, op, &answer->lock_answer);
 	else if (op && op->kind == OP_SETTLE && answer->type == MESSAGE_acknowledged &&
 		 answer->acknowledged.status == STATUS_OK)
-		lock_op_end(l, op);
+		settle_answered(l, op);
 	holder_locks_flush(l, out);
 }
 
@@ -317,7 +322,9 @@ static void op_restart(struct holder_locks *l, struct op *op)
 	op->offered = op->unsent = false;
 	if (op->state == OP_OVER)
 		return;
-	if (settles || (unlocks && op->state == OP_SENT)) {
+	if (settles) {
+		settle_answered(l, op);
+	} else if (unlocks && op->state == OP_SENT) {
 		lock_op_answer(l, op, 0);
 		lock_op_end(l, op);
 	} else if (op->state != OP_QUEUED && op->interrupted) {
