@@ -117,6 +117,8 @@ void credentials_reset(void)
 	int error = credentials_assume(&root);
 
 	assert(!error);
+	if (thread.own_umask && thread.umask != 0)
+		(void)umask(thread.umask = 0);
 }
 
 bool credentials_lift(void)

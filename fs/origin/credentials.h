@@ -22,7 +22,10 @@ int credentials_probe(int directory_fd) MUST_CHECK;
 void credentials_squash(struct credential *credential);
 /* From here on this thread acts as `credential`. 0; -EINVAL for ids that are none; -errno. */
 int credentials_assume(const struct credential *credential) MUST_CHECK;
-/* As root without groups: for the origin's own work, and before a thread waits for other work. */
+/*
+ * As root without groups, and with no umask: before anything of the origin's own (the state directory,
+ * orphans, syncs). A worker does not do it when it is done with a request, so whoever comes next does.
+ */
 void credentials_reset(void);
 /* The umask of what this thread makes from here on; other threads have their own. 0 or -errno. */
 int credentials_umask(uint32_t umask) MUST_CHECK;

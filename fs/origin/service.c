@@ -265,6 +265,7 @@ static void settle(struct task *t)
 	uint64_t activity = changes_activity(s->changes);
 	int error = 0;
 
+	credentials_reset();
 	/* Read-only ones, too: others write there. */
 	for (uint32_t i = 0; i < s->export_count && !error; i++)
 		error = store_sync_all(s->exports[i].store);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fs/origin/credentials.h"
 #include "fs/origin/service_private.h"
 
 #define EXPORT_NAME_BYTES 256
@@ -71,6 +72,7 @@ int service_write_record(struct service *s)
 	uint64_t mark;
 	int error;
 
+	credentials_reset(); /* a worker is still who it last acted as */
 	/* Whoever comes later writes what is newer, never the other way round. */
 	pthread_mutex_lock(&s->record_lock);
 	pthread_mutex_lock(&s->lock);
@@ -246,6 +248,7 @@ void service_session_open(struct task *t)
 	const struct service_export *export = NULL;
 	int error;
 
+	credentials_reset();
 	reply.status = check_open(t, &export);
 	if (reply.status == STATUS_OK) {
 		error = describe_root(export->store, &t->nodes);

@@ -37,6 +37,7 @@ static struct {
 	char url[128];
 	char token[TLS_TOKEN_BYTES];
 } running;
+static unsigned origin_workers = 3;
 
 static inline void origin_start_with(uint64_t term_ms, const char *tree)
 {
@@ -48,7 +49,7 @@ static inline void origin_start_with(uint64_t term_ms, const char *tree)
 		.term = term_ms,
 		.sessions = 16,
 		.leases = 1000,
-		.workers = 3,
+		.workers = origin_workers,
 		.exports = { { .name = "data", .directory = tree } },
 		.export_count = 1,
 	};

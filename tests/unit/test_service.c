@@ -376,6 +376,29 @@ START_TEST(a_session_belongs_to_the_host_that_opened_it)
 }
 END_TEST
 
+START_TEST(a_worker_that_acted_as_a_user_still_writes_the_record_of_sessions)
+{
+	struct host a, b;
+	struct item_node node;
+	struct message m;
+
+	origin_stop();
+	origin_workers = 1;
+	origin_start();
+	host_start(&a, 1);
+	host_connect(&b, 2);
+	m = modifying(&a, MESSAGE_mknod);
+	m.mknod.directory = a.root;
+	m.mknod.name = slice_of("name");
+	m.mknod.mode = 0777u << MODE_UMASK_SHIFT | S_IFREG | 0644;
+	m.common.credential = (struct credential){ .uid = 1000, .gid = 1000 };
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_ACCES);
+	ck_assert_uint_eq(open_session(&b), STATUS_OK);
+	host_stop(&a);
+	host_stop(&b);
+}
+END_TEST
+
 /* ---- racing ---- */
 
 #define RACE_NAMES 3
@@ -510,6 +533,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, a_listing_brings_entries_with_nodes);
 	tcase_add_test(tc, a_change_behind_the_origins_back_is_recalled_when_it_is_noticed);
 	tcase_add_test(tc, a_session_belongs_to_the_host_that_opened_it);
+	tcase_add_test(tc, a_worker_that_acted_as_a_user_still_writes_the_record_of_sessions);
 	tcase_add_test(tc, hosts_that_race_for_names_all_get_answers_and_one_tree);
 	return tc;
 }
