@@ -642,6 +642,8 @@ static fuse_req_t give_up(struct mount *m, struct call *call)
 	fuse_req_t request = call->request;
 
 	call->request = NULL;
+	if (request && call->direct)
+		call->direct->direct_failed = true;
 	call->abandoned = true;
 	if (call->state == CALL_SENT && !call->modifying && call->transfer)
 		client_cancel(call->transfer);

@@ -281,8 +281,18 @@ void op_read(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
 
 /* ---- write ---- */
 
+/* The kernel may truncate the file now, unasked: attributes.c. */
+static void note_direct(struct mount *m, struct call *call)
+{
+	pthread_mutex_lock(&m->lock);
+	if (call->request && call->direct)
+		call->direct->direct_failed = true;
+	pthread_mutex_unlock(&m->lock);
+}
+
 static void write_failed(struct mount *m, struct call *call)
 {
+	note_direct(m, call);
 	reply_error(m, call, call->status == STATUS_OK ? EIO : call_errno(call));
 }
 
@@ -326,8 +336,11 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 	call = op_call(request, nodeid, MESSAGE_write);
 	if (!call)
 		return;
+	if (info->flags & O_DIRECT)
+		call->direct = file;
 	call->bulk = malloc(size ? size : 1);
 	if (!call->bulk) {
+		note_direct(m, call);
 		reply_error(m, call, ENOMEM);
 		return;
 	}

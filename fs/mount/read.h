@@ -21,6 +21,7 @@ struct open_file {
 	struct open_file *next, *previous; /* in mount->open_files */
 	struct inode *inode; /* with a use */
 	bool append;
+	bool direct_failed; /* a write with O_DIRECT, since the last truncation: attributes.c */
 	uint64_t lock_number; /* 0: nothing was ever locked through it (locks.h) */
 	struct sync_seen seen;
 	bool mappable; /* it may be mapped for writing: write_back.h */

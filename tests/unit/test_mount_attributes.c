@@ -69,6 +69,51 @@ START_TEST(a_truncation_drops_pages_behind_the_new_end_before_and_all_after)
 }
 END_TEST
 
+static uint64_t write_direct(uint64_t node, uint64_t fh)
+{
+	struct fuse_write_in in = { .fh = fh, .offset = 5, .size = 4, .flags = O_RDWR | O_DIRECT };
+
+	return kernel_send(FUSE_WRITE, node, &in, sizeof(in), "more", 4);
+}
+
+static uint64_t truncate_through(uint64_t node, uint64_t fh, uint32_t valid)
+{
+	struct fuse_setattr_in in = { .valid = valid | FATTR_FH | FATTR_SIZE, .fh = fh, .size = 5 };
+
+	return kernel_send(FUSE_SETATTR, node, &in, sizeof(in), NULL, 0);
+}
+
+/* Answers the truncation that the origin must get. */
+static void expect_truncation(uint64_t unique)
+{
+	struct item_node f = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 3, LEASE_READ);
+
+	origin_answer_node(origin_expect(MESSAGE_setattr), &f);
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+
+/* fuse_do_truncate(), with the size that the kernel has. */
+START_TEST(the_kernel_cuts_nothing_off_after_a_direct_write_that_failed)
+{
+	uint64_t node, fh, other, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	fh = lab_open(node, O_RDWR);
+	other = lab_open(node, O_RDWR);
+	lab.caller = 0; /* what it is in cannot be told; in ftruncate(2) it is not */
+	unique = write_direct(node, fh);
+	origin_answer_status(origin_expect(MESSAGE_write), STATUS_NOSPC);
+	ck_assert_int_eq(kernel_error(unique), ENOSPC);
+	expect_truncation(truncate_through(node, other, 0));
+	expect_truncation(truncate_through(node, fh, FATTR_MTIME | FATTR_MTIME_NOW));
+	ck_assert_int_eq(kernel_error(truncate_through(node, fh, FATTR_LOCKOWNER)), EIO);
+	ck_assert_uint_eq(origin_received(MESSAGE_setattr), 2);
+	/* Once. */
+	expect_truncation(truncate_through(node, fh, 0));
+}
+END_TEST
+
 START_TEST(the_mount_point_is_answered_while_the_origin_is_away)
 {
 	struct origin_request *lost;
@@ -269,6 +314,7 @@ static TCase *attributes_case(void)
 
 	tcase_add_test(tcase, attributes_under_a_lease_come_from_memory_until_it_is_recalled);
 	tcase_add_test(tcase, a_truncation_drops_pages_behind_the_new_end_before_and_all_after);
+	tcase_add_test(tcase, the_kernel_cuts_nothing_off_after_a_direct_write_that_failed);
 	tcase_add_test(tcase, the_mount_point_is_answered_while_the_origin_is_away);
 	tcase_add_test(tcase, room_is_what_the_origin_says);
 	tcase_add_test(tcase, a_links_target_is_remembered_under_its_lease);
