@@ -10,6 +10,10 @@ descriptors of its own, until ("end",). Everything else is (operation, arguments
 Paths are relative to the directory; (slot, path) is relative to what is open in that slot. What
 cannot be the same on two file systems is left out of values or made the same: inode numbers,
 sizes of directories, times of "about now", the order of listings, where exactly holes are.
+
+A process loses its POSIX locks of a file with the close of any descriptor of it. So nothing here
+closes one that the sequence does not close, not even a duplicate: os.listdir() and mmap.mmap() make
+and close one of the descriptor that they are given.
 """
 
 import ctypes
@@ -25,6 +29,13 @@ import time
 import zlib
 
 libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                      ctypes.c_long)
+libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+libc.msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+MAP_FAILED = ctypes.c_void_p(-1).value
+MS_SYNC = 4
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 READ_MAX = 1 << 18  # of a file's content that is compared, at both ends
@@ -59,6 +70,29 @@ def facts(s, noatime):
         "atime": about(s.st_atime_ns) if noatime else None,
         "mtime": about(s.st_mtime_ns),
     }
+
+
+class Mapping:
+    """Of a descriptor, without a duplicate of it."""
+
+    def __init__(self, fd, size, flags, protection, offset):
+        self.size = size
+        self.address = libc.mmap(None, size, protection, flags, fd, offset)
+        if self.address == MAP_FAILED:
+            called(-1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        called(libc.munmap(self.address, self.size))
+
+    def read(self):
+        return ctypes.string_at(self.address, self.size)
+
+    def store(self, data):
+        ctypes.memmove(self.address, data, self.size)
+        called(libc.msync(self.address, self.size, MS_SYNC))
 
 
 def is_zero(fd, start, end):
@@ -176,7 +210,7 @@ class Actor:
         os.fchown(self.fd(slot), uid, gid)
 
     def do_flist(self, slot):
-        return sorted(os.listdir(self.fd(slot)))
+        return sorted(os.fsdecode(name) for name in self.all_names(self.fd(slot)))
 
     def do_fallocate(self, slot, mode, at, size):
         called(libc.fallocate(self.fd(slot), mode, ctypes.c_long(at), ctypes.c_long(size)))
@@ -187,7 +221,7 @@ class Actor:
     def size_of_file(self, fd):
         s = os.fstat(fd)
         if not stat.S_ISREG(s.st_mode):
-            raise OSError(errno.EISDIR, "places in directories are nobody's business")
+            raise OSError(errno.EISDIR, "sizes of directories and places in them are nobody's business")
         return s.st_size
 
     def do_seek_data(self, slot, at):
@@ -200,7 +234,7 @@ class Actor:
             if e.errno != errno.ENXIO or at < 0 or at >= size:
                 raise
             found = size
-        readable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+        readable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
         if found < at or found > size or readable and not is_zero(fd, at, found):
             raise Wrong("SEEK_DATA from %d found %d, not all before that is zero" % (at, found))
         os.lseek(fd, 0, os.SEEK_SET)
@@ -216,35 +250,40 @@ class Actor:
     def do_map_read(self, slot, at, size, shared):
         flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
         fd = self.fd(slot)
-        size = min(size, max(0, os.fstat(fd).st_size - at))  # behind the end is SIGBUS
+        size = min(size, max(0, self.size_of_file(fd) - at))  # behind the end is SIGBUS
         if not size:
             return None
-        with mmap.mmap(fd, size, flags, mmap.PROT_READ, offset=at) as m:
-            return m[:]
+        with Mapping(fd, size, flags, mmap.PROT_READ, at) as m:
+            return m.read()
 
     def do_map_write(self, slot, data, at, size):
         fd = self.fd(slot)
-        size = min(size, max(0, os.fstat(fd).st_size - at))
+        size = min(size, max(0, self.size_of_file(fd) - at))
         if not size:
             return None
-        with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE,
-                       offset=at) as m:
-            m[:] = (data * (size // len(data) + 1))[:size]
-            m.flush()
-            return m[:]
+        with Mapping(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, at) as m:
+            m.store((data * (size // len(data) + 1))[:size])
+            return m.read()
+
+    def file(self, slot):
+        """What is locked; locks of directories hold within one host (README)."""
+        fd = self.fd(slot)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return fd
 
     def do_lock(self, slot, command, kind, at, size):
         """fcntl's: of the process, or of the open file ("ofd")."""
         number = 37 if command == "ofd" else fcntl.F_SETLK
-        fcntl.fcntl(self.fd(slot), number, struct.pack("hhqqi4x", kind, os.SEEK_SET, at, size, 0))
+        fcntl.fcntl(self.file(slot), number, struct.pack("hhqqi4x", kind, os.SEEK_SET, at, size, 0))
 
     def do_lock_test(self, slot, kind, at, size):
         wanted = struct.pack("hhqqi4x", kind, os.SEEK_SET, at, size, 0)
-        found = struct.unpack("hhqqi4x", fcntl.fcntl(self.fd(slot), fcntl.F_GETLK, wanted))
+        found = struct.unpack("hhqqi4x", fcntl.fcntl(self.file(slot), fcntl.F_GETLK, wanted))
         return found[:4] if found[0] != fcntl.F_UNLCK else None
 
     def do_flock(self, slot, how):
-        fcntl.flock(self.fd(slot), how | fcntl.LOCK_NB)
+        fcntl.flock(self.file(slot), how | fcntl.LOCK_NB)
 
     # Names.
 
@@ -289,6 +328,19 @@ class Actor:
                 at += length
         return names, place, False
 
+    def all_names(self, fd):
+        """What an open directory has; the descriptor is where it was."""
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        place = os.lseek(fd, 0, os.SEEK_CUR)
+        os.lseek(fd, 0, os.SEEK_SET)
+        try:
+            return self.some_names(fd, 1 << 20)[0]
+        except FileNotFoundError:
+            return []  # it was removed: readdir(3) says that it is at its end
+        finally:
+            os.lseek(fd, place, os.SEEK_SET)
+
     def do_seekdir(self, path, calls):
         """What follows a place is the same when it is gone back to."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -325,11 +377,7 @@ class Actor:
         """What is there now."""
         if self.stream is None:
             return None
-        fd = os.open("/proc/self/fd/%d" % self.stream, os.O_RDONLY)
-        try:
-            return [os.fsencode(name) for name in os.listdir(fd)]
-        finally:
-            os.close(fd)
+        return self.all_names(self.stream)
 
     def do_mkdir(self, where, mode):
         os.mkdir(**self.at(where), mode=mode)
