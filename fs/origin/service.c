@@ -526,7 +526,7 @@ static void *timer(void *argument)
 
 	pthread_mutex_lock(&s->lock);
 	while (!s->stopping) {
-		struct instant now = service_now(), due = authority_timer(s->authority);
+		struct instant now = service_now(), due = service_timer(s);
 		struct instant latest = instant_add(now, duration_ms(TIMER_WAIT_MS_MAX));
 		struct timespec until;
 		uint64_t ns;
@@ -536,6 +536,7 @@ static void *timer(void *argument)
 			service_queue_record(s);
 		if (!instant_before(now, due)) {
 			authority_tick(s->authority, now, &s->actions);
+			service_locks_tick(s, now);
 			(void)service_unlock(s, NULL);
 			pthread_mutex_lock(&s->lock);
 			continue;
@@ -809,6 +810,7 @@ void service_drain(struct service *s)
 
 	pthread_mutex_lock(&s->lock);
 	s->stopping = true;
+	service_locks_tick(s, service_now());
 	pthread_cond_broadcast(&s->timer_changed);
 	/* Acknowledgements do not come in any more: what waits for them never runs here. */
 	for (t = s->tasks; t; t = older) {

@@ -215,6 +215,14 @@ static bool perform(struct service *s, const struct authority_action *action,
 	return false;
 }
 
+struct instant service_timer(const struct service *s)
+{
+	struct instant authority = authority_timer(s->authority);
+	struct instant locks = service_locks_timer(s);
+
+	return instant_before(locks, authority) ? locks : authority;
+}
+
 void service_lock(struct service *s)
 {
 	pthread_mutex_lock(&s->lock);
@@ -228,7 +236,7 @@ bool service_unlock(struct service *s, const struct task *own)
 	for (size_t i = 0; i < s->actions.count; i++)
 		run |= perform(s, &s->actions.items[i], own);
 	s->actions.count = 0;
-	timer = authority_timer(s->authority);
+	timer = service_timer(s);
 	if (instant_before(timer, s->timer_armed))
 		pthread_cond_signal(&s->timer_changed);
 	pthread_mutex_unlock(&s->lock);

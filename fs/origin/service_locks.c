@@ -3,8 +3,8 @@
 #include <stdlib.h>
 
 /*
- * Advisory locks (PROTOCOL.md 10): the authority decides, here is what comes in and goes out. Nothing
- * waits, so all of it is done on the server's thread.
+ * Advisory locks (PROTOCOL.md 10): the authority decides, here is what comes in and goes out. No thread
+ * waits, so all of it is done on the server's thread; but for tries that are held back, on the timer's.
  */
 
 static bool is_ours(const struct session *session, const struct handle *handle)
@@ -17,20 +17,168 @@ static void respond(struct server_request *request, const struct message *messag
 	server_respond(request, message, (struct server_bulk){ .data = NULL });
 }
 
+static struct lock_request request_of(const struct message_lock *m)
+{
+	return (struct lock_request){ m->handle, (enum lock_kind)m->kind, m->owner,
+				      { m->start, m->end, m->pid, m->type }, m->waiter };
+}
+
+/* Asks the authority. */
+static uint16_t decide(struct service *s, struct session_id session, uint64_t id,
+		       const struct lock_request *lock)
+{
+	struct instant now = service_now();
+	uint16_t status = authority_lock(s->authority, now, session, id, lock, &s->actions);
+
+	if (lock->range.type == LOCK_TYPE_NONE)
+		return status;
+	if (status == STATUS_LOCKED)
+		courtesy_refused(&s->courtesy, now, session, lock);
+	else if (status == STATUS_OK || status == STATUS_LOCKWAITS)
+		courtesy_granted(&s->courtesy, session, lock);
+	return status;
+}
+
+static void respond_lock(struct server_request *request, uint16_t status)
+{
+	struct message answer = { .type = MESSAGE_lock_answer };
+
+	answer.lock_answer.status = status;
+	respond(request, &answer);
+}
+
+/* ---- tries that are held back (PROTOCOL.md 10.7) ---- */
+
+#define TRIES_MAX 256u /* beyond: nobody is held back */
+
+struct lock_try {
+	struct lock_try *next;
+	struct server_request *request;
+	struct session_id session;
+	uint64_t id;
+	struct lock_request lock;
+	struct instant until;
+};
+
+static bool can_have(struct service *s, struct session_id session, const struct lock_request *lock)
+{
+	struct session_id whose;
+	struct lock_range found;
+
+	return !authority_lock_test(s->authority, service_now(), session, lock, &s->actions, &found,
+				    &whose);
+}
+
+/* Could this try succeed, and also that of somebody who was refused before? */
+static bool comes_later(struct service *s, struct session_id session,
+			const struct lock_request *lock)
+{
+	struct instant now = service_now();
+	const struct courtesy_refusal *r = NULL;
+
+	if (lock->waiter || lock->range.type == LOCK_TYPE_NONE)
+		return false;
+	while ((r = courtesy_before(&s->courtesy, now, session, lock, r)))
+		if (can_have(s, r->session, &r->request))
+			return can_have(s, session, lock);
+	return false;
+}
+
+static bool hold_back(struct service *s, struct server_request *request, struct session_id session,
+		      uint64_t id, const struct lock_request *lock)
+{
+	struct lock_try *try;
+
+	if (s->try_count >= TRIES_MAX || !comes_later(s, session, lock))
+		return false;
+	try = (struct lock_try *)malloc(sizeof(*try));
+	if (!try)
+		return false;
+	*try = (struct lock_try){ s->tries, request, session, id, *lock,
+				  instant_add(service_now(), duration_ms(COURTESY_WAIT_MS)) };
+	s->tries = try;
+	s->try_count++;
+	return true;
+}
+
+/* It is in the list at `at`. */
+static void let_go(struct service *s, struct lock_try **at)
+{
+	struct lock_try *try = *at;
+	const struct session *session = session_find(s, try->session);
+	uint16_t status;
+
+	*at = try->next;
+	s->try_count--;
+	if (s->stopping)
+		status = STATUS_DRAINING;
+	else if (!session || !session->alive)
+		status = STATUS_NOSESSION;
+	else
+		status = decide(s, try->session, try->id, &try->lock);
+	respond_lock(try->request, status);
+	free(try);
+}
+
+/* The locks of the inode have changed. Each that goes may make the next one go. */
+static void look_again(struct service *s, const struct handle *handle)
+{
+	struct lock_try **at = &s->tries;
+
+	while (*at) {
+		struct lock_try *try = *at;
+
+		if (!handle_equal(&try->lock.handle, handle) ||
+		    comes_later(s, try->session, &try->lock)) {
+			at = &try->next;
+			continue;
+		}
+		let_go(s, at);
+		at = &s->tries;
+	}
+}
+
+struct instant service_locks_timer(const struct service *s)
+{
+	struct instant timer = { UINT64_MAX };
+
+	for (const struct lock_try *try = s->tries; try; try = try->next)
+		if (instant_before(try->until, timer))
+			timer = try->until;
+	return timer;
+}
+
+void service_locks_tick(struct service *s, struct instant now)
+{
+	struct lock_try **at = &s->tries;
+
+	while (*at) {
+		struct lock_try *try = *at;
+
+		if (!s->stopping && instant_before(now, try->until)) {
+			at = &try->next;
+			continue;
+		}
+		courtesy_forget(&s->courtesy, now, try->session, &try->lock);
+		let_go(s, at);
+	}
+}
+
+/* ---- messages ---- */
+
 static void lock(struct service *s, struct server_request *request, const struct session *session,
 		 const struct message_lock *m, uint16_t status)
 {
-	struct message answer = { .type = MESSAGE_lock_answer };
-	struct lock_request lock = { m->handle, (enum lock_kind)m->kind, m->owner,
-				     { m->start, m->end, m->pid, m->type }, m->waiter };
+	struct lock_request lock = request_of(m);
 
 	if (status == STATUS_OK && !is_ours(session, &m->handle))
 		status = STATUS_BADHANDLE;
+	if (status == STATUS_OK && hold_back(s, request, session->id, m->id, &lock))
+		return;
 	if (status == STATUS_OK)
-		status = authority_lock(s->authority, service_now(), session->id, m->id, &lock,
-					&s->actions);
-	answer.lock_answer.status = status;
-	respond(request, &answer);
+		status = decide(s, session->id, m->id, &lock);
+	respond_lock(request, status);
+	look_again(s, &m->handle);
 }
 
 static void lock_test(struct service *s, struct server_request *request,

@@ -15,6 +15,7 @@
 
 #include <pthread.h>
 
+#include "fs/origin/courtesy.h"
 #include "fs/origin/service.h"
 #include "lease/status.h"
 
@@ -134,6 +135,11 @@ struct service {
 	struct instant quiet_since;
 	bool stopping;
 
+	/* Tries for locks: who was refused, and what is held back for him. */
+	struct courtesy courtesy;
+	struct lock_try *tries;
+	uint32_t try_count;
+
 	/* The record of sessions; one writer at a time. */
 	pthread_mutex_t record_lock;
 	int state_fd;
@@ -167,6 +173,8 @@ struct instant service_now(void);
    operation may run on this very thread, NULL elsewhere; true: it must run here and now. */
 void service_lock(struct service *s);
 bool service_unlock(struct service *s, const struct task *own);
+/* When the timer has something to do. With the lock held. */
+struct instant service_timer(const struct service *s);
 struct session *session_find(struct service *s, struct session_id id);
 
 struct task *task_create(struct service *s, enum task_step step);
@@ -226,7 +234,7 @@ bool service_host_allowed(const struct service_export *export, const char *peer)
 
 /* ---- service_locks.c ---- */
 
-/* The caller holds the lock. */
+/* The caller holds the lock, in all of them. */
 bool service_is_lock(enum message_type type);
 uint64_t service_lock_session(const struct message *message);
 /* Answers one of them; `status` other than OK: with that. */
@@ -234,6 +242,10 @@ void service_lock_message(struct service *s, struct server_request *request,
 			  const struct session *session, const struct message *message,
 			  uint16_t status);
 void service_lock_offer(struct service *s, const struct authority_action *action);
+/* When a try that is held back is to be answered; {UINT64_MAX}: none is. */
+struct instant service_locks_timer(const struct service *s);
+/* Answers those whose time it is. While stopping: all. */
+void service_locks_tick(struct service *s, struct instant now);
 
 /* ---- service_reads.c ---- */
 

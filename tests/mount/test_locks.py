@@ -97,6 +97,34 @@ class Agent:
     def do_read(self, fd, size):
         return os.pread(fd, size, 0)
 
+    def do_hog(self, fd, end):
+        """Locks again as soon as it has unlocked, until there is such a file; how often it had it."""
+        count = 0
+        while not os.path.exists(end):
+            try:
+                self.do_lock(fd, W, 0, 0, fcntl.F_SETLK)
+            except BlockingIOError:
+                continue
+            count += 1
+            time.sleep(0.06)  # work
+            self.do_lock(fd, U, 0, 0, fcntl.F_SETLK)
+        return count
+
+    def do_try(self, fd, tries):
+        """How many of so many tries got the lock; ends after the tenth that did."""
+        count = 0
+        for _ in range(tries):
+            try:
+                self.do_lock(fd, W, 0, 0, fcntl.F_SETLK)
+                self.do_lock(fd, U, 0, 0, fcntl.F_SETLK)
+                count += 1
+            except BlockingIOError:
+                pass
+            if count == 10:
+                break
+            time.sleep(0.025)  # as SQLite does
+        return count
+
     def do_many(self, fd, count, step, kind):
         for i in range(count):
             self.do_lock(fd, kind, i * step, 1, fcntl.F_SETLK)
@@ -303,6 +331,20 @@ def test_a_lock_through_a_reader_goes_with_it(w):
     expect(p.call("close", f), OK)
     # The descriptor was open before anything was locked there: the kernel tells of its end only.
     eventually(lambda: q.lock(g, W) == OK, "it is free")
+
+
+@agents
+def test_who_tries_again_and_again_gets_a_turn(w):
+    if LOCAL:
+        raise Skip("on one machine it is a matter of luck")
+    p, f, q, g = pair(w)
+    end = os.path.join(w.path, "end")
+    p.start("hog", f, end)
+    eventually(lambda: q.lock(g, W) == errno.EAGAIN or q.lock(g, U) != OK, "the other has it")
+    # A try falls into the gap between two of the other's locks once in hundreds of times.
+    expect(q.call("try", g, 300), 10, "times that it got the lock")
+    leasehold.write_file(end, b"")
+    expect(p.wait() >= 3, True, "so does the other")
 
 
 @agents
