@@ -15,8 +15,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* How long the guardian may take to answer; it does nothing long between two messages. */
-#define ANSWER_MS_MAX 5000
+/* How long the guardian may take to answer: it does nothing long between two messages, but may have to
+   wait for the processor. */
+#define ANSWER_MS_MAX 20000
 
 struct guardian {
 	struct guardian_shared *shared;

@@ -58,14 +58,29 @@ struct instant mount_now(void)
 	return (struct instant){ (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec };
 }
 
+static int64_t apart_ns(const struct timespec *later, const struct timespec *sooner)
+{
+	return (int64_t)(later->tv_sec - sooner->tv_sec) * (int64_t)NS_PER_S + later->tv_nsec -
+	       sooner->tv_nsec;
+}
+
 int64_t mount_suspended_ns(void)
 {
-	struct timespec boot, monotonic;
+	struct timespec before, boot, after;
+	int64_t apart = 0, window, best = INT64_MAX;
 
-	clock_gettime(CLOCK_MONOTONIC, &monotonic);
-	clock_gettime(CLOCK_BOOTTIME, &boot);
-	return (int64_t)(boot.tv_sec - monotonic.tv_sec) * (int64_t)NS_PER_S + boot.tv_nsec -
-	       monotonic.tv_nsec;
+	/* Of some looks the one in which this thread was kept waiting least between the clocks. */
+	for (int i = 0; i < 10 && best > (int64_t)NS_PER_MS; i++) {
+		clock_gettime(CLOCK_MONOTONIC, &before);
+		clock_gettime(CLOCK_BOOTTIME, &boot);
+		clock_gettime(CLOCK_MONOTONIC, &after);
+		window = apart_ns(&after, &before);
+		if (window < best) {
+			best = window;
+			apart = apart_ns(&boot, &before);
+		}
+	}
+	return apart;
 }
 
 static bool log_to_syslog;

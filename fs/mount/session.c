@@ -836,8 +836,6 @@ static void *run(void *context)
 		struct duration wait;
 		struct timespec at;
 
-		if (apart_now > apart + CLOCK_JUMP_NS) /* or we were preempted between the clocks */
-			apart_now = mount_suspended_ns();
 		if (apart_now > apart + CLOCK_JUMP_NS) {
 			mount_log("warning", "the machine was suspended: the session is opened anew");
 			holder_session_lost(m->holder, now, holder_session(m->holder), &actions);
