@@ -39,9 +39,9 @@
 #include "unit.h"
 
 #ifndef WAIT_S
-#define WAIT_S 30
+#define WAIT_S 60
 #endif
-#define TEST_TIMEOUT_S 120
+#define TEST_TIMEOUT_S 240
 #define TYPES_MAX 128
 #define RECORDS_MAX 512 /* of each kind, in one test */
 #define ROOT_NUMBER 1   /* inodes at the origin have numbers: lab_handle() */

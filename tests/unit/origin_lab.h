@@ -23,8 +23,8 @@
 #include "tests/unit/scratch.h"
 #include "tests/unit/unit.h"
 
-#define TERM_MS 3000
-#define WAIT_S 20
+#define TERM_MS 60000 /* nobody keeps sessions alive: longer than any test takes */
+#define WAIT_S 60
 #define RECALLS_MAX 16
 
 static char path[SCRATCH_PATH_BYTES];
@@ -79,12 +79,17 @@ static inline void origin_start_with(uint64_t term_ms, const char *tree)
 	snprintf(running.token, sizeof(running.token), "%s", token);
 }
 
-static inline void origin_start(void)
+static inline void origin_start_with_term(uint64_t term_ms)
 {
 	static char tree[SCRATCH_PATH_BYTES + 8];
 
 	snprintf(tree, sizeof(tree), "%s/tree", path);
-	origin_start_with(TERM_MS, tree);
+	origin_start_with(term_ms, tree);
+}
+
+static inline void origin_start(void)
+{
+	origin_start_with_term(TERM_MS);
 }
 
 static inline int origin_end(int signal)
@@ -384,7 +389,7 @@ static inline struct message request_of(struct host *h, enum message_type type)
 	struct message m = { .type = type };
 
 	m.common.session = h->session;
-	m.common.deadline_ms = 15000;
+	m.common.deadline_ms = 120000;
 	return m;
 }
 

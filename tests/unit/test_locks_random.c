@@ -590,7 +590,7 @@ static TCase *locks_random_case(void)
 {
 	TCase *tcase = tcase_create("locks_random");
 
-	tcase_set_timeout(tcase, 120);
+	tcase_set_timeout(tcase, 240);
 	tcase_add_test(tcase, nobody_believes_in_what_another_has);
 	return tcase;
 }

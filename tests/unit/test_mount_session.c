@@ -53,8 +53,8 @@ START_TEST(a_session_that_is_not_renewed_ends_and_everything_is_dropped)
 	(void)lab_open(node, O_RDONLY);
 	origin_asks(MESSAGE_keepalive, true);
 	keepalive = origin_expect(MESSAGE_keepalive);
-	LAB_WAIT(lab.received[MESSAGE_session_open] == 2); /* by itself, when the term is over */
-	ck_assert_uint_eq(lab.m.counters.fences, 1);
+	LAB_WAIT(lab.received[MESSAGE_session_open] >= 2); /* by itself, when the term is over */
+	ck_assert_uint_ge(lab.m.counters.fences, 1);
 	ck_assert_uint_eq(lab.notices[lab.notice_count - 1].nodeid, node);
 	origin_asks(MESSAGE_keepalive, false);
 	origin_keep_alive(keepalive->request, 1);

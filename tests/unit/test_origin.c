@@ -281,7 +281,7 @@ static TCase *make_case(void)
 		printf("1..0 # SKIP needs root: an origin opens files by handle\n");
 		exit(EXIT_SUCCESS);
 	}
-	tcase_set_timeout(tc, 60);
+	tcase_set_timeout(tc, 240);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, what_a_host_held_is_reclaimed_after_a_restart);
 	tcase_add_test(tc, what_a_host_held_is_reclaimed_after_the_origin_was_killed);

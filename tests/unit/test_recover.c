@@ -416,7 +416,7 @@ static TCase *recover_case(void)
 	TCase *tc = tcase_create("recover");
 
 	tcase_add_checked_fixture(tc, recover_setup, recover_teardown);
-	tcase_set_timeout(tc, 60);
+	tcase_set_timeout(tc, 240);
 	tcase_add_test(tc, a_directory_that_was_made_is_answered_as_made);
 	tcase_add_test(tc, a_directory_that_was_not_made_is_made_under_the_next_session);
 	tcase_add_test(tc, what_was_there_before_was_not_made);

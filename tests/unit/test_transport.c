@@ -536,7 +536,7 @@ START_TEST(calls_end_when_the_server_is_destroyed)
 	{
 		struct message m = of_type(MESSAGE_getattr, 1);
 
-		call(&lab, &m, nothing, 5000, &o);
+		call(&lab, &m, nothing, 60000, &o);
 	}
 	outcome_wait(&o, 1);
 	ck_assert_int_eq(o.error, -ECONNREFUSED);
@@ -552,7 +552,7 @@ START_TEST(a_request_leaves_the_host_at_most_once)
 
 	lab_init(&lab, true, 256);
 	outcome_init(&o);
-	call(&lab, &quick, nothing, 5000, &o);
+	call(&lab, &quick, nothing, 60000, &o);
 	outcome_wait(&o, 1);
 	ck_assert_uint_eq(o.good, 1);
 	/* On the connection that the first one made: libcurl would send it again on another. */
@@ -566,7 +566,7 @@ START_TEST(a_request_leaves_the_host_at_most_once)
 	answer_held(&lab);
 	lab.server = NULL;
 	outcome_init(&o);
-	call(&lab, &quick, nothing, 5000, &o);
+	call(&lab, &quick, nothing, 60000, &o);
 	outcome_wait(&o, 1);
 	ck_assert_int_eq(o.error, -ECONNREFUSED);
 	ck_assert(o.unsent);
@@ -871,7 +871,7 @@ static TCase *transport_case(void)
 {
 	TCase *tcase = tcase_create("transport");
 
-	tcase_set_timeout(tcase, 120);
+	tcase_set_timeout(tcase, 240);
 	tcase_add_test(tcase, thousands_of_small_calls_are_answered);
 	tcase_add_test(tcase, small_calls_work_without_tls_on_loopback);
 	tcase_add_test(tcase, bulk_arrives_whole_both_ways);
