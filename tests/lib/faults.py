@@ -38,7 +38,7 @@ class Faults:
         host.signal(signal.SIGCONT)
         self.note("continued")
         try:
-            eventually(lambda: not host.running() or host.answers(), "the host goes on", 40)
+            eventually(lambda: not host.running() or host.answers(), "the host goes on")
         except Failure:
             if host.running():
                 raise

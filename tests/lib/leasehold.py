@@ -27,6 +27,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -37,10 +38,14 @@ import traceback
 from proxy import Proxy
 
 BINARY = os.environ.get("LEASEHOLD", "leasehold")
-START_TIMEOUT_S = 30  # a daemon, sanitizers included, serves by then
-STOP_TIMEOUT_S = 30
+# None of these is a promise of the product's: they only end what would never end, on a machine that
+# has other things to do, under sanitizers.
+START_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 90
+COMMAND_TIMEOUT_S = 200
+ANSWER_TIMEOUT_S = 150
 LOCAL = bool(os.environ.get("LEASEHOLD_TEST_LOCAL"))
-TEST_TIMEOUT_S = int(os.environ.get("LEASEHOLD_TEST_TIMEOUT", "120"))
+TEST_TIMEOUT_S = int(os.environ.get("LEASEHOLD_TEST_TIMEOUT", "300"))
 PREFIX = "user.leasehold."
 
 # What no log may say unless the test expects it (World.allow_log).
@@ -134,7 +139,7 @@ def peek(mapping, start=0, end=None):
         os.close(fd)
 
 
-def run(*command, check=True, timeout=60, **keywords):
+def run(*command, check=True, timeout=COMMAND_TIMEOUT_S, **keywords):
     """Runs a command to its end; its stdout, stderr and status as text."""
     result = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
@@ -148,12 +153,6 @@ def run(*command, check=True, timeout=60, **keywords):
 def is_mounted(path):
     with open("/proc/self/mountinfo") as f:
         return any(line.split(" ")[4] == path for line in f)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -309,6 +308,26 @@ class Host(Daemon):
         except OSError:
             return False
 
+    def recorded_bytes(self):
+        """Of its cache's ranges, those whose records are on disk: what a killed daemon has left."""
+        total = 0
+        for directory, _, names in os.walk(os.path.join(self.cache, "objects")):
+            for name in names:
+                try:
+                    record = os.getxattr(os.path.join(directory, name), PREFIX + "record")
+                except OSError:
+                    continue  # it has none yet, or is gone
+                # fs/cache/record.c: magic, version, ranges; handle; change, size; start, end of each.
+                count, length = struct.unpack_from("<HB", record, 6)
+                ranges = struct.unpack_from("<%dQ" % (2 * count), record, 9 + length + 24)
+                total += sum(ranges[1::2]) - sum(ranges[::2])
+        return total
+
+    def wait_until_cache_is_free(self):
+        """A daemon in the background ends a moment after umount(8) has returned."""
+        with open(os.path.join(self.cache, "leasehold-cache"), "rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+
     def __truediv__(self, name):
         return os.path.join(self.path, name)
 
@@ -366,14 +385,18 @@ class Host(Daemon):
         return pids
 
 
+NUMBERS_MAX = 60
 NAMESPACES_MAX = 4
+PORT_FIRST = 16384  # below those that the kernel gives to whoever asks for any
+PORTS_MAX = 128     # of one test program
 _network = None  # (number, descriptor whose lock makes the number this process's own)
+_ports = 0       # given so far
 
 
 def network():
     """A number of this process's own, so that tests that run side by side do not meet."""
     global _network
-    for number in range(32) if _network is None else ():
+    for number in range(NUMBERS_MAX) if _network is None else ():
         fd = os.open("/run/lock/leasehold-test-%d" % number, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -383,8 +406,26 @@ def network():
         _network = (number, fd)
         break
     if _network is None:
-        raise Failure("more than 32 test programs at once")
+        raise Failure("more than %d test programs at once" % NUMBERS_MAX)
     return _network[0]
+
+
+def free_port():
+    """
+    A port that nobody else gets, also while nobody listens there: origins are killed and started
+    again, and a port that the kernel gave once it may give to another meanwhile.
+    """
+    global _ports
+    for _ in range(PORTS_MAX):
+        port = PORT_FIRST + network() * PORTS_MAX + _ports % PORTS_MAX
+        _ports += 1
+        with socket.socket() as s:
+            try:
+                s.bind(("0.0.0.0", port))
+                return port
+            except OSError:
+                pass  # of an earlier run, or somebody else's
+    raise Failure("no port is free")
 
 
 def gateway(index):
@@ -451,7 +492,7 @@ class Reader:
         self.process.stdin.write(question.encode() + b"\n")
         self.process.stdin.flush()
 
-    def answer(self, timeout=60):
+    def answer(self, timeout=ANSWER_TIMEOUT_S):
         """The answer; "SIGBUS" when the look killed the process; None when there is none yet."""
         ready, _, _ = select.select([self.process.stdout], [], [], timeout)
         if not ready:
@@ -462,7 +503,7 @@ class Reader:
         status = self.process.wait()
         return signal.Signals(-status).name if status < 0 else "exit status %d" % status
 
-    def look(self, question, timeout=60):
+    def look(self, question, timeout=ANSWER_TIMEOUT_S):
         self.ask(question)
         answer = self.answer(timeout)
         if answer is None:

@@ -85,8 +85,12 @@ class Worker:
                 fd = os.open(self.mount, os.O_RDONLY | os.O_DIRECTORY)
             except OSError:
                 return False
-            if os.fstat(fd).st_dev == self.below:
-                os.close(fd)
+            try:
+                below = os.fstat(fd).st_dev == self.below
+            except OSError:  # what was opened is gone since
+                below = True
+            if below:
+                close(fd)
                 return False
             self.root = fd
         return True

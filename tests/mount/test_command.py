@@ -4,7 +4,9 @@
 import json
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 
 sys.dont_write_bytecode = True
@@ -13,13 +15,20 @@ import leasehold
 from leasehold import BINARY, expect, pattern, read_file, run, write_file
 
 
-def fails(what, *command, words=()):
-    """Exit status not zero, one line on standard error, those words in it."""
-    result = run(*command, check=False)
-    expect(result.returncode != 0, True, what + ": exit status not zero")
+def fails(what, *command, words=(), meanwhile=None):
+    """
+    Exit status not zero, one line on standard error, those words in it; meanwhile(process) is done
+    while it runs.
+    """
+    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if meanwhile:
+        meanwhile(process)
+    _, errors = process.communicate(timeout=leasehold.COMMAND_TIMEOUT_S)
+    expect(process.returncode != 0, True, what + ": exit status not zero")
     # What an origin logs (event=...) is beside the point.
-    lines = [x for x in result.stderr.strip().splitlines() if " event=" not in x]
-    expect(len(lines), 1, "%s: lines on standard error: %s" % (what, result.stderr))
+    lines = [x for x in errors.strip().splitlines() if " event=" not in x]
+    expect(len(lines), 1, "%s: lines on standard error: %s" % (what, errors))
     for word in words:
         expect(word.lower() in lines[0].lower(), True, "%s: '%s' in: %s" % (what, word, lines[0]))
     return lines[0]
@@ -44,6 +53,7 @@ def test_a_mount_goes_to_the_background_once_it_answers(w):
     expect(read_file(h / "f"), b"1", "at once")
     run("umount", h.path)
     nothing_is_mounted(h)
+    h.wait_until_cache_is_free()
     # Keys are kept: no token the second time.
     run(*mount_command(h))
     expect(read_file(h / "f"), b"1")
@@ -70,12 +80,28 @@ def test_errors_say_what_and_leave_nothing_mounted(w):
     nothing_is_mounted(h)
 
 
+# A new mount namespace has copies of all mounts: those of other tests would outlive their umount.
+FORGET = "umount -a -i -l -t fuse.leasehold\n"
+
+
 def run_without(w, what, *command):
     """In a world that lacks something."""
-    script = "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec \"$@\""
+    script = FORGET + "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec \"$@\""
     if what == "device":
         return ["unshare", "-m", "sh", "-c", script, "sh"] + list(command)
     return ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"] + list(command)
+
+
+def accept_all(listener):
+    """The connections that wait; after that accept() waits for the next one."""
+    connections = []
+    listener.setblocking(False)
+    try:
+        while True:
+            connections.append(listener.accept())
+    except BlockingIOError:
+        listener.settimeout(leasehold.COMMAND_TIMEOUT_S)
+    return connections
 
 
 def test_errors_of_the_machine(w):
@@ -102,8 +128,13 @@ def test_errors_of_the_machine(w):
         url = "https://127.0.0.1:%d/default" % port
         fails("an origin that says nothing", *mount_command(h, url=url), words=[str(port)])
         # Whoever changes his mind meanwhile gets what he wants.
-        fails("a signal", "timeout", "-s", "INT", "1", *mount_command(h, url=url), "-f",
-              words=["before it was mounted"])
+        connections = accept_all(silent)
+
+        def interrupt(process):
+            connections.append(silent.accept())
+            process.send_signal(signal.SIGINT)
+        fails("a signal", *mount_command(h, url=url), "-f", words=["before it was mounted"],
+              meanwhile=interrupt)
     h.origin.stop()
     shutil.rmtree(h.origin.state)
     h.origin.start()
@@ -186,11 +217,11 @@ def in_a_world_with_helper(w, script):
     os.makedirs(layer, exist_ok=True)
     if not os.path.lexists(layer + "/mount.fuse.leasehold"):
         os.symlink(os.path.realpath(BINARY), layer + "/mount.fuse.leasehold")
-    overlay = "mount -t overlay o -o lowerdir=%s:/usr/sbin /usr/sbin\n" % layer
+    overlay = FORGET + "mount -t overlay o -o lowerdir=%s:/usr/sbin /usr/sbin\n" % layer
     probe = run("unshare", "-m", "sh", "-c", overlay, check=False)
     if probe.returncode != 0:
         raise leasehold.Skip("no overlay over /usr/sbin here: " + probe.stderr.strip())
-    return run("unshare", "-m", "sh", "-ec", overlay + script)
+    return run("unshare", "-m", "sh", "-c", overlay + "set -e\n" + script)
 
 
 def test_mount_8_and_fstab(w):
@@ -203,6 +234,7 @@ def test_mount_8_and_fstab(w):
     result = in_a_world_with_helper(w, "mount -t fuse.leasehold -o '%s' %s %s%s" % (
         options, h.url(), h.path, look))
     expect(result.stdout, "through the helper")
+    h.wait_until_cache_is_free()
     with open(w.path + "/fstab", "w") as f:
         f.write("%s %s fuse.leasehold %s 0 0\n" % (h.url(), h.path, options))
     result = in_a_world_with_helper(w, "mount -T %s/fstab %s%s" % (w.path, h.path, look))

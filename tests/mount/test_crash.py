@@ -80,7 +80,7 @@ class Disk:
             os.path.join(self.lab, "%d.img" % (self.number + 1)))
 
     def swap(self):
-        run("umount", self.path)
+        eventually(lambda: run("umount", self.path, check=False).returncode == 0, "umount")
         # The kernel takes apart what the origin's mount namespace held a moment after it has died,
         # and XFS mounts no copy of what is still mounted.
         eventually(lambda: not run("losetup", "-j", self.image()).stdout.strip(),
@@ -109,7 +109,7 @@ class Machine(leasehold.Origin):
 
     def spawn(self, command, stdout=None):
         # Its namespace has copies of all mounts: those of other tests would outlive their umount.
-        script = ('umount -a -l -t fuse.leasehold; '
+        script = ('umount -a -i -l -t fuse.leasehold; '
                   'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"')
         super().spawn(["unshare", "-m", "sh", "-c", script, self.boot_id] + command, stdout)
 
@@ -259,7 +259,7 @@ def read_everything(path):
 def round_of(machine, hosts, writers, rng):
     for writer in writers:
         writer.start()
-    eventually(lambda: all(w.failure or w.number > 0 for w in writers), "the load runs", 60)
+    eventually(lambda: all(w.failure or w.number > 0 for w in writers), "the load runs")
     for host in hosts:
         read_everything(host.path)
     time.sleep(rng.random())  # a moment like any other
@@ -268,7 +268,7 @@ def round_of(machine, hosts, writers, rng):
         writer.ended.set()
     machine.start()
     for writer in writers:
-        writer.join(100)
+        writer.join(200)
         if writer.is_alive() or writer.failure:
             raise Failure("%s: %s" % (writer.name, writer.failure or "does not come back"))
     visible = [name for name in os.listdir(machine.export) if name != ".leasehold"]

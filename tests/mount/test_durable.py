@@ -51,12 +51,12 @@ class Load:
         """Every one of them has done something more since this was called."""
         before = dict(self.rounds)
         eventually(lambda: self.failures or all(self.rounds[n] > before[n] for n in before),
-                   "every caller goes on", 100)
+                   "every caller goes on", 200)
 
     def finish(self):
         self.stop.set()
         for thread in self.threads:
-            thread.join(100)
+            thread.join(200)
             if thread.is_alive():
                 self.failures.append("%s does not come back" % thread.name)
         if self.failures:

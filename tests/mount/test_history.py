@@ -42,7 +42,7 @@ def start_worker(w, host, process):
 def end_worker(worker):
     worker.stdin.close()
     try:
-        worker.wait(90)
+        worker.wait(200)
     except subprocess.TimeoutExpired:
         worker.kill()
         raise Failure("a process does not come back") from None
@@ -96,10 +96,10 @@ def test_everything_that_hosts_see_has_one_order(w):
     objects, operations, unknown = check([output for _, output in workers])
     print("# %d operations on %d objects, %d of them of unknown outcome" % (
         operations, objects, unknown))
-    if operations < 20 * SECONDS:
+    if operations < 2 * SECONDS:
         raise Failure("too little was done to say anything")
 
 
 if __name__ == "__main__":
-    leasehold.TEST_TIMEOUT_S = int(SECONDS * 3 + 300)
+    leasehold.TEST_TIMEOUT_S = int(SECONDS * 3 + 600)
     leasehold.main(globals())

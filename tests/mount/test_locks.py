@@ -273,7 +273,7 @@ def test_waiters_are_served_one_after_another(w):
     p.call("close", f)
     left = list(zip(others, fds))
     while left:
-        ready, _, _ = select.select([x.answers for x, _ in left], [], [], 30)
+        ready, _, _ = select.select([x.answers for x, _ in left], [], [], 150)
         expect(len(ready), 1, "one at a time")
         x, fd = next((x, fd) for x, fd in left if x.answers is ready[0])
         left.remove((x, fd))
@@ -412,7 +412,7 @@ def test_many_ranges(w):
 def test_locks_end_with_their_host(w):
     if LOCAL:
         raise Skip("there are no hosts")
-    w.origin("--lease-term", "2s")
+    w.origin("--lease-term", "5s")
     p, f, q, g = pair(w)
     expect(p.lock(f, W), OK)
     w.allow_log("session|locks")
@@ -428,7 +428,7 @@ def test_locks_end_with_their_host(w):
 def test_locks_outlive_the_origin(w):
     if LOCAL:
         raise Skip("there is no origin")
-    origin = w.origin("--lease-term", "3s")
+    origin = w.origin("--lease-term", "20s")
     p, f, q, g = pair(w)
     expect(p.lock(f, W, 0, 10), OK)
     expect(p.flock(f, fcntl.LOCK_EX), OK)
@@ -453,7 +453,7 @@ def test_locks_outlive_the_origin(w):
 def test_a_lost_lock_is_told(w):
     if LOCAL:
         raise Skip("there is no network")
-    w.origin("--lease-term", "2s")
+    w.origin("--lease-term", "5s")
     w.allow_log("session|locks|origin")
     b = w.host("b")
     a = w.host("a", namespace=True)

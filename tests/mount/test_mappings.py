@@ -63,7 +63,7 @@ def test_hosts_that_store_and_write_lose_nothing(w):
     for which, storer in enumerate(storers):
         storer.ask("count %d 2000" % (8 * which))
     for storer in storers:
-        expect(storer.answer(120), "ok", "count")
+        expect(storer.answer(250), "ok", "count")
     for storer in storers:
         storer("load", 0, 16, result="%08d%08d" % (2000, 2000))
     # By write(2) on one side, and through the mapping on the other.
@@ -185,9 +185,9 @@ def test_sqlite_with_a_write_ahead_log_on_one_host(w):
 
 def test_stores_of_a_host_that_is_cut_off_are_lost_with_an_error(w):
     w.allow_log("")
-    w.origin("--lease-term", "2s")
+    w.origin("--lease-term", "5s")
     a = w.host("a")
-    b = w.host("b", "-o", "timeout=30s", namespace=True)
+    b = w.host("b", "-o", "timeout=60s", namespace=True)
     write_file(a / "f", OLD.encode() + pattern(SIZE - 8))
     storer, other = Storer(w, b / "f"), Storer(w, b / "f")
     storer("store", 0, "lost0000")
@@ -255,7 +255,7 @@ def test_stores_under_a_daemon_that_is_killed_or_stopped_end_in_errors(w):
         if number == signal.SIGSTOP:
             b.signal(signal.SIGCONT)
         else:
-            expect(b.process.wait(10), -signal.SIGKILL)
+            expect(b.wait(), -signal.SIGKILL)
         storer.end()
         expect(read_file(a / "f")[:8], NEW.encode(), "never applied late")
         b.crash()

@@ -356,7 +356,7 @@ class Actor:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait(60)
+        self.process.wait(leasehold.STOP_TIMEOUT_S)
 
 
 class Stream:
@@ -592,5 +592,5 @@ def test_two_hosts_do_what_one_ext4_does(w):
 
 
 if SECONDS:
-    leasehold.TEST_TIMEOUT_S = SECONDS * 2 + 300
+    leasehold.TEST_TIMEOUT_S = SECONDS * 2 + 600
 leasehold.main(globals())

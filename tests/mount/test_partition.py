@@ -19,7 +19,7 @@ def cut_and_mend(w, **how):
     w.allow_log("")
     w.origin("--lease-term", "2s")
     a = w.host("a")
-    b = w.host("b", "-o", "timeout=30s", namespace=True)
+    b = w.host("b", "-o", "timeout=60s", namespace=True)
     write_file(a / "f", OLD.encode())
     questions = ("read", "map", "open")
     readers = {q: Reader(w, b / "f") for q in questions}
@@ -116,7 +116,7 @@ def test_appends_across_cuts_are_done_once(w):
             b.wait_until_disconnected()
         b.namespace.mend()
     before = len(done)
-    eventually(lambda: len(done) > before + 20, "appends go on after the last cut", 60)
+    eventually(lambda: len(done) > before + 20, "appends go on after the last cut")
     stop.set()
     writer.join()
     lines = [int(x) for x in read_file(a / "log").split()]
