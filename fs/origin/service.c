@@ -221,14 +221,13 @@ static bool still_used(void *context, const struct handle *handle)
 	bool used;
 
 	pthread_mutex_lock(&s->lock);
-	used = authority_is_open(s->authority, handle);
+	used = authority_is_open(s->authority, handle) || service_replaced_is_kept(s, handle);
 	pthread_mutex_unlock(&s->lock);
 	return used;
 }
 
-static void remove_orphan(struct task *t)
+void service_remove_orphan(struct service *s, const struct handle *handle)
 {
-	struct service *s = t->service;
 	struct store_locks locks;
 	struct inode *inode;
 
@@ -236,15 +235,14 @@ static void remove_orphan(struct task *t)
 	for (uint32_t i = 0; i < s->export_count; i++) {
 		struct store *store = s->exports[i].store;
 
-		if (store_get(store, &t->handle, &inode) < 0)
+		if (store_get(store, handle, &inode) < 0)
 			continue;
 		store_lock_exclusive(store, &inode, 1, &locks);
-		if (!still_used(s, &t->handle))
+		if (!still_used(s, handle))
 			store_remove_orphan(store, inode);
 		store_unlock_exclusive(store, &locks);
 		store_put(store, inode);
 	}
-	task_destroy(t);
 }
 
 static void sweep(struct task *t)
@@ -488,7 +486,8 @@ static void work(struct task *t)
 		outside_over(t);
 		break;
 	case TASK_ORPHAN:
-		remove_orphan(t);
+		service_remove_orphan(t->service, &t->handle);
+		task_destroy(t);
 		break;
 	case TASK_SWEEP:
 		sweep(t);
@@ -542,6 +541,7 @@ static void *timer(void *argument)
 			continue;
 		}
 		settle_when_quiet(s, now);
+		service_replaced_tick(s, now);
 		/* A condition cannot wait by CLOCK_BOOTTIME: look again after a second. */
 		s->timer_armed = instant_before(due, latest) ? due : latest;
 		ns = instant_until(now, s->timer_armed).ns;
@@ -848,6 +848,7 @@ void service_stop(struct service *s)
 	while ((t = queue_take(&s->urgent)) || (t = queue_take(&s->fresh)))
 		drop(t, STATUS_DRAINING);
 	pthread_mutex_unlock(&s->queue_lock);
+	service_replaced_end(s);
 	pthread_mutex_lock(&s->lock);
 	for (unsigned i = 0; i < SESSION_BUCKETS; i++)
 		for (struct session *session = s->sessions[i]; session; session = session->next)

@@ -402,6 +402,10 @@ static int apply_rename(struct task *t)
 	if (replaced == t->inodes[TASK_TARGET] && !m->flags)
 		return 0; /* two names of one inode: POSIX says that nothing happens */
 	error = ask_who_has_it_open(t, replaced, &m->victim_open, &keep);
+	/* Also what is open: it may be closed at once. */
+	if (!error && replaced && !m->flags &&
+	    service_replaced_keep(t->service, &replaced->identity.handle))
+		keep = true;
 	return error ? error :
 		       store_rename(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
 				    t->inodes[TASK_NEW_DIRECTORY], m->new_name, replaced, m->flags,

@@ -7,6 +7,7 @@
  *   service_locks.c     advisory locks
  *   service_reads.c     requests that modify nothing
  *   service_modify.c    requests that do: plan, begin, run
+ *   service_replaced.c  files that have just lost their name to others
  *   service_recover.c   what is left for the next process, and what the last one left
  *   service_http.c      GET and joining
  */
@@ -14,6 +15,7 @@
 #define FS_ORIGIN_SERVICE_PRIVATE_H
 
 #include <pthread.h>
+#include <uthash.h>
 
 #include "fs/origin/courtesy.h"
 #include "fs/origin/service.h"
@@ -131,6 +133,7 @@ struct service {
 	uint32_t outside_count;
 	bool record_queued;
 	bool settle_queued;
+	struct replaced *replaced; /* service_replaced.c */
 	uint64_t quiet_activity; /* of the change table, since `quiet_since` */
 	struct instant quiet_since;
 	bool stopping;
@@ -186,6 +189,9 @@ void task_forget_inodes(struct task *t);
 /* PROTOCOL.md 5.7: reads and writes under the write lease become reads and writes like others, but
    for how they take their place. */
 void task_unwrap(struct task *t);
+
+/* Removes it, if it is an orphan and nobody has it open. */
+void service_remove_orphan(struct service *s, const struct handle *handle);
 
 uint16_t service_status(int error);
 /* Answers a request's message with `status` and what `reply`, nodes and bulk hold; destroys. */
@@ -267,6 +273,23 @@ void service_modify_again(struct task *t, bool done);
 struct slots_intent *service_intent_begin(struct task *t);
 /* Decides what an earlier process left, and tells the authority of its sessions. */
 void service_recover(struct service *s);
+
+/* ---- service_replaced.c ---- */
+
+/*
+ * Whoever opens a path looks it up first, and then opens what it found: two requests. What another
+ * file takes the name of in between (an editor's or package manager's rename) is kept for a moment as
+ * an orphan, as if it was open: on a local file system it can be opened then, too.
+ */
+
+/* It is about to be replaced, with the inodes' locks held. False: too many are kept already. */
+bool service_replaced_keep(struct service *s, const struct handle *handle);
+/* With the service's lock held. */
+bool service_replaced_is_kept(const struct service *s, const struct handle *handle);
+/* On the timer, with the service's lock held: those whose moment is over go, unless they are open. */
+void service_replaced_tick(struct service *s, struct instant now);
+/* At the end, alone: all of them. */
+void service_replaced_end(struct service *s);
 
 /* ---- service_http.c ---- */
 

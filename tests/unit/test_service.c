@@ -290,6 +290,108 @@ START_TEST(a_file_that_is_open_elsewhere_outlives_its_name)
 }
 END_TEST
 
+static void rename_over(struct host *h, const char *name, const char *new_name)
+{
+	struct message m = modifying(h, MESSAGE_rename);
+	struct item_node node;
+
+	m.rename.directory = m.rename.new_directory = h->root;
+	m.rename.name = slice_of(name);
+	m.rename.new_name = slice_of(new_name);
+	ck_assert_uint_eq(ask_node(h, &m, NULL, &node), STATUS_OK);
+}
+
+static void wait_stale(struct host *h, struct handle handle)
+{
+	struct message m = request_of(h, MESSAGE_getattr);
+	struct item_node node;
+
+	m.getattr.handle = handle;
+	for (int i = 0; i < WAIT_S * 100 && ask_node(h, &m, NULL, &node) != STATUS_STALE; i++) {
+		struct timespec pause = { 0, 10000000 };
+
+		nanosleep(&pause, NULL);
+	}
+	ck_assert_uint_eq(ask_node(h, &m, NULL, &node), STATUS_STALE);
+}
+
+/* "for a moment": so the whole may be tried again. */
+START_TEST(what_was_replaced_can_be_opened_for_a_moment)
+{
+	struct handle file, opened = { .length = 0 };
+	struct item_node node;
+	struct message m;
+	struct host a;
+
+	host_connect(&a, 1);
+	ck_assert_uint_eq(open_session(&a), STATUS_OK);
+	a.yields = true;
+	attach(&a);
+	for (unsigned i = 0; opened.length == 0; i++) {
+		ck_assert_uint_lt(i, 50);
+		file = make_file(&a, "file");
+		close_file(&a, file);
+		close_file(&a, make_file(&a, "new"));
+		m = request_of(&a, MESSAGE_open);
+		m.open.handle = file;
+		m.open.access = OPEN_ACCESS_READ;
+		rename_over(&a, "new", "file");
+		if (ask_node(&a, &m, NULL, &node) == STATUS_OK)
+			opened = file;
+	}
+	ck_assert_uint_eq(node.attributes.nlink, 0);
+	/* Not for good, and not by its name. */
+	close_file(&a, opened);
+	m = request_of(&a, MESSAGE_lookup);
+	m.lookup.directory = a.root;
+	m.lookup.name = slice_of("file");
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_OK);
+	ck_assert(!handle_equal(&node.handle, &opened));
+	ck_assert_uint_eq(node.attributes.nlink, 1);
+	wait_stale(&a, opened);
+	host_stop(&a);
+}
+END_TEST
+
+START_TEST(a_symbolic_link_that_was_replaced_can_be_read_for_a_moment)
+{
+	struct item_node link;
+	struct message m;
+	struct host a;
+	struct call call;
+	bool read = false;
+
+	host_connect(&a, 1);
+	ck_assert_uint_eq(open_session(&a), STATUS_OK);
+	a.yields = true;
+	attach(&a);
+	for (unsigned i = 0; !read; i++) {
+		ck_assert_uint_lt(i, 50);
+		m = modifying(&a, MESSAGE_symlink);
+		m.symlink.directory = a.root;
+		m.symlink.name = slice_of("link");
+		m.symlink.target = slice_of("there");
+		(void)ask_node(&a, &m, NULL, &link);
+		m = modifying(&a, MESSAGE_symlink);
+		m.symlink.directory = a.root;
+		m.symlink.name = slice_of("new");
+		m.symlink.target = slice_of("elsewhere");
+		(void)ask_node(&a, &m, NULL, &link);
+		m = request_of(&a, MESSAGE_lookup);
+		m.lookup.directory = a.root;
+		m.lookup.name = slice_of("link");
+		ck_assert_uint_eq(ask_node(&a, &m, NULL, &link), STATUS_OK);
+		m = request_of(&a, MESSAGE_readlink);
+		m.readlink.handle = link.handle;
+		rename_over(&a, "new", "link");
+		read = ask(&a, &call, &m, NULL) == STATUS_OK;
+		call_finish(&call);
+	}
+	wait_stale(&a, link.handle);
+	host_stop(&a);
+}
+END_TEST
+
 START_TEST(a_listing_brings_entries_with_nodes)
 {
 	struct host a;
@@ -534,6 +636,8 @@ static TCase *make_case(void)
 	tcase_add_test(tc, a_strict_read_waits_behind_a_write_and_brings_a_lease);
 	tcase_add_test(tc, a_name_that_is_made_is_recalled_by_name);
 	tcase_add_test(tc, a_file_that_is_open_elsewhere_outlives_its_name);
+	tcase_add_test(tc, what_was_replaced_can_be_opened_for_a_moment);
+	tcase_add_test(tc, a_symbolic_link_that_was_replaced_can_be_read_for_a_moment);
 	tcase_add_test(tc, a_listing_brings_entries_with_nodes);
 	tcase_add_test(tc, a_change_behind_the_origins_back_is_recalled_when_it_is_noticed);
 	tcase_add_test(tc, a_session_belongs_to_the_host_that_opened_it);
