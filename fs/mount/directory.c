@@ -78,10 +78,10 @@ struct filling {
 	size_t size, used;
 };
 
-/* One entry with its inode's attributes, when they stand. Under the lock. */
-static void plus_entry(struct mount *m, struct inode *directory, const struct listing_entry *e,
-		       struct slice name, struct fuse_entry_param *ret_entry,
-		       struct inode **ret_child)
+/* One entry with its inode's attributes, when they stand; of a name no more than that it is there
+   (name_validity()). Under the lock. */
+static void plus_entry(struct mount *m, const struct listing_entry *e, struct slice name,
+		       struct fuse_entry_param *ret_entry, struct inode **ret_child)
 {
 	struct inode *child = NULL;
 	const struct attributes *attributes = NULL;
@@ -94,7 +94,7 @@ static void plus_entry(struct mount *m, struct inode *directory, const struct li
 	if (child)
 		attributes = inode_attributes(m, child, mount_now());
 	if (attributes) {
-		entry_fill(m, directory, name, child, attributes, ret_entry);
+		entry_fill(m, child, attributes, ret_entry);
 		*ret_child = child;
 		return;
 	}
@@ -123,7 +123,7 @@ static void fill(struct mount *m, fuse_req_t request, struct open_directory *dir
 			struct fuse_entry_param entry;
 			struct inode *child;
 
-			plus_entry(m, directory->inode, e, name, &entry, &child);
+			plus_entry(m, e, name, &entry, &child);
 			need = fuse_add_direntry_plus(request, into, left, text, &entry,
 						      (off_t)e->cookie);
 			if (need > left && child)

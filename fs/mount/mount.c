@@ -717,14 +717,15 @@ static int start(struct daemon *d)
 			  strerror(errno));
 		return r;
 	}
-	m->has_epoch = notifier_probe_epoch(m);
+	m->has_epoch = o->kernel_names && notifier_probe_epoch(m);
 	if (m->maps_writable)
 		write_back_limit(d->device);
 	r = guardian_mounted(m->guardian, d->device, m->has_epoch);
 	if (r < 0)
 		mount_log("warning", "the guardian process is gone: %s", strerror(-r));
-	mount_log("info", "%s mounted on %s; names are %s in the kernel", o->url, o->mountpoint,
-		  m->has_epoch ? "cached" : "not cached (needs kernel 6.16)");
+	if (o->kernel_names && !m->has_epoch)
+		mount_log("info", "names do not stay in the kernel: that needs Linux 6.16");
+	mount_log("info", "%s mounted on %s", o->url, o->mountpoint);
 	return 0;
 }
 

@@ -28,6 +28,8 @@
 	  "what a call does while the origin is away")                                          \
 	O(BYTES, read_ahead, "read-ahead", "SIZE", "128K", "most read-ahead after a miss")      \
 	O(COUNT, threads, "threads", "N", "4", "threads that serve the kernel")                 \
+	O(FLAG, kernel_names, "kernel-names", "", "",                                           \
+	  "names stay in the kernel: no mounts and no overlays on this mount")                  \
 	O(FLAG, read_only, "ro", "", "", "refuse every change")                                 \
 	O(FLAG, foreground, "foreground", "", "", "stay in front (-f)")                         \
 	O(TEXT, log, "log", "FILE", "", "log here instead of standard error")

@@ -59,16 +59,11 @@ static bool name_fits(fuse_req_t request, const char *name)
 static void lookup_absent(struct mount *m, struct call *call, struct slice name)
 {
 	struct fuse_entry_param absent = { 0 };
-	struct instant now = mount_now();
-	struct inode *child = NULL;
 	fuse_req_t request;
 	unsigned token;
 
 	pthread_mutex_lock(&m->lock);
-	if (m->has_epoch && inode_name_find(m, call->inode, name, now, &child) && !child)
-		absent.entry_timeout = validity(m, now);
-	if (absent.entry_timeout > 0)
-		call->inode->names_given = true;
+	absent.entry_timeout = name_validity(m, call->inode, name, NULL);
 	request = call->request;
 	call->request = NULL;
 	token = mount_reply_begin(m);
@@ -128,12 +123,9 @@ static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent
 		return false;
 	}
 	token = mount_reply_begin(m);
-	if (child) {
-		entry_fill(m, directory, slice_of(name), child, attributes, &entry);
-	} else if (m->has_epoch) {
-		entry.entry_timeout = validity(m, now);
-		directory->names_given = true;
-	}
+	if (child)
+		entry_fill(m, child, attributes, &entry);
+	entry.entry_timeout = name_validity(m, directory, slice_of(name), child);
 	pthread_mutex_unlock(&m->lock);
 	COUNT(m, lookups_cached);
 	if (!child && entry.entry_timeout <= 0)
@@ -374,8 +366,9 @@ static void create_reply(struct mount *m, struct call *call, struct answer *answ
 	call->request = NULL;
 	token = mount_reply_begin(m);
 	if (request) {
-		entry_fill(m, call->inode, slice_of(call->names[0]), answer->child,
-			   &answer->nodes[NODE_TARGET].item.attributes, &entry);
+		entry_fill(m, answer->child, &answer->nodes[NODE_TARGET].item.attributes, &entry);
+		entry.entry_timeout = name_validity(m, call->inode, slice_of(call->names[0]),
+						    answer->child);
 		entry.attr_timeout = 0; /* as in reply_entry() */
 	}
 	pthread_mutex_unlock(&m->lock);

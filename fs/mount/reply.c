@@ -130,23 +130,32 @@ double attributes_validity(struct mount *m, struct inode *inode, struct instant 
 	return validity(m, now);
 }
 
-void entry_fill(struct mount *m, struct inode *directory, struct slice name, struct inode *child,
-		const struct attributes *answered, struct fuse_entry_param *ret_entry)
+void entry_fill(struct mount *m, struct inode *child, const struct attributes *answered,
+		struct fuse_entry_param *ret_entry)
 {
 	struct instant now = mount_now();
-	double seconds = validity(m, now);
 	const struct attributes *attributes = inode_attributes(m, child, now);
-	struct inode *found;
 
 	*ret_entry = (struct fuse_entry_param){ .ino = child->nodeid, .generation = 1 };
 	attributes_stat(attributes ? attributes : answered, &ret_entry->attr);
 	if (attributes)
 		ret_entry->attr_timeout = attributes_validity(m, child, now);
-	if (m->has_epoch && inode_name_find(m, directory, name, now, &found) && found == child) {
-		ret_entry->entry_timeout = seconds;
-		directory->names_given = true;
-	}
 	inode_looked_up(m, child);
+}
+
+double name_validity(struct mount *m, struct inode *directory, struct slice name,
+		     const struct inode *child)
+{
+	struct instant now = mount_now();
+	struct inode *found;
+	double seconds;
+
+	if (!m->has_epoch || !inode_name_find(m, directory, name, now, &found) || found != child)
+		return 0;
+	seconds = validity(m, now);
+	if (seconds > 0)
+		directory->names_given = true;
+	return seconds;
 }
 
 void reply_error(struct mount *m, struct call *call, int error)
@@ -183,8 +192,8 @@ void reply_entry(struct mount *m, struct call *call, struct answer *answer, stru
 	call->request = NULL;
 	token = mount_reply_begin(m);
 	if (request) {
-		entry_fill(m, call->inode, name, answer->child,
-			   &answer->nodes[NODE_TARGET].item.attributes, &entry);
+		entry_fill(m, answer->child, &answer->nodes[NODE_TARGET].item.attributes, &entry);
+		entry.entry_timeout = name_validity(m, call->inode, name, answer->child);
 		/* Of an answer to what makes a name the kernel takes the attributes even when they
 		   were invalidated meanwhile (it looks at versions for lookups only). */
 		if (call->modifying)

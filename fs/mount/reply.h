@@ -46,12 +46,20 @@ void attributes_stat(const struct attributes *attributes, struct stat *ret_stat)
 double attributes_validity(struct mount *m, struct inode *inode, struct instant now);
 
 /*
- * An entry for the kernel: counts the lookup. Name and attributes get a validity when they stand
- * now; attributes that do not are those of the answer, for this once. Under the lock, between
- * mount_reply_begin() and _end().
+ * An entry for the kernel: counts the lookup. Attributes get a validity when they stand now; those
+ * that do not are those of the answer, for this once. The name gets none: name_validity(). Under the
+ * lock, between mount_reply_begin() and _end().
  */
-void entry_fill(struct mount *m, struct inode *directory, struct slice name, struct inode *child,
-		const struct attributes *answered, struct fuse_entry_param *ret_entry);
+void entry_fill(struct mount *m, struct inode *child, const struct attributes *answered,
+		struct fuse_entry_param *ret_entry);
+/*
+ * Seconds for which the kernel may keep that `name` leads to `child` (NULL: to nothing); 0 unless
+ * that stands now, and always without --kernel-names. Not for the names of a listing: the kernel
+ * stamps them with the epoch at which it takes them in, and not, as the answers to all else, with
+ * that of the request, so that a late one would outlive the notification. Likewise.
+ */
+double name_validity(struct mount *m, struct inode *directory, struct slice name,
+		     const struct inode *child);
 /* Seconds for which something under the session may be given away now; 0: none. Under the lock. */
 double validity(struct mount *m, struct instant now);
 

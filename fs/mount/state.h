@@ -84,7 +84,8 @@ struct mount {
 	struct locks *locks;
 	struct fuse_session *fuse;
 	int fuse_fd;
-	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works: names may have a validity */
+	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works and may be used (--kernel-names): names
+				  may have a validity */
 	atomic_bool read_only; /* the option, or what the origin says */
 	atomic_bool unguarded; /* the guardian was killed: nothing more goes into the kernel's caches */
 	atomic_uint writing_back; /* files: write_back_all() */
