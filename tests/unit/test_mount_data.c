@@ -244,6 +244,39 @@ START_TEST(entries_with_attributes_count_as_lookups)
 }
 END_TEST
 
+/* The kernel may take it in at any time later, and does not know from when its names are. */
+START_TEST(entries_of_a_listing_have_attributes_that_last_and_names_that_do_not)
+{
+	uint64_t fh, unique;
+	const struct kernel_reply *reply;
+	unsigned count = 0;
+
+	lab_start();
+	fh = open_directory();
+	unique = list(FUSE_READDIRPLUS, fh);
+	answer_listing(origin_expect(MESSAGE_readdir));
+	ck_assert_int_eq(kernel_error(unique), 0);
+	reply = kernel_wait(unique);
+	for (size_t at = 0; at < reply->length; count++) {
+		struct fuse_direntplus entry;
+
+		memcpy(&entry, reply->data + at, sizeof(entry));
+		ck_assert_uint_ne(entry.entry_out.nodeid, 0);
+		ck_assert_uint_eq(entry.entry_out.entry_valid, 0);
+		ck_assert_uint_eq(entry.entry_out.entry_valid_nsec, 0);
+		ck_assert_uint_gt(entry.entry_out.attr_valid, 0);
+		at += FUSE_DIRENT_ALIGN(sizeof(entry) + entry.dirent.namelen);
+	}
+	ck_assert_uint_eq(count, 2);
+	/* So a recall of names has none to take back; one of what they lead to has. */
+	origin_wait_acknowledged(origin_recall(ROOT_NUMBER, "a"));
+	ck_assert_uint_eq(kernel_notices(), 0);
+	origin_wait_acknowledged(origin_recall(10, NULL));
+	ck_assert_uint_eq(kernel_notices(), 1);
+	close_directory(fh);
+}
+END_TEST
+
 START_TEST(a_malformed_listing_is_an_error)
 {
 	const struct origin_answer broken = { .eof = true, .count = 1, .data = "\1\2\3", .length = 3 };
@@ -271,6 +304,7 @@ static TCase *data_case(void)
 	tcase_add_test(tcase, fsync_fails_when_the_store_crashed_after_the_write);
 	tcase_add_test(tcase, a_listing_under_a_lease_serves_everybody_until_a_name_is_recalled);
 	tcase_add_test(tcase, entries_with_attributes_count_as_lookups);
+	tcase_add_test(tcase, entries_of_a_listing_have_attributes_that_last_and_names_that_do_not);
 	tcase_add_test(tcase, a_malformed_listing_is_an_error);
 	return tcase;
 }
