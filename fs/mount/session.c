@@ -119,8 +119,9 @@ static void *list_add(void **items, size_t *count, size_t *capacity, size_t elem
 #define LIST_DONE(list)                                                                         \
 	do {                                                                                    \
 		(list)->count -= (list)->sent;                                                  \
-		memmove((list)->items, (list)->items + (list)->sent,                            \
-			(list)->count * sizeof(*(list)->items));                                \
+		if ((list)->count > 0) /* else there may be no items, and no place for them */  \
+			memmove((list)->items, (list)->items + (list)->sent,                    \
+				(list)->count * sizeof(*(list)->items));                        \
 		(list)->sent = 0;                                                               \
 	} while (0)
 

@@ -212,6 +212,24 @@ START_TEST(leases_and_opens_are_reclaimed_in_the_next_session)
 }
 END_TEST
 
+START_TEST(who_has_nothing_to_reclaim_says_so)
+{
+	struct origin_request *reclaim;
+
+	lab_start();
+	lab.reclaim = true;
+	origin_asks(MESSAGE_reclaim, true);
+	lose_session();
+	reclaim = origin_expect(MESSAGE_reclaim);
+	ck_assert_uint_eq(reclaim->message.reclaim.last, 1);
+	ck_assert_uint_eq(reclaim->message.reclaim.items.length, 0);
+	origin_reclaimed(reclaim->request, reclaim->message.reclaim.items, true);
+	free(reclaim);
+	lab_control_round_trip();
+	ck_assert_uint_eq(session_now(), 2);
+}
+END_TEST
+
 /* What is open here is named even without a lease: the origin registers it. */
 START_TEST(an_open_without_a_lease_is_named_all_the_same)
 {
@@ -411,6 +429,7 @@ static TCase *session_case(void)
 	tcase_add_test(tcase, the_next_session_is_opened_when_the_kernel_has_dropped);
 	tcase_add_test(tcase, nothing_of_an_old_session_is_answered_from_memory);
 	tcase_add_test(tcase, leases_and_opens_are_reclaimed_in_the_next_session);
+	tcase_add_test(tcase, who_has_nothing_to_reclaim_says_so);
 	tcase_add_test(tcase, an_open_without_a_lease_is_named_all_the_same);
 	tcase_add_test(tcase, the_last_claim_waits_for_what_was_under_way_and_what_that_opened);
 	tcase_add_test(tcase, what_is_not_confirmed_is_not_held);
