@@ -11,6 +11,7 @@ happened, or not: its version is never used again.
 LEASEHOLD_SOAK_SECONDS: how long (30); LEASEHOLD_SOAK_SEED: the order of the faults.
 """
 
+import collections
 import errno
 import fcntl
 import os
@@ -58,10 +59,16 @@ class File:
         self.next = 1
         self.floor = 0  # acknowledged, or seen by somebody
         self.writes = self.reads = self.errors = 0
+        self.events = collections.deque(maxlen=30)  # the last ones, for people
+
+    def note(self, what, path, version, began):
+        now = time.monotonic() - START
+        self.events.append("%.3f..%.3f %s %s %d" % (began - START, now, path[-8:], what, version))
 
     def write(self, path, replace):
         with self.lock:
             version, self.next = self.next, self.next + 1
+            began, what = time.monotonic(), "replaced by" if replace else "written"
             try:
                 if replace:
                     write_file(path + ".new", image(version))
@@ -74,14 +81,16 @@ class File:
                         os.close(fd)
             except OSError as e:
                 self.errors += 1
+                self.note("%s: %s" % (errno.errorcode.get(e.errno), what), path, version, began)
                 if e.errno not in BROKEN:
                     raise
                 return
             self.floor = max(self.floor, version)
+            self.note(what, path, version, began)
             self.writes += 1
 
     def read(self, path):
-        floor = self.floor
+        floor, began = self.floor, time.monotonic()
         try:
             data = read_file(path)
         except OSError as e:
@@ -91,8 +100,11 @@ class File:
             return
         version = version_of(data, path)
         if version < floor:
-            raise Failure("%s: version %d, but %d was acknowledged or seen before (at %.3f)" % (
-                path, version, floor, time.monotonic() - START))
+            raise Failure("%s: version %d, but %d was acknowledged or seen before (%.3f..%.3f)\n%s" % (
+                path, version, floor, began - START, time.monotonic() - START,
+                "\n".join(self.events)))
+        if version > self.floor:
+            self.note("seen", path, version, began)
         self.floor = max(self.floor, version)
         self.reads += 1
 
