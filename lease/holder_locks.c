@@ -27,6 +27,8 @@ int holder_locks_set(struct holder_locks *l, struct instant now,
 		return EIO;
 	if (locks && (!through || l->counters.requests >= l->request_max))
 		return ENOLCK;
+	if (through)
+		through->ending = false;
 	inode = lock_inode_make(l, &request->handle);
 	if (inode)
 		owner = lock_owner_make(l, inode, request->kind, request->owner);
@@ -87,6 +89,14 @@ bool holder_locks_close(struct holder_locks *l, struct instant now, const struct
 	return true;
 }
 
+void holder_locks_flushed(struct holder_locks *l, uint64_t number)
+{
+	struct file *file = map_get(&l->files, &number);
+
+	if (file)
+		file->ending = true;
+}
+
 void holder_locks_release(struct holder_locks *l, struct instant now, const struct handle *handle,
 			  uint64_t file, struct holder_lock_actions *out)
 {
@@ -140,7 +150,7 @@ void holder_locks_interrupt(struct holder_locks *l, struct instant now, uint64_t
 		op->interrupted = true;
 	} else if (op->kind == OP_SETTLE) {
 		op->take = false;
-	} else if (!lock_op_unlocks(op)) {
+	} else if (!lock_op_unlocks(op)) { /* QUEUED, PATIENT */
 		lock_op_answer(l, op, EINTR);
 		lock_op_end(l, op);
 	} else {
@@ -210,6 +220,8 @@ static void lock_answered(struct holder_locks *l, struct op *op, uint16_t status
 			lock_op_answer(l, op, EINTR);
 			lock_op_end(l, op);
 		}
+	} else if (status == STATUS_LOCKED && lock_op_again(l, op)) {
+		return;
 	} else if (status != STATUS_LOCKWAITS) {
 		lock_op_answer(l, op, error_of(status));
 		lock_op_end(l, op);
@@ -231,6 +243,8 @@ static void lock_answered(struct holder_locks *l, struct op *op, uint16_t status
 static void test_answered(struct holder_locks *l, struct op *op,
 			  const struct message_lock_answer *answer)
 {
+	if (answer->own && answer->type != LOCK_TYPE_NONE && lock_op_again(l, op))
+		return;
 	op->own = answer->own;
 	op->range = (struct lock_range){ answer->start, answer->end, answer->pid, answer->type };
 	lock_op_answer(l, op, status_errno(answer->status));
@@ -330,7 +344,7 @@ static void op_restart(struct holder_locks *l, struct op *op)
 	} else if (op->state != OP_QUEUED && op->interrupted) {
 		lock_op_answer(l, op, EINTR);
 		lock_op_end(l, op);
-	} else if (op->state != OP_QUEUED) {
+	} else if (op->state != OP_QUEUED) { /* PATIENT as well */
 		lock_op_leave(l, op);
 		lock_op_queue(l, op, true);
 	}
@@ -512,6 +526,8 @@ struct instant holder_locks_timer(const struct holder_locks *l)
 		return instant_add(l->now, duration_ms(STARVED_RETRY_MS));
 	if (l->state == LOCKS_READY && l->retrying)
 		return l->retry_at;
+	if (!list_empty(&l->patient))
+		return LIST_ENTRY(l->patient.next, struct op, in_patient)->patient_until;
 	return (struct instant){ UINT64_MAX };
 }
 
@@ -580,6 +596,7 @@ void holder_locks_check_invariants(const struct holder_locks *l)
 		assert(op->state != OP_SENT || op->inode->sent == op);
 		assert(op->state != OP_SENT || l->state == LOCKS_READY);
 		assert(op->state == OP_OVER || op->kind == OP_TEST || op->owner);
+		assert((op->state == OP_PATIENT) == list_linked(&op->in_patient));
 		waiting += op->state == OP_WAITING;
 	}
 	assert(count == l->counters.requests && waiting == l->counters.waiting);

@@ -11,6 +11,7 @@
  * is asked for after another's release is not refused for it.
  *
  *     set --> QUEUED --> SENT --> answered
+ *                ^         +----> PATIENT --the end of what is in the way, or 200 ms--> QUEUED
  *                ^         +----> WAITING --offer--> QUEUED as a settle --> answered, SENT --> gone
  *                +-- the session was lost: asked again under the next one
  *
@@ -96,6 +97,13 @@ int holder_locks_test(struct holder_locks *l, struct instant now,
  */
 bool holder_locks_close(struct holder_locks *l, struct instant now, const struct handle *handle,
 			uint64_t owner, uint64_t token, struct holder_lock_actions *out);
+/*
+ * A process closed a descriptor of the file. If that was the last one, its release is on its way: the
+ * kernel tells of it behind the back of who closed. A try that finds a lock of this file in its way
+ * is patient: it waits for the release, 200 ms at most, and is made again. Until something is locked
+ * through the file again.
+ */
+void holder_locks_flushed(struct holder_locks *l, uint64_t file);
 /* The open description is gone, and what only it held with it. Nobody waits for that. */
 void holder_locks_release(struct holder_locks *l, struct instant now, const struct handle *handle,
 			  uint64_t file, struct holder_lock_actions *out);

@@ -19,13 +19,14 @@
 enum locks_state { LOCKS_DOWN, LOCKS_RECLAIMING, LOCKS_READY };
 
 enum op_kind { OP_LOCK, OP_TEST, OP_SETTLE };
-enum op_state { OP_QUEUED, OP_SENT, OP_WAITING, OP_OVER };
+enum op_state { OP_QUEUED, OP_SENT, OP_PATIENT, OP_WAITING, OP_OVER };
 
 struct inode {
 	struct handle handle;   /* key in holder_locks.inodes */
 	struct list owners;
 	struct list queue;      /* op.in_inode, QUEUED */
 	struct list waiting;    /* op.in_inode, WAITING */
+	struct list patient;    /* op.in_inode, PATIENT */
 	struct op *sent;        /* under way; NULL: the first of the queue may go */
 	struct list in_ready;   /* holder_locks.ready */
 };
@@ -60,6 +61,9 @@ struct op {
 	struct list in_inode;
 	struct list link;       /* holder_locks.ops */
 	struct list in_sent;    /* holder_locks.sent, by id */
+	struct list in_patient; /* holder_locks.patient, by `patient_until` */
+	struct instant patient_until; /* once: 0 before */
+	uint32_t again;         /* how often it was made again */
 	uint64_t id;            /* while SENT */
 	struct instant queued_at;
 	bool closes;            /* answered after CLOSE_MS_MAX at the latest */
@@ -78,6 +82,7 @@ struct op {
 struct file {
 	uint64_t number;        /* key in holder_locks.files */
 	bool lost;
+	bool ending;            /* a descriptor was closed, maybe the last one */
 	struct list untold;     /* holder_locks.untold */
 };
 
@@ -88,7 +93,7 @@ struct holder_locks {
 	struct instant now; /* the latest that a caller named */
 	struct session_id session;
 	struct map inodes, files;
-	struct list owners, ops, sent, ready, pending, untold;
+	struct list owners, ops, sent, ready, patient, pending, untold;
 	uint64_t id_last;     /* of this session */
 	uint64_t waiter_last; /* ever */
 	struct instant retry_at; /* nothing is sent before */
@@ -132,6 +137,8 @@ void lock_op_leave(struct holder_locks *l, struct op *op);
 void lock_op_end(struct holder_locks *l, struct op *op);
 void lock_op_queue(struct holder_locks *l, struct op *op, bool first);
 void lock_op_settle(struct holder_locks *l, struct op *op, bool take);
+bool lock_op_again(struct holder_locks *l, struct op *op);
+void lock_ops_hurry(struct holder_locks *l);
 
 /* holder_locks_send.c */
 void lock_op_undo(struct op *op);

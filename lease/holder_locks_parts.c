@@ -3,6 +3,9 @@
 #include <assert.h>
 #include <errno.h>
 
+#define PATIENT_MS 200 /* a release that takes longer to come is not on its way */
+#define AGAIN_MAX 8
+
 /* ---- memory ---- */
 
 void *holder_locks_allocate(struct holder_locks *l, size_t size)
@@ -53,6 +56,7 @@ int holder_locks_create(uint32_t request_max, const struct allocator *allocator,
 	list_init(&l->ops);
 	list_init(&l->sent);
 	list_init(&l->ready);
+	list_init(&l->patient);
 	list_init(&l->pending);
 	list_init(&l->untold);
 	*ret_locks = l;
@@ -82,6 +86,7 @@ struct inode *lock_inode_make(struct holder_locks *l, const struct handle *handl
 	list_init(&inode->owners);
 	list_init(&inode->queue);
 	list_init(&inode->waiting);
+	list_init(&inode->patient);
 	list_init(&inode->in_ready);
 	map_insert(&l->inodes, inode);
 	return inode;
@@ -90,7 +95,7 @@ struct inode *lock_inode_make(struct holder_locks *l, const struct handle *handl
 void lock_inode_put(struct holder_locks *l, struct inode *inode)
 {
 	if (!list_empty(&inode->owners) || !list_empty(&inode->queue) ||
-	    !list_empty(&inode->waiting) || inode->sent)
+	    !list_empty(&inode->waiting) || !list_empty(&inode->patient) || inode->sent)
 		return;
 	list_remove(&inode->in_ready);
 	map_remove(&l->inodes, &inode->handle);
@@ -215,6 +220,7 @@ struct op *lock_op_make(struct holder_locks *l, enum op_kind kind, struct inode 
 	list_init(&op->in_inode);
 	list_init(&op->link);
 	list_init(&op->in_sent);
+	list_init(&op->in_patient);
 	list_init(&op->pending);
 	list_append(&l->ops, &op->link);
 	if (owner)
@@ -260,10 +266,111 @@ void lock_op_leave(struct holder_locks *l, struct op *op)
 {
 	list_remove(&op->in_inode);
 	list_remove(&op->in_sent);
+	list_remove(&op->in_patient);
 	l->counters.waiting -= op->state == OP_WAITING;
 	if (op->inode->sent == op) {
 		op->inode->sent = NULL;
 		lock_inode_ready(l, op->inode);
+	}
+}
+
+/* ---- tries that are made again ---- */
+
+static void patient_queue(struct holder_locks *l, struct op *op)
+{
+	list_remove(&op->in_inode);
+	list_remove(&op->in_patient);
+	op->state = OP_QUEUED;
+	op->queued_at = l->now;
+	list_append(&op->inode->queue, &op->in_inode);
+	lock_inode_ready(l, op->inode);
+}
+
+static bool is_unlocked_soon(const struct owner *owner)
+{
+	const struct inode *inode = owner->inode;
+
+	for (const struct list *at = inode->queue.next; at != &inode->queue; at = at->next) {
+		const struct op *op = LIST_ENTRY(at, const struct op, in_inode);
+
+		if (op->owner == owner && lock_op_unlocks(op))
+			return true;
+	}
+	return false;
+}
+
+/* `hurry`: it was waited for long enough. */
+static bool ends_soon(struct holder_locks *l, const struct owner *owner, bool hurry)
+{
+	bool ends = false;
+
+	for (uint32_t i = 0; i < owner->file_count; i++) {
+		struct file *file = map_get(&l->files, &owner->files[i]);
+
+		if (!file || !file->ending)
+			continue;
+		ends = true;
+		file->ending = !hurry;
+	}
+	return ends;
+}
+
+static bool is_in_the_way(const struct owner *owner, const struct op *op)
+{
+	return owner->kind == op->request.kind && owner->number != op->request.owner &&
+	       lock_set_conflict(&owner->held, &op->request.range) != NULL;
+}
+
+/*
+ * `op` was refused. If what is in its way is unlocked or closed by this host already, but the origin
+ * has not heard of it yet, it is made again after that: true.
+ */
+bool lock_op_again(struct holder_locks *l, struct op *op)
+{
+	bool unlocks = false, ends = false;
+
+	if (op->again == AGAIN_MAX || op->interrupted)
+		return false;
+	LIST_FOR_EACH(at, &op->inode->owners) {
+		const struct owner *owner = LIST_ENTRY(at, struct owner, in_inode);
+
+		if (!is_in_the_way(owner, op))
+			continue;
+		unlocks |= is_unlocked_soon(owner);
+		ends |= op->patient_until.ns == 0 && ends_soon(l, owner, false);
+	}
+	if (!unlocks && !ends)
+		return false;
+	op->again++;
+	lock_op_leave(l, op);
+	if (unlocks) {
+		lock_op_queue(l, op, false);
+		return true;
+	}
+	op->state = OP_PATIENT;
+	op->patient_until = instant_add(l->now, duration_ms(PATIENT_MS));
+	list_append(&op->inode->patient, &op->in_inode);
+	list_append(&l->patient, &op->in_patient);
+	return true;
+}
+
+/* What was waited for long enough is not on its way. */
+void lock_ops_hurry(struct holder_locks *l)
+{
+	struct list *at;
+
+	while ((at = list_first(&l->patient))) {
+		struct op *op = LIST_ENTRY(at, struct op, in_patient);
+
+		if (instant_before(l->now, op->patient_until))
+			return;
+		LIST_FOR_EACH(it, &op->inode->owners) {
+			const struct owner *owner = LIST_ENTRY(it, struct owner, in_inode);
+
+			if (is_in_the_way(owner, op))
+				(void)ends_soon(l, owner, true);
+		}
+		patient_queue(l, op);
 	}
 }
 
@@ -297,6 +404,11 @@ void lock_op_queue(struct holder_locks *l, struct op *op, bool first)
 		list_insert_after(&op->inode->queue, &op->in_inode);
 	else
 		list_append(&op->inode->queue, &op->in_inode);
+	if (lock_op_unlocks(op)) {
+		/* Who was patient comes next. */
+		LIST_FOR_EACH(at, &op->inode->patient)
+			patient_queue(l, LIST_ENTRY(at, struct op, in_inode));
+	}
 }
 
 /* It waits no longer, or was offered what it waits for: the origin is to hear of that first. */

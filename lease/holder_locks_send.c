@@ -300,6 +300,7 @@ void holder_locks_flush(struct holder_locks *l, struct holder_lock_actions *out)
 
 	if (l->starved)
 		unlock_abandoned(l);
+	lock_ops_hurry(l);
 	pump(l);
 	while ((at = list_first(&l->pending))) {
 		struct op *op = LIST_ENTRY(at, struct op, pending);

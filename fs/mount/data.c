@@ -106,6 +106,7 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 	info->direct_io = writable || !pages;
 	info->keep_cache = !info->direct_io;
 	info->noflush = !writable && !inode->locks_used;
+	file->unflushed = info->noflush;
 	*ret_file = file;
 	return 0;
 }
@@ -371,7 +372,7 @@ void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info
 	pthread_mutex_lock(&m->lock);
 	lost = sync_take(file->inode, &file->seen);
 	pthread_mutex_unlock(&m->lock);
-	locks_flush(m, request, file->inode, info->lock_owner, lost ? EIO : 0);
+	locks_flush(m, request, file, info->lock_owner, lost ? EIO : 0);
 }
 
 void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info)

@@ -448,7 +448,6 @@ static void on_interrupt(fuse_req_t request, void *data)
 }
 
 /* Remembers the request. NULL: it was answered. */
-/* Remembers the request. NULL: it was answered. */
 static struct lock_wait *wait_make(struct mount *m, fuse_req_t request)
 {
 	struct lock_wait *wait = calloc(1, sizeof(*wait));
@@ -468,9 +467,11 @@ static struct lock_wait *wait_make(struct mount *m, fuse_req_t request)
 	return wait;
 }
 
-void locks_flush(struct mount *m, fuse_req_t request, struct inode *inode, uint64_t owner, int error)
+void locks_flush(struct mount *m, fuse_req_t request, const struct open_file *file, uint64_t owner,
+		 int error)
 {
 	struct holder_lock_actions actions = no_actions();
+	struct inode *inode = file->inode;
 	struct lock_wait *wait = NULL;
 
 	if (m->locks && inode->locks_used)
@@ -482,6 +483,7 @@ void locks_flush(struct mount *m, fuse_req_t request, struct inode *inode, uint6
 	pthread_mutex_lock(&m->lock);
 	wait->error = error;
 	wait->started = true;
+	holder_locks_flushed(m->locks->core, file->lock_number);
 	if (m->locks->shut ||
 	    !holder_locks_close(m->locks->core, mount_now(), &inode->handle, owner, wait->token,
 				&actions))
@@ -542,6 +544,8 @@ static void ask(fuse_req_t request, struct open_file *file, struct lock_request 
 	else
 		error = holder_locks_set(m->locks->core, mount_now(), lock, number, wait->token,
 					 &actions);
+	if (file->unflushed)
+		holder_locks_flushed(m->locks->core, number);
 	if (error)
 		answer(m, wait, error);
 	act(m, &actions);

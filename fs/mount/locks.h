@@ -12,6 +12,8 @@
 #include "fs/mount/inode.h"
 #include "lease/holder_locks.h"
 
+struct open_file;
+
 #define LOCK_REQUESTS_MAX 4096 /* of the kernel, at a time; beyond: ENOLCK */
 
 int locks_create(struct mount *m) MUST_CHECK;
@@ -46,7 +48,7 @@ void locks_shut(struct mount *m);
 enum holder_lock_state locks_file(const struct mount *m, const struct inode *inode, uint64_t file);
 /* A process closed a descriptor: answers `request` with `error`, at once or when its locks are gone.
    Without the lock. */
-void locks_flush(struct mount *m, fuse_req_t request, struct inode *inode, uint64_t owner,
+void locks_flush(struct mount *m, fuse_req_t request, const struct open_file *file, uint64_t owner,
 		 int error);
 /* Without the lock. */
 void locks_release(struct mount *m, struct inode *inode, uint64_t file);

@@ -23,6 +23,7 @@ struct open_file {
 	bool append;
 	bool direct_failed; /* a write with O_DIRECT, since the last truncation: attributes.c */
 	uint64_t lock_number; /* 0: nothing was ever locked through it (locks.h) */
+	bool unflushed; /* closes of it are not told, but its end */
 	struct sync_seen seen;
 	bool mappable; /* it may be mapped for writing: write_back.h */
 	struct credential credential; /* of who opened it */

@@ -125,6 +125,28 @@ class Agent:
             time.sleep(0.025)  # as SQLite does
         return count
 
+    def do_close_and_try(self, path, count):
+        """How many tries were refused that came after the close of what had the lock."""
+        other = os.open(path, os.O_RDWR | os.O_CREAT)
+        refused = 0
+        for i in range(count):
+            fd = os.open(path, os.O_RDWR if i % 4 else os.O_RDONLY)
+
+            def lock(fd, kind):
+                if i % 2:
+                    self.do_lock(fd, kind, 0, 0, OFD_SETLK)
+                else:
+                    fcntl.flock(fd, {R: fcntl.LOCK_SH, W: fcntl.LOCK_EX, U: fcntl.LOCK_UN}[kind] |
+                                fcntl.LOCK_NB)
+            lock(fd, W if i % 4 else R)
+            os.close(fd)
+            try:
+                lock(other, W)
+            except BlockingIOError:
+                refused += 1
+            lock(other, U)
+        return refused
+
     def do_many(self, fd, count, step, kind):
         for i in range(count):
             self.do_lock(fd, kind, i * step, 1, fcntl.F_SETLK)
@@ -331,6 +353,31 @@ def test_a_lock_through_a_reader_goes_with_it(w):
     expect(p.call("close", f), OK)
     # The descriptor was open before anything was locked there: the kernel tells of its end only.
     eventually(lambda: q.lock(g, W) == OK, "it is free")
+
+
+@agents
+def test_what_was_closed_is_free_on_this_host(w):
+    p = Agent(w)
+    # The kernel tells of the end of a descriptor behind the back of who closed it.
+    expect(p.call("close_and_try", w.host("a") / "f", 2000), 0, "tries that were refused")
+
+
+@agents
+def test_a_descriptor_that_others_have_too_keeps_its_lock(w):
+    p, f, _q, _g = pair(w)
+    other = Agent(w)
+    h = other.open(w.host_a / "f")
+    copy = -p.call("dup", f)
+    expect(p.flock(f, fcntl.LOCK_EX), OK)
+    expect(p.lock(f, W, 0, 10, OFD_SETLK), OK)
+    expect(p.call("close", copy), OK)
+    for _ in range(2):
+        expect(other.flock(h, fcntl.LOCK_EX | fcntl.LOCK_NB), errno.EAGAIN)
+        expect(other.lock(h, W, 5, 1), errno.EAGAIN)
+        expect(other.test(h, W)[0], W, "what is in the way")
+    expect(p.call("close", f), OK)
+    expect(other.flock(h, fcntl.LOCK_EX | fcntl.LOCK_NB), OK)
+    expect(other.lock(h, W, 5, 1), OK)
 
 
 @agents

@@ -243,6 +243,8 @@ static void ask(struct sim *sim, unsigned index, unsigned number)
 		locker->token = 0;
 		if (!locker->closing)
 			reopen(sim, index, number);
+	} else if (locker->token % 4 == 0) {
+		holder_locks_flushed(h->locks, locker->file);
 	}
 }
 

@@ -481,6 +481,9 @@ static void step(void)
 		holder_locks_tick(w.hosts[index].locks, w.now, &w.hosts[index].actions);
 		host_perform(index);
 		break;
+	case 5:
+		holder_locks_flushed(w.hosts[index].locks, index * 100 + 1 + draw(OWNERS));
+		break;
 	case 6:
 		if (draw(20) == 0)
 			origin_restart();
