@@ -285,7 +285,7 @@
 	COMMON_FIELDS(F)                                                                        \
 	F(HANDLE, directory)                                                                    \
 	F(NAME, name)                                                                           \
-	F(U32, mode)              /* with a umask: MODE_UMASK_SHIFT */                          \
+	F(U32, mode)              /* with a umask and access: MODE_UMASK_SHIFT, MODE_ACCESS_SHIFT */ \
 	F(U8, exclusive)                                                                        \
 	F(U8, truncate)
 
@@ -534,6 +534,8 @@ enum rename_flag {
 #define MODE_UMASK_SHIFT 16
 #define MODE_WITH_UMASK(mode, umask)                                                            \
 	(((uint32_t)(mode) & 0xffffu) | ((uint32_t)(umask) & 0777u) << MODE_UMASK_SHIFT)
+/* Above it, of create: how a file that is there already is opened, enum open_access. 0: both ways. */
+#define MODE_ACCESS_SHIFT 28
 
 enum fallocate_mode {
 	FALLOCATE_KEEP_SIZE = 1 << 0,

@@ -206,6 +206,12 @@ static void open_work(struct mount *m, struct call *call)
 	pthread_mutex_unlock(&m->lock);
 }
 
+unsigned data_access(int flags)
+{
+	return ((flags & O_ACCMODE) != O_WRONLY ? OPEN_ACCESS_READ : 0) |
+	       ((flags & O_ACCMODE) != O_RDONLY ? OPEN_ACCESS_WRITE : 0);
+}
+
 void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 {
 	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
@@ -248,9 +254,7 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 		return;
 	call->file_info = *info;
 	call->message.open.handle = call->inode->handle;
-	call->message.open.access =
-		(uint8_t)(((info->flags & O_ACCMODE) != O_WRONLY ? OPEN_ACCESS_READ : 0) |
-			  (writable ? OPEN_ACCESS_WRITE : 0));
+	call->message.open.access = (uint8_t)data_access(info->flags);
 	pthread_mutex_lock(&m->lock);
 	count_open(call->inode);
 	pthread_mutex_unlock(&m->lock);

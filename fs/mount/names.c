@@ -426,7 +426,8 @@ void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t m
 	call->file_info = *info;
 	call->message.create.directory = call->inode->handle;
 	call->message.create.name = call_name(call, 0, name);
-	call->message.create.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask);
+	call->message.create.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask) |
+				    data_access(info->flags) << MODE_ACCESS_SHIFT;
 	call->message.create.exclusive = (info->flags & O_EXCL) != 0;
 	call->message.create.truncate = (info->flags & O_TRUNC) != 0;
 	call_limit(call);

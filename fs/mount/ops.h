@@ -85,6 +85,8 @@ bool op_refuse_change(fuse_req_t request);
 
 /* The registered open of a created or opened file: data.c. */
 struct open_file;
+/* enum open_access of an open's flags. */
+unsigned data_access(int flags);
 int data_open(struct mount *m, struct inode *inode, const struct credential *credential,
 	      struct fuse_file_info *info, struct open_file **ret_file);
 void data_open_undo(struct mount *m, struct open_file *file);

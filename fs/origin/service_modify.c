@@ -355,6 +355,8 @@ static int apply_create(struct task *t)
 {
 	const struct message_create *m = &t->message.create;
 	struct inode *existing = t->inodes[TASK_TARGET];
+	unsigned access = m->mode >> MODE_ACCESS_SHIFT & (OPEN_ACCESS_READ | OPEN_ACCESS_WRITE);
+	int error;
 
 	if (!existing)
 		return store_create(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
@@ -363,7 +365,16 @@ static int apply_create(struct task *t)
 		return -EEXIST;
 	if (S_ISDIR(existing->type))
 		return -EISDIR;
-	return m->truncate ? store_truncate(t->store, &t->caller, existing, 0) : 0;
+	/* PROTOCOL.md 2.4: the kernel looked for this name when it was absent. */
+	if (!S_ISREG(existing->type))
+		return -ESTALE;
+	if (!access)
+		access = OPEN_ACCESS_READ | OPEN_ACCESS_WRITE;
+	error = store_may_open(t->store, &t->caller, existing,
+			       access | (m->truncate ? OPEN_ACCESS_WRITE : 0));
+	if (error || !m->truncate)
+		return error;
+	return store_truncate(t->store, &t->caller, existing, 0);
 }
 
 static int apply_open(struct task *t)

@@ -185,6 +185,9 @@ void store_settle_removed(struct store *s, struct inode *inode);
  */
 int store_access(struct store *s, const struct credential *caller, struct inode *inode,
 		 unsigned access, bool opened) MUST_CHECK;
+/* May `caller` open it, as if by name here and now? Who may execute it may not therefore read it. */
+int store_may_open(struct store *s, const struct credential *caller, struct inode *inode,
+		   unsigned access) MUST_CHECK;
 int store_read(struct store *s, const struct credential *caller, struct inode *inode,
 	       uint64_t offset, void *buffer, uint32_t count, uint32_t *ret_count) MUST_CHECK;
 /*

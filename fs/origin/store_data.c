@@ -16,11 +16,26 @@
 
 /* ---- access ---- */
 
+static int mode_of_access(unsigned access)
+{
+	return (access & OPEN_ACCESS_READ ? R_OK : 0) | (access & OPEN_ACCESS_WRITE ? W_OK : 0);
+}
+
+/* The kernel decides, access control lists included. 0 or -errno. */
+static int ask_kernel(const struct credential *caller, const struct inode *inode, int mode)
+{
+	int error = credentials_assume(caller);
+
+	if (error)
+		return error;
+	return syscall(SYS_faccessat2, inode->fd, "", mode, AT_EMPTY_PATH | AT_EACCESS) < 0 ?
+		       -errno : 0;
+}
+
 static int access_now(const struct credential *caller, struct inode *inode, unsigned access,
 		      bool owner_override)
 {
 	struct stat st;
-	int mode = (access & OPEN_ACCESS_READ ? R_OK : 0) | (access & OPEN_ACCESS_WRITE ? W_OK : 0);
 	int error;
 
 	if (caller->uid == 0)
@@ -31,17 +46,11 @@ static int access_now(const struct credential *caller, struct inode *inode, unsi
 		if (st.st_uid == caller->uid)
 			return 0;
 	}
-	error = credentials_assume(caller);
-	if (error)
+	error = ask_kernel(caller, inode, mode_of_access(access));
+	if (error != -EACCES || access != OPEN_ACCESS_READ || !S_ISREG(inode->type))
 		return error;
-	/* The kernel decides, access control lists included. */
-	if (syscall(SYS_faccessat2, inode->fd, "", mode, AT_EMPTY_PATH | AT_EACCESS) == 0)
-		return 0;
-	if (errno != EACCES || access != OPEN_ACCESS_READ || !S_ISREG(inode->type))
-		return -errno;
 	/* Who may execute it reads it page by page: the host cannot tell the two apart. */
-	return syscall(SYS_faccessat2, inode->fd, "", X_OK, AT_EMPTY_PATH | AT_EACCESS) == 0 ?
-		       0 : -EACCES;
+	return ask_kernel(caller, inode, X_OK);
 }
 
 int store_access(struct store *s, const struct credential *caller, struct inode *inode,
@@ -50,6 +59,14 @@ int store_access(struct store *s, const struct credential *caller, struct inode 
 	if ((access & OPEN_ACCESS_WRITE) && s->read_only)
 		return -EROFS;
 	return opened && !s->root_squash ? 0 : access_now(caller, inode, access, opened);
+}
+
+int store_may_open(struct store *s, const struct credential *caller, struct inode *inode,
+		   unsigned access)
+{
+	if ((access & OPEN_ACCESS_WRITE) && s->read_only)
+		return -EROFS;
+	return caller->uid == 0 ? 0 : ask_kernel(caller, inode, mode_of_access(access));
 }
 
 /* ---- bytes ---- */

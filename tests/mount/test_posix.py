@@ -53,8 +53,8 @@ def acl(*entries):
         for tag, bits, who in entries)
 
 
-def as_user(uid, function, *arguments):
-    """What function(...) returns when that user calls it: its value, or the name of its errno."""
+def start_as_user(uid, function, *arguments):
+    """Begins function(...) in a process of that user; what it returns is for result_of()."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -70,10 +70,61 @@ def as_user(uid, function, *arguments):
         os.write(write_end, text.encode())
         os._exit(0)
     os.close(write_end)
+    return child, read_end
+
+
+def result_of(started):
+    child, read_end = started
     with open(read_end, "rb") as f:
         text = f.read().decode()
     os.waitpid(child, 0)
     return text
+
+
+def as_user(uid, function, *arguments):
+    """What function(...) returns when that user calls it: its value, or the name of its errno."""
+    return result_of(start_as_user(uid, function, *arguments))
+
+
+def make_and_remove(path, uid, rounds):
+    """How often an open that may make the file gave a file of somebody else."""
+    others = 0
+    for _ in range(rounds):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            others += os.fstat(fd).st_uid != uid
+            os.close(fd)
+        except OSError as e:
+            # ESTALE: README, differences from ext4.
+            if e.errno not in (errno.EACCES, errno.ENOENT, errno.ESTALE):
+                raise
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+    return others
+
+
+def make_and_use(path, mode):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, mode)
+    os.write(fd, b"own")
+    data = os.pread(fd, 3, 0)
+    os.close(fd)
+    os.unlink(path)
+    return data
+
+
+def test_who_makes_a_file_does_not_open_that_of_another(w):
+    """The kernel looks for the name, and makes the file a moment later: meanwhile others did."""
+    a, b = hosts(w)
+    os.mkdir(a / "d")
+    os.chmod(a / "d", 0o777)
+    users = [(h, uid) for uid in (USER, OTHER) for h in (a, b)]
+    started = [start_as_user(uid, make_and_remove, h / "d/f", uid, 100) for h, uid in users]
+    expect([result_of(s) for s in started], ["0"] * len(users), "files of others that were opened")
+    # Who makes it may use it, whatever its mode says.
+    for mode in (0, 0o444):
+        expect(as_user(USER, make_and_use, a / "d/own", mode), "b'own'", oct(mode))
 
 
 def set_acl(path, name, value):

@@ -290,6 +290,117 @@ START_TEST(a_file_that_is_open_elsewhere_outlives_its_name)
 }
 END_TEST
 
+/* A create of "file" by user `uid` that opens it in the way `access`; its status. */
+static uint16_t create_as(struct host *h, uint32_t uid, unsigned access, bool truncate,
+			  struct item_node *ret_node)
+{
+	struct message m = modifying(h, MESSAGE_create);
+
+	m.common.credential = (struct credential){ .uid = uid, .gid = uid };
+	m.create.directory = h->root;
+	m.create.name = slice_of("file");
+	m.create.mode = 0640 | access << MODE_ACCESS_SHIFT;
+	m.create.truncate = truncate;
+	return ask_node(h, &m, NULL, ret_node);
+}
+
+/* The kernel takes it for a new file, and asks for no permission. */
+START_TEST(a_create_opens_what_is_there_only_for_those_who_may)
+{
+	static const struct {
+		mode_t mode;
+		unsigned access;
+		bool truncate;
+		uint16_t status;
+	} rows[] = {
+		{ 0600, OPEN_ACCESS_READ, false, STATUS_ACCES },
+		{ 0600, OPEN_ACCESS_WRITE, true, STATUS_ACCES },
+		{ 0600, 0, false, STATUS_ACCES },
+		{ 0601, OPEN_ACCESS_READ, false, STATUS_ACCES },
+		{ 0604, OPEN_ACCESS_READ, false, STATUS_OK },
+		{ 0604, OPEN_ACCESS_READ, true, STATUS_ACCES },
+		{ 0604, OPEN_ACCESS_READ | OPEN_ACCESS_WRITE, false, STATUS_ACCES },
+		{ 0604, 0, false, STATUS_ACCES },
+		{ 0602, OPEN_ACCESS_WRITE, false, STATUS_OK },
+		{ 0606, OPEN_ACCESS_READ, true, STATUS_OK },
+		{ 0606, 0, false, STATUS_OK },
+	};
+	struct item_node made, node;
+	struct host a;
+	struct stat st;
+	int fd;
+
+	host_connect(&a, 1);
+	ck_assert_uint_eq(open_session(&a), STATUS_OK);
+	a.yields = true;
+	attach(&a);
+	ck_assert_int_eq(fchmodat(path_fd, "tree", 0777, 0), 0);
+	ck_assert_uint_eq(create_as(&a, 1000, OPEN_ACCESS_READ, false, &made), STATUS_OK);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		bool cut = rows[i].status == STATUS_OK && rows[i].truncate;
+
+		fd = openat(path_fd, "tree/file", O_WRONLY | O_TRUNC);
+		ck_assert_int_ge(fd, 0);
+		ck_assert_int_eq(write(fd, "bytes", 5), 5);
+		ck_assert_int_eq(fchmod(fd, rows[i].mode), 0);
+		close(fd);
+		ck_assert_msg(create_as(&a, 2000, rows[i].access, rows[i].truncate, &node) ==
+			      rows[i].status, "row %zu", i);
+		ck_assert_int_eq(fstatat(path_fd, "tree/file", &st, 0), 0);
+		ck_assert_int_eq(st.st_size, cut ? 0 : 5);
+		ck_assert_uint_eq(create_as(&a, 1000, OPEN_ACCESS_READ, false, &node), STATUS_OK);
+		ck_assert(handle_equal(&node.handle, &made.handle));
+	}
+	host_stop(&a);
+}
+END_TEST
+
+START_TEST(a_create_that_meets_something_else_opens_nothing)
+{
+	struct item_node node;
+	struct host a;
+
+	host_connect(&a, 1);
+	ck_assert_uint_eq(open_session(&a), STATUS_OK);
+	a.yields = true;
+	attach(&a);
+	ck_assert_int_eq(symlinkat("there", path_fd, "tree/file"), 0);
+	ck_assert_uint_eq(create_as(&a, 0, OPEN_ACCESS_READ, true, &node), STATUS_STALE);
+	ck_assert_int_lt(faccessat(path_fd, "tree/there", F_OK, 0), 0);
+	ck_assert_int_eq(unlinkat(path_fd, "tree/file", 0), 0);
+	ck_assert_int_eq(mkfifoat(path_fd, "tree/file", 0666), 0);
+	ck_assert_uint_eq(create_as(&a, 0, OPEN_ACCESS_WRITE, false, &node), STATUS_STALE);
+	ck_assert_int_eq(unlinkat(path_fd, "tree/file", 0), 0);
+	ck_assert_int_eq(mkdirat(path_fd, "tree/file", 0777), 0);
+	ck_assert_uint_eq(create_as(&a, 0, OPEN_ACCESS_READ, false, &node), STATUS_ISDIR);
+	host_stop(&a);
+}
+END_TEST
+
+/* Who makes it may open it, whatever its mode; also when the answer was lost, and it asks again. */
+START_TEST(a_repeated_create_opens_what_the_first_made)
+{
+	struct item_node first, second;
+	struct message m;
+	struct host a;
+
+	host_start(&a, 1);
+	ck_assert_int_eq(fchmodat(path_fd, "tree", 0777, 0), 0);
+	m = modifying(&a, MESSAGE_create);
+	m.common.credential = (struct credential){ .uid = 1000, .gid = 1000 };
+	m.create.directory = a.root;
+	m.create.name = slice_of("file");
+	m.create.mode = (OPEN_ACCESS_READ | OPEN_ACCESS_WRITE) << MODE_ACCESS_SHIFT;
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &first), STATUS_OK);
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &second), STATUS_OK);
+	ck_assert(handle_equal(&first.handle, &second.handle));
+	ck_assert_uint_eq(second.open, 1);
+	m.common.sequence++;
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &second), STATUS_ACCES);
+	host_stop(&a);
+}
+END_TEST
+
 static void rename_over(struct host *h, const char *name, const char *new_name)
 {
 	struct message m = modifying(h, MESSAGE_rename);
@@ -561,7 +672,8 @@ static void *race(void *argument)
 
 		ck_assert_msg(status == STATUS_OK || status == STATUS_NOENT ||
 			      status == STATUS_EXIST || status == STATUS_INVAL ||
-			      status == STATUS_BUSY || status == STATUS_PUSHBACK,
+			      status == STATUS_BUSY || status == STATUS_PUSHBACK ||
+			      (status == STATUS_STALE && m.type == MESSAGE_create),
 			      "%s: %s", message_name(m.type), status_name(status));
 		call_finish(&call);
 		/* Leases in the way of the next change. */
@@ -636,6 +748,9 @@ static TCase *make_case(void)
 	tcase_add_test(tc, a_strict_read_waits_behind_a_write_and_brings_a_lease);
 	tcase_add_test(tc, a_name_that_is_made_is_recalled_by_name);
 	tcase_add_test(tc, a_file_that_is_open_elsewhere_outlives_its_name);
+	tcase_add_test(tc, a_create_opens_what_is_there_only_for_those_who_may);
+	tcase_add_test(tc, a_create_that_meets_something_else_opens_nothing);
+	tcase_add_test(tc, a_repeated_create_opens_what_the_first_made);
 	tcase_add_test(tc, what_was_replaced_can_be_opened_for_a_moment);
 	tcase_add_test(tc, a_symbolic_link_that_was_replaced_can_be_read_for_a_moment);
 	tcase_add_test(tc, a_listing_brings_entries_with_nodes);
