@@ -330,20 +330,28 @@ static void event_grant(struct scenario *s)
 	enum lease_kind kind = authority_grant(s->authority, s->now, id, &handle, op, &s->actions,
 					       &sequence);
 
-	say(s, "  %s at %llu\n", kind == LEASE_READ ? "granted" : "not granted",
+	say(s, "  %s at %llu\n", kind == LEASE_WRITE ? "granted, to write," :
+			      kind == LEASE_READ  ? "granted" : "not granted",
 	    (unsigned long long)sequence);
 }
 
-/* begin OP modify|read SESSION|origin [slot N SEQUENCE] [deadline MS] INODE[:name]... */
+/*
+ * begin OP modify|read|acquire SESSION|origin [write-back SEQUENCE] [slot N SEQUENCE] [deadline MS]
+ *     INODE[:name]...
+ */
 static void event_begin(struct scenario *s)
 {
 	struct authority_op op = { .id = value_of(s, word(s)), .deadline = { UINT64_MAX } };
 
-	op.kind = optional(s, "read") ? AUTHORITY_READ_STRICT : AUTHORITY_MODIFY;
+	op.kind = optional(s, "read")	 ? AUTHORITY_READ_STRICT :
+		  optional(s, "acquire") ? AUTHORITY_ACQUIRE : AUTHORITY_MODIFY;
 	if (op.kind == AUTHORITY_MODIFY && !optional(s, "modify"))
-		die(s, "modify or read?");
+		die(s, "modify, read or acquire?");
 	if (!optional(s, "origin"))
 		op.session = session(s);
+	op.write_back = optional(s, "write-back");
+	if (op.write_back)
+		op.lease_sequence = number(s);
 	if (optional(s, "slot")) {
 		op.slot = (uint32_t)number(s);
 		op.sequence = number(s);
@@ -435,6 +443,17 @@ static void event_lock_reclaim(struct scenario *s)
 				 "held" : "lost");
 }
 
+static void event_cover(struct scenario *s)
+{
+	static const char *const says[] = {
+		[COVER_NONE] = "took its place",
+		[COVER_STANDS] = "its lease stands",
+		[COVER_GONE] = "its lease is gone",
+	};
+
+	say(s, "  %s\n", says[authority_cover(s->authority, value_of(s, word(s)))]);
+}
+
 static bool authority_event(struct scenario *s, const char *event)
 {
 	struct authority *a = s->authority;
@@ -459,6 +478,8 @@ static bool authority_event(struct scenario *s, const char *event)
 	} else if (strcmp(event, "apply") == 0) {
 		say(s, "  %s\n", authority_may_apply(a, s->now, value_of(s, word(s))) ?
 					 "may apply" : "must not apply");
+	} else if (strcmp(event, "cover") == 0) {
+		event_cover(s);
 	} else if (strcmp(event, "finish") == 0) {
 		authority_finish(a, s->now, value_of(s, word(s)), false, &s->actions);
 	} else if (strcmp(event, "retry") == 0) {
@@ -531,7 +552,7 @@ static void host_recall(struct scenario *s)
 	holder_recall(s->holder, s->now, id, &recall, &s->holder_actions);
 }
 
-/* host grant REQUEST SEQUENCE INODE CHANGE; host reclaimed SESSION REQUEST SEQUENCE INODE CHANGE */
+/* host grant REQUEST SEQUENCE INODE CHANGE [write]; host reclaimed SESSION REQUEST SEQUENCE INODE CHANGE */
 static void host_answer(struct scenario *s, bool reclaimed)
 {
 	struct session_id id = reclaimed ? session(s) : (struct session_id){ 0 };
@@ -539,15 +560,20 @@ static void host_answer(struct scenario *s, bool reclaimed)
 	struct handle handle = handle_of(s, word(s));
 	struct change at = change(s);
 	bool yes = reclaimed && optional(s, "yes");
+	uint64_t instance;
 
 	if (reclaimed && !yes && !optional(s, "no"))
 		die(s, "yes or no?");
-	if (reclaimed)
+	if (reclaimed) {
 		holder_reclaimed(s->holder, s->now, id, stamp, sequence, &handle, at, yes,
 				 &s->holder_actions);
-	else
-		say(s, "  host %s\n", holder_grant(s->holder, s->now, stamp, sequence, &handle, at,
-						   &s->holder_actions) ? "takes it" : "voids it");
+		return;
+	}
+	instance = holder_grant(s->holder, s->now, stamp, sequence, &handle, at,
+				&s->holder_actions);
+	if (optional(s, "write"))
+		holder_set_exclusive(s->holder, &handle, instance);
+	say(s, "  host %s\n", instance ? "takes it" : "voids it");
 }
 
 static void host_modified(struct scenario *s)
@@ -570,6 +596,14 @@ static void host_lease(struct scenario *s)
 
 	say(s, "  host %s\n", holder_lease(s->holder, s->now, &handle) ? "answers from cache" :
 									 "asks the origin");
+}
+
+static void host_stores(struct scenario *s)
+{
+	struct handle handle = handle_of(s, word(s));
+
+	say(s, "  host %s\n", holder_exclusive(s->holder, s->now, &handle) ? "takes stores in" :
+									     "must acquire");
 }
 
 static void host_event(struct scenario *s)
@@ -604,6 +638,8 @@ static void host_event(struct scenario *s)
 		holder_dropped(h, s->now, id, value, optional(s, "open"), &s->holder_actions);
 	} else if (strcmp(event, "lease") == 0) {
 		host_lease(s);
+	} else if (strcmp(event, "stores") == 0) {
+		host_stores(s);
 	} else if (strcmp(event, "modify") == 0) {
 		handle = handle_of(s, word(s));
 		if (holder_modify_begin(h, &handle))
