@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "fs/mount/inode.h"
+#include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
@@ -290,6 +291,8 @@ void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int va
 	call = op_call(request, nodeid, MESSAGE_setattr);
 	if (!call)
 		return;
+	if (valid & FUSE_SET_ATTR_SIZE)
+		call->lock_file = locks_number(m, info);
 	message = &call->message.setattr;
 	message->handle = call->inode->handle;
 	for (unsigned i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)

@@ -266,6 +266,18 @@ static bool bound_elsewhere(const struct mount *m, const struct call *call)
 	return call->bound.value && call->bound.value != holder_session(m->holder).value;
 }
 
+/* Of the descriptors that it goes through. Under the lock. */
+static enum holder_lock_state lock_state(const struct mount *m, const struct call *call)
+{
+	enum holder_lock_state state = HOLDER_LOCK_GOOD;
+
+	if (call->lock_file)
+		state = locks_file(m, &call->inode->handle, call->lock_file);
+	if (state == HOLDER_LOCK_GOOD && call->source_lock_file)
+		state = locks_file(m, &call->message.copy_range.source, call->source_lock_file);
+	return state;
+}
+
 /*
  * Prepares the next attempt under the lock. False: it has to wait (parked, not yet in the list).
  * A modification that may have been executed keeps its session, slot and sequence; everything
@@ -283,8 +295,7 @@ static bool prepare(struct mount *m, struct call *call)
 			supersede(m, call);
 	} else {
 		/* What was locked may be another's by now. */
-		if (call->lock_file &&
-		    locks_file(m, call->inode, call->lock_file) != HOLDER_LOCK_GOOD)
+		if (lock_state(m, call) != HOLDER_LOCK_GOOD)
 			return false;
 		/* PROTOCOL.md 3.3: a number of its own under each session. */
 		if (closes && (!call->sequence ||
@@ -696,8 +707,7 @@ static struct call *unpark(struct mount *m, struct instant now, struct call **re
 	while (call) {
 		struct call *next = call->next;
 		bool unknown = call->modifying && call->attempts > 0;
-		bool lost = call->lock_file && !call->has_slot &&
-			    locks_file(m, call->inode, call->lock_file) == HOLDER_LOCK_LOST;
+		bool lost = !call->has_slot && lock_state(m, call) == HOLDER_LOCK_LOST;
 
 		if (m->calls->shut || lost ||
 		    (call->abandoned &&

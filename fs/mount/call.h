@@ -56,6 +56,7 @@ struct call {
 	bool modifying;
 	struct open_file *direct;  /* whose write with O_DIRECT it is; while `request` is not answered */
 	uint64_t lock_file;        /* of the descriptor, when it has locks: gone with them (locks.h) */
+	uint64_t source_lock_file; /* the same of what copy_range reads */
 	struct instant deadline;
 	int deadline_errno;        /* ETIMEDOUT; EIO where others queue behind a kernel lock */
 	bool ends_when_away;       /* ends as at its deadline when the origin is away (session_away),

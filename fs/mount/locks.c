@@ -424,11 +424,24 @@ void locks_shut(struct mount *m)
 
 /* ---- descriptors ---- */
 
-enum holder_lock_state locks_file(const struct mount *m, const struct inode *inode, uint64_t file)
+enum holder_lock_state locks_file(const struct mount *m, const struct handle *handle, uint64_t file)
 {
 	if (!m->locks || !file)
 		return HOLDER_LOCK_GOOD;
-	return holder_locks_file(m->locks->core, &inode->handle, file);
+	return holder_locks_file(m->locks->core, handle, file);
+}
+
+uint64_t locks_number(struct mount *m, const struct fuse_file_info *info)
+{
+	const struct open_file *file = info ? (const struct open_file *)(uintptr_t)info->fh : NULL;
+	uint64_t number;
+
+	if (!file)
+		return 0;
+	pthread_mutex_lock(&m->lock);
+	number = file->lock_number;
+	pthread_mutex_unlock(&m->lock);
+	return number;
 }
 
 /* The interrupt of a request: looked at by the ticker, which knows whether the caller dies. */

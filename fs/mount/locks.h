@@ -44,8 +44,11 @@ void locks_shut(struct mount *m);
 
 /* ---- descriptors ---- */
 
-/* May this descriptor be read and written? `file` 0: nothing was locked through it. */
-enum holder_lock_state locks_file(const struct mount *m, const struct inode *inode, uint64_t file);
+/* May this descriptor be read, written and truncated? `file` 0: nothing was locked through it. */
+enum holder_lock_state locks_file(const struct mount *m, const struct handle *handle,
+				  uint64_t file);
+/* What locks_file() calls this descriptor; NULL: none. Without the lock. */
+uint64_t locks_number(struct mount *m, const struct fuse_file_info *info);
 /* A process closed a descriptor: answers `request` with `error`, at once or when its locks are gone.
    Without the lock. */
 void locks_flush(struct mount *m, fuse_req_t request, const struct open_file *file, uint64_t owner,

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "fs/mount/inode.h"
+#include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/reply.h"
@@ -51,6 +52,7 @@ void op_fallocate(fuse_req_t request, fuse_ino_t nodeid, int mode, off_t offset,
 		{ FALLOC_FL_PUNCH_HOLE, FALLOCATE_PUNCH_HOLE },
 		{ FALLOC_FL_ZERO_RANGE, FALLOCATE_ZERO_RANGE },
 	};
+	struct mount *m = fuse_req_userdata(request);
 	struct modify_scope scope = { .data = true, .offset = (uint64_t)offset };
 	struct call *call;
 
@@ -65,16 +67,17 @@ void op_fallocate(fuse_req_t request, fuse_ino_t nodeid, int mode, off_t offset,
 		mode &= ~modes[i].kernel;
 	}
 	if (mode) {
-		reply_error(fuse_req_userdata(request), call, EOPNOTSUPP);
+		reply_error(m, call, EOPNOTSUPP);
 		return;
 	}
 	call->offset = (uint64_t)offset;
 	call->size = (size_t)length;
+	call->lock_file = locks_number(m, info);
 	call->message.fallocate.handle = call->inode->handle;
 	call->message.fallocate.offset = (uint64_t)offset;
 	call->message.fallocate.length = (uint64_t)length;
 	call_limit(call);
-	modify_send(fuse_req_userdata(request), call, &scope, fallocate_work);
+	modify_send(m, call, &scope, fallocate_work);
 }
 
 /* ---- seek ---- */
@@ -103,6 +106,7 @@ static void seek_work(struct mount *m, struct call *call)
 void op_lseek(fuse_req_t request, fuse_ino_t nodeid, off_t offset, int whence,
 	      struct fuse_file_info *info)
 {
+	struct mount *m = fuse_req_userdata(request);
 	struct call *call;
 
 	if (whence != SEEK_DATA && whence != SEEK_HOLE) {
@@ -117,10 +121,11 @@ void op_lseek(fuse_req_t request, fuse_ino_t nodeid, off_t offset, int whence,
 	if (!call)
 		return;
 	call_limit(call); /* under the inode's lock */
+	call->lock_file = locks_number(m, info);
 	call->message.seek.handle = call->inode->handle;
 	call->message.seek.offset = (uint64_t)offset;
 	call->message.seek.hole = whence == SEEK_HOLE;
-	call_send(fuse_req_userdata(request), call, seek_work);
+	call_send(m, call, seek_work);
 }
 
 /* ---- copies ---- */
@@ -172,6 +177,8 @@ void op_copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset,
 	call->offset = (uint64_t)offset;
 	call->size = length < COPY_BYTES_MAX ? length : COPY_BYTES_MAX;
 	scope.length = call->size;
+	call->lock_file = locks_number(m, info);
+	call->source_lock_file = locks_number(m, from_info);
 	call->message.copy_range.source_offset = (uint64_t)from_offset;
 	call->message.copy_range.handle = call->inode->handle;
 	call->message.copy_range.offset = (uint64_t)offset;

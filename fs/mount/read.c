@@ -585,7 +585,7 @@ static bool from_cache(struct mount *m, struct reading *reading)
 		instance = inode_lease(m, inode, mount_now(), &change);
 		attributes = inode_attributes(m, inode, mount_now());
 		if (!instance || !attributes ||
-		    locks_file(m, inode, reading->lock_file) != HOLDER_LOCK_GOOD ||
+		    locks_file(m, &inode->handle, reading->lock_file) != HOLDER_LOCK_GOOD ||
 		    (reading->exclusive &&
 		     !holder_exclusive(m->holder, mount_now(), &inode->handle))) {
 			pthread_mutex_unlock(&m->lock);

@@ -97,6 +97,17 @@ class Agent:
     def do_read(self, fd, size):
         return os.pread(fd, size, 0)
 
+    def do_truncate(self, fd, size):
+        os.ftruncate(fd, size)
+        return OK
+
+    def do_allocate(self, fd, size):
+        os.posix_fallocate(fd, 0, size)
+        return OK
+
+    def do_copy(self, source, sink):
+        return os.copy_file_range(source, sink, 4, 0, 10)
+
     def do_hog(self, fd, end):
         """Locks again as soon as it has unlocked, until there is such a file; how often it had it."""
         count = 0
@@ -506,9 +517,10 @@ def test_a_lost_lock_is_told(w):
     a = w.host("a", namespace=True)
     p, q = Agent(w), Agent(w)
     f, reader = p.open(a / "f"), p.open(a / "f", os.O_RDONLY)
-    g = q.open(b / "f")
+    g, h = q.open(b / "f"), p.open(a / "h")
     expect(p.lock(f, W), OK)
     expect(p.call("write", f, b"before"), OK)
+    expect(p.call("write", h, b"other"), OK)
     q.start_lock(g, W)
     waiting(w, b, 1)
     a.namespace.cut()
@@ -519,6 +531,10 @@ def test_a_lost_lock_is_told(w):
     expect(p.wait(), errno.EIO, "what was written without the lock")
     expect(p.call("read", f, 6), errno.EIO, "read")
     expect(p.lock(f, W), errno.EIO, "until it is closed")
+    expect(p.call("truncate", f, 0), errno.EIO, "truncation")
+    expect(p.call("allocate", f, 100), errno.EIO, "allocation")
+    expect(p.call("copy", h, f), errno.EIO, "a copy into it")
+    expect(p.call("copy", f, h), errno.EIO, "a copy from it")
     expect(p.call("read", reader, 6), b"theirs", "another descriptor")
     expect(p.call("close", f), OK)
     f = p.open(a / "f")
