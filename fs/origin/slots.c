@@ -371,7 +371,7 @@ uint64_t slots_sequence(const struct slots_session *session, uint32_t slot)
 
 	/* Killed while it stored what left nothing behind, or an intent would have decided it: as
 	   if it had not come. */
-	return atomic_load(&record->state) == RECORD_WRITING ? sequence - 1 : sequence;
+	return sequence && atomic_load(&record->state) == RECORD_WRITING ? sequence - 1 : sequence;
 }
 
 static pthread_mutex_t *lock_of(struct slots *s, const struct slots_session *session)

@@ -215,6 +215,20 @@ START_TEST(a_damaged_file_is_started_afresh_and_said)
 }
 END_TEST
 
+/* Killed between two stores; its intent left nothing behind. */
+START_TEST(a_slot_whose_first_record_was_begun_has_none)
+{
+	const off_t state = 4096 + 1024; /* of slot 0 in the first place */
+	const uint32_t writing = 1;
+	struct slots_session *place = place_for(11);
+	int fd = openat(path_fd, "slots", O_WRONLY | O_CLOEXEC);
+
+	ck_assert_int_eq(pwrite(fd, &writing, sizeof(writing), state), sizeof(writing));
+	close(fd);
+	ck_assert_uint_eq(slots_sequence(place, 0), 0);
+}
+END_TEST
+
 static TCase *slots_case(void)
 {
 	TCase *tc = tcase_create("slots");
@@ -226,6 +240,7 @@ static TCase *slots_case(void)
 	tcase_add_test(tc, places_are_bounded_and_used_again);
 	tcase_add_test(tc, an_intent_that_stands_is_found_and_one_that_was_ended_is_not);
 	tcase_add_test(tc, after_a_crash_of_the_machine_nothing_is_believed);
+	tcase_add_test(tc, a_slot_whose_first_record_was_begun_has_none);
 	tcase_add_test(tc, a_damaged_file_is_started_afresh_and_said);
 	return tc;
 }
