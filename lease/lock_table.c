@@ -8,7 +8,8 @@
 /* An inode that has locks, or requests that wait for some. */
 struct lock_inode {
 	struct handle handle;  /* key in lock_table.inodes */
-	struct list holdings;
+	struct list holdings;  /* with ranges: what can be in the way */
+	struct list idle;      /* holdings without any, of owners that wait: there may be many */
 	struct list waiters;   /* in the order in which they came */
 	struct list offered;
 };
@@ -156,6 +157,7 @@ static struct lock_inode *inode_make(struct lock_table *t, const struct handle *
 		return NULL;
 	inode->handle = *handle;
 	list_init(&inode->holdings);
+	list_init(&inode->idle);
 	list_init(&inode->waiters);
 	list_init(&inode->offered);
 	map_insert(&t->inodes, inode);
@@ -164,7 +166,7 @@ static struct lock_inode *inode_make(struct lock_table *t, const struct handle *
 
 static void inode_put(struct lock_table *t, struct lock_inode *inode)
 {
-	if (!list_empty(&inode->holdings))
+	if (!list_empty(&inode->holdings) || !list_empty(&inode->idle))
 		return;
 	map_remove(&t->inodes, &inode->handle);
 	release(t, inode, sizeof(*inode));
@@ -262,7 +264,7 @@ static struct holding *holding_make(struct lock_table *t, struct lock_session *s
 	lock_set_init(&holding->set, t->allocator);
 	list_init(&holding->in_inode);
 	list_init(&holding->in_owner);
-	list_append(&inode->holdings, &holding->in_inode);
+	list_append(&inode->idle, &holding->in_inode);
 	list_append(&owner->holdings, &holding->in_owner);
 	return holding;
 }
@@ -454,6 +456,15 @@ static void serve(struct lock_table *t, struct instant now, struct lock_inode *i
 
 /* ---- setting ---- */
 
+/* It had `before` ranges. */
+static void holding_sort(struct holding *holding, uint32_t before)
+{
+	if (!before == !holding->set.count)
+		return;
+	list_remove(&holding->in_inode);
+	list_append(before ? &holding->inode->idle : &holding->inode->holdings, &holding->in_inode);
+}
+
 /* Changes what is held; room is there. */
 static void holding_put_range(struct lock_table *t, struct holding *holding,
 			      const struct lock_range *range)
@@ -462,6 +473,7 @@ static void holding_put_range(struct lock_table *t, struct holding *holding,
 	uint32_t before = holding->set.count;
 
 	lock_set_put(&holding->set, range);
+	holding_sort(holding, before);
 	session->count = session->count - before + holding->set.count;
 	t->count = t->count - before + holding->set.count;
 	t->counters.held = t->counters.held - before + holding->set.count;
@@ -711,6 +723,8 @@ static void session_release(struct lock_table *t, struct instant now, struct loc
 		t->count -= holding->set.count;
 		t->counters.held -= holding->set.count;
 		lock_set_clear(&holding->set);
+		list_remove(&holding->in_inode);
+		list_append(&holding->inode->idle, &holding->in_inode);
 		serve(t, now, holding->inode);
 		holding_put(t, holding);
 	}
@@ -824,12 +838,19 @@ static void check_inode(const struct lock_inode *inode)
 {
 	const struct list *at;
 
-	assert(!list_empty(&inode->holdings));
+	assert(!list_empty(&inode->holdings) || !list_empty(&inode->idle));
+	for (at = inode->idle.next; at != &inode->idle; at = at->next) {
+		const struct holding *holding = LIST_ENTRY(at, const struct holding, in_inode);
+
+		assert(holding->inode == inode);
+		assert(holding->set.count == 0 && holding->waiter_count);
+		assert(holding->set.reserved == holding->waiter_count);
+	}
 	for (at = inode->holdings.next; at != &inode->holdings; at = at->next) {
 		const struct holding *holding = LIST_ENTRY(at, const struct holding, in_inode);
 
 		assert(holding->inode == inode);
-		assert(holding->set.count || holding->waiter_count);
+		assert(holding->set.count);
 		assert(lock_set_valid(&holding->set));
 		assert(holding->set.reserved == holding->waiter_count);
 		for (uint32_t i = 0; i < holding->set.count; i++)

@@ -346,6 +346,42 @@ START_TEST(without_memory_nothing_changes)
 }
 END_TEST
 
+/* Each costs what is held, not what waits. */
+START_TEST(thousands_wait_for_one_lock)
+{
+	const uint64_t count = 8000;
+	const struct lock_limits limits = { 2 * 8000, 2 * 8000 };
+	struct session_id session;
+	uint64_t waiter;
+	uint16_t status;
+
+	tear_down();
+	number = 0;
+	ck_assert_int_eq(lock_table_create(&limits, &allocator, 7, &table), 0);
+	for (uint64_t i = 0; i <= count; i++) {
+		struct lock_request r = request(LOCK_KIND_FCNTL, 1 + i, LOCK_TYPE_WRITE, 0,
+						LOCK_END, i);
+
+		ck_assert_uint_eq(lock_table_set(table, at_ms(1), (struct session_id){ 1 },
+						 ++number, &r, false),
+				  i ? STATUS_LOCKWAITS : STATUS_OK);
+	}
+	lock_table_check_invariants(table);
+	for (uint64_t i = 1; i <= 100; i++) {
+		struct lock_request r = request(LOCK_KIND_FCNTL, i, LOCK_TYPE_NONE, 0, LOCK_END, 0);
+
+		ck_assert_uint_eq(lock_table_set(table, at_ms(1), (struct session_id){ 1 },
+						 ++number, &r, false), STATUS_OK);
+		ck_assert(lock_table_offer(table, &session, &waiter, &status));
+		ck_assert_uint_eq(waiter, i);
+		ck_assert(!lock_table_has_offer(table));
+		lock_table_settle(table, at_ms(1), session, waiter, true);
+	}
+	lock_table_end(table, at_ms(2), (struct session_id){ 1 }, 1);
+	lock_table_release(table, at_ms(2), 1);
+}
+END_TEST
+
 static TCase *lock_table_case(void)
 {
 	TCase *tcase = tcase_create("lock_table");
@@ -369,6 +405,7 @@ static TCase *lock_table_case(void)
 	tcase_add_test(tcase, only_what_is_free_is_reclaimed);
 	tcase_add_test(tcase, at_the_limit_locks_are_refused_and_unlocking_works);
 	tcase_add_test(tcase, without_memory_nothing_changes);
+	tcase_add_test(tcase, thousands_wait_for_one_lock);
 	return tcase;
 }
 
