@@ -7,6 +7,7 @@
 #include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/ops.h"
+#include "fs/mount/pages.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/sync.h"
@@ -81,14 +82,8 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 	if (S_ISREG(inode->type))
 		(void)read_cache_file(m, inode); /* without it, reads go to the origin */
 	pthread_mutex_lock(&m->lock);
-	if (!inode->pages && (info->flags & O_ACCMODE) != O_WRONLY) {
-		int slot = guardian_add(m->guardian, inode->nodeid);
-
-		if (slot >= 0) {
-			inode->pages = true;
-			inode->guardian_slot = slot;
-		}
-	}
+	if ((info->flags & O_ACCMODE) != O_WRONLY)
+		(void)pages_allow(m, inode); /* without, it is DIRECT_IO */
 	pages = inode->pages && !m->unguarded;
 	file->mappable = m->maps_writable && (info->flags & O_ACCMODE) == O_RDWR;
 	inode->mappable += file->mappable;

@@ -182,6 +182,21 @@ int guardian_add(struct guardian *g, uint64_t nodeid)
 	return slot;
 }
 
+uint32_t guardian_room(struct guardian *g)
+{
+	uint32_t room;
+
+	pthread_mutex_lock(&g->lock);
+	room = g->free_count;
+	pthread_mutex_unlock(&g->lock);
+	return room;
+}
+
+uint32_t guardian_room_max(const struct guardian *g)
+{
+	return g->shared->slot_count;
+}
+
 void guardian_remove(struct guardian *g, int slot)
 {
 	assert(slot >= 0 && (uint32_t)slot < g->shared->slot_count);

@@ -51,10 +51,13 @@ int guardian_mounted(struct guardian *g, uint64_t device, bool has_epoch) MUST_C
 void guardian_renew(struct guardian *g, struct instant deadline);
 /*
  * The inode may have pages in the kernel from now on. Returns its slot, or -ENOSPC: the table is
- * full, and the inode must be opened in a mode without pages. Any thread. Idempotence is the
+ * full, and the inode must get no pages (pages.h). Any thread. Idempotence is the
  * caller's (one slot an inode).
  */
 int guardian_add(struct guardian *g, uint64_t nodeid);
+/* Slots that are free, and that there are. Any thread. */
+uint32_t guardian_room(struct guardian *g);
+uint32_t guardian_room_max(const struct guardian *g);
 /* All pages of it were invalidated and no new ones can come. */
 void guardian_remove(struct guardian *g, int slot);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "fs/mount/locks.h"
+#include "fs/mount/pages.h"
 #include "fs/mount/reply.h"
 
 #define TRY_MAX 3
@@ -632,15 +633,20 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 		  size_t size, bool direct)
 {
 	struct reading *reading = calloc(1, sizeof(*reading));
+	bool refused;
 
 	if (!reading || size > BULK_BYTES_MAX) {
 		free(reading);
 		fuse_reply_err(request, reading ? EINVAL : ENOMEM);
 		return;
 	}
-	if (file->mappable && !direct && (!file->inode->pages || m->unguarded)) {
+	/* More than the guardian can fence gets no page. */
+	pthread_mutex_lock(&m->lock);
+	refused = !direct && (!pages_allow(m, file->inode) || (file->mappable && m->unguarded));
+	pthread_mutex_unlock(&m->lock);
+	if (refused) {
 		free(reading);
-		fuse_reply_err(request, EIO); /* more than the guardian can fence */
+		fuse_reply_err(request, EIO);
 		return;
 	}
 	COUNT(m, reads);

@@ -94,6 +94,7 @@ struct mount {
 	pthread_mutex_t lock;
 	struct holder *holder;
 	struct inode_table *inodes;
+	bool pages_evicting; /* pages.c */
 	struct nodeids *nodeids; /* of earlier mounts; may be NULL */
 	struct call_table *calls;
 	struct open_file *open_files; /* descriptors; what is left at the end nobody releases */

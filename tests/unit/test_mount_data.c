@@ -47,6 +47,66 @@ START_TEST(beyond_what_the_guardian_can_fence_nothing_has_pages)
 }
 END_TEST
 
+/* Such a descriptor can be mapped all the same. */
+START_TEST(a_mapping_beyond_what_the_guardian_can_fence_gets_no_page)
+{
+	struct origin_request *read;
+	uint64_t node, fh, unique;
+	int slot = -1;
+
+	lab_start();
+	for (unsigned i = 0; i < 64; i++)
+		slot = guardian_add(lab.m.guardian, 1000 + i);
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	fh = lab_open(node, O_RDONLY);
+	ck_assert_int_eq(kernel_error(kernel_read(node, fh, 0, 4096)), EIO);
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 0);
+	guardian_remove(lab.m.guardian, slot);
+	unique = kernel_read(node, fh, 0, 4096);
+	read = origin_expect(MESSAGE_read);
+	ck_assert_int_eq(guardian_add(lab.m.guardian, 2000), -ENOSPC);
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "12345", true);
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+END_TEST
+
+static bool has_pages(uint64_t node)
+{
+	return inode_by_nodeid(&lab.m, node)->pages;
+}
+
+START_TEST(when_slots_run_out_those_of_closed_files_are_given_back)
+{
+	uint64_t f, g, fh;
+	unsigned before;
+
+	lab_start();
+	for (unsigned i = 0; i < 60; i++)
+		ck_assert_int_ge(guardian_add(lab.m.guardian, 1000 + i), 0);
+	f = lab_find_file("f", FILE_NUMBER, 5);
+	g = lab_find_file("g", FILE_NUMBER + 1, 5);
+	fh = lab_open(f, O_RDONLY);
+	before = kernel_notices();
+	(void)lab_open(g, O_RDONLY); /* f is open */
+	lab_round_trip();
+	ck_assert_uint_eq(kernel_notices(), before);
+	lab_close(f, fh);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, f)->open_count == 0);
+	(void)lab_open(lab_find_file("h", FILE_NUMBER + 2, 5), O_RDONLY);
+	LAB_WAIT_MOUNT(!has_pages(f));
+	ck_assert_uint_eq(kernel_notices(), before + 1);
+	ck_assert_uint_eq(lab.notices[before].nodeid, f);
+	ck_assert_int_eq(lab.notices[before].offset, 0);
+	pthread_mutex_lock(&lab.m.lock);
+	ck_assert(has_pages(g));
+	pthread_mutex_unlock(&lab.m.lock);
+	(void)lab_open(f, O_RDONLY);
+	pthread_mutex_lock(&lab.m.lock);
+	ck_assert(has_pages(f));
+	pthread_mutex_unlock(&lab.m.lock);
+}
+END_TEST
+
 START_TEST(an_open_without_a_lease_is_registered_and_its_last_close_told)
 {
 	struct fuse_open_out out;
@@ -298,6 +358,8 @@ static TCase *data_case(void)
 	tcase_add_test(tcase, an_open_under_a_lease_asks_nobody_and_its_close_tells_nobody);
 	tcase_add_test(tcase, readers_keep_pages_and_writers_go_around_them);
 	tcase_add_test(tcase, beyond_what_the_guardian_can_fence_nothing_has_pages);
+	tcase_add_test(tcase, a_mapping_beyond_what_the_guardian_can_fence_gets_no_page);
+	tcase_add_test(tcase, when_slots_run_out_those_of_closed_files_are_given_back);
 	tcase_add_test(tcase, an_open_without_a_lease_is_registered_and_its_last_close_told);
 	tcase_add_test(tcase, a_refused_open_is_not_counted);
 	tcase_add_test(tcase, an_open_that_the_kernel_refuses_is_closed);

@@ -1,0 +1,102 @@
+#include "fs/mount/pages.h"
+
+#include <stdlib.h>
+
+#include "fs/mount/notifier.h"
+
+#define SPARE_PART 16      /* of the slots: with fewer left, some are given back */
+#define EVICTIONS_MAX 1024 /* inodes whose pages are dropped at a time */
+
+struct eviction {
+	struct notifier_work work;
+	unsigned count;
+	struct {
+		struct inode *inode; /* with a use */
+		uint32_t fill_serial;
+	} items[EVICTIONS_MAX];
+};
+
+static void give_back(struct mount *m, struct inode *inode)
+{
+	guardian_remove(m->guardian, inode->guardian_slot);
+	inode->guardian_slot = -1;
+	inode->pages = false;
+}
+
+/* Nobody can put a page in: not mapped, since then the last close would not have come. */
+static bool evictable(const struct inode *inode)
+{
+	return inode->pages && inode->open_count == 0 && inode->fills == 0 &&
+	       inode->stored.session.value == 0;
+}
+
+static void evicted(struct mount *m, struct notifier_work *work)
+{
+	struct eviction *eviction = (struct eviction *)work;
+
+	for (unsigned i = 0; i < eviction->count; i++) {
+		COUNT(m, invalidations);
+		/* Errors: the inode is gone from the kernel, or all of it is. */
+		(void)fuse_lowlevel_notify_inval_inode(m->fuse, eviction->items[i].inode->nodeid, 0,
+						       0);
+	}
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < eviction->count; i++) {
+		struct inode *inode = eviction->items[i].inode;
+
+		/* Unless it was opened and read meanwhile. */
+		if (evictable(inode) && inode->fill_serial == eviction->items[i].fill_serial)
+			give_back(m, inode);
+		inode_unuse(m, inode);
+	}
+	m->pages_evicting = false;
+	pthread_mutex_unlock(&m->lock);
+	free(eviction);
+}
+
+/* Those that have been known for longest first. */
+static void evict(struct mount *m)
+{
+	struct eviction *eviction = m->pages_evicting ? NULL : malloc(sizeof(*eviction));
+	struct inode *inode, *next;
+
+	if (!eviction)
+		return; /* at the next open */
+	eviction->work = (struct notifier_work){ .done = evicted };
+	eviction->count = 0;
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+		if (!evictable(inode))
+			continue;
+		if (inode->lookup_count == 0) {
+			give_back(m, inode); /* the kernel has forgotten it */
+			continue;
+		}
+		inode_use(m, inode);
+		eviction->items[eviction->count].inode = inode;
+		eviction->items[eviction->count++].fill_serial = inode->fill_serial;
+		if (eviction->count == EVICTIONS_MAX)
+			break;
+	}
+	if (eviction->count == 0) {
+		free(eviction);
+		return;
+	}
+	m->pages_evicting = true;
+	notifier_push(m, LANE_MODIFY, &eviction->work);
+}
+
+bool pages_allow(struct mount *m, struct inode *inode)
+{
+	int slot;
+
+	if (inode->pages)
+		return true;
+	slot = guardian_add(m->guardian, inode->nodeid);
+	if (slot >= 0) {
+		inode->pages = true;
+		inode->guardian_slot = slot;
+	}
+	if (guardian_room(m->guardian) < guardian_room_max(m->guardian) / SPARE_PART)
+		evict(m);
+	return inode->pages;
+}

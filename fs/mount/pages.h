@@ -1,0 +1,17 @@
+/*
+ * pages.h - which inodes may have pages in the kernel: those with a slot at the guardian.
+ *
+ * Without one a file's pages would be dropped by nobody when the daemon cannot, so none come into the
+ * kernel: its descriptors are DIRECT_IO, and what a mapping of one wants is refused. Slots are
+ * PAGE_INODE_COUNT_MAX. When few are left, those of inodes that nobody has open are given back in
+ * the background, their pages dropped first.
+ */
+#ifndef FS_MOUNT_PAGES_H
+#define FS_MOUNT_PAGES_H
+
+#include "fs/mount/inode.h"
+
+/* `inode` may have pages from now on (inode->pages). False: all slots are in use. Under the lock. */
+bool pages_allow(struct mount *m, struct inode *inode);
+
+#endif
