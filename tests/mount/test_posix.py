@@ -127,6 +127,44 @@ def test_who_makes_a_file_does_not_open_that_of_another(w):
         expect(as_user(USER, make_and_use, a / "d/own", mode), "b'own'", oct(mode))
 
 
+OWNERS_MAY = {
+    "chmod": lambda path: os.chmod(path, 0o640),
+    "utime": lambda path: os.utime(path, (1, 2)),
+    "truncate": lambda path: os.truncate(path, 3),
+    "setxattr": lambda path: os.setxattr(path, "user.x", b"1"),
+    "acl": lambda path: os.setxattr(path, ACL_ACCESS, acl(
+        (USER_OBJ, 6, None), (GROUP_OBJ, 4, None), (OTHERS, 4, None))),
+    "chgrp": lambda path: os.chown(path, -1, USER),
+    "noatime": lambda path: os.close(os.open(path, os.O_RDONLY | os.O_NOATIME)),
+    "rename": lambda path: os.rename(path, path + ".new"),
+    "unlink": os.unlink,
+}
+
+
+def test_what_an_owner_may_is_his_on_every_host_at_once(w):
+    """The kernel checks it against the owner that it heard last."""
+    a, b = hosts(w)
+    os.mkdir(a / "d")
+    os.chmod(a / "d", 0o1777)
+    cases = [(what, before, after) for what in OWNERS_MAY
+             for before, after in ((OTHER, USER), (USER, OTHER))]
+    for what, before, after in cases:
+        path = a / ("d/%s%d" % (what, after))
+        write_file(path, b"bytes")
+        os.chmod(path, 0o644)
+        os.chown(path, before, USER)
+    os.listdir(b / "d")
+    for what, before, after in cases:
+        name, may = "d/%s%d" % (what, after), after == USER
+        fd = os.open(b / name, os.O_RDONLY)
+        expect(os.stat(b / name).st_uid, before, "owner")
+        os.chown(a / name, after, USER)
+        result = as_user(USER, OWNERS_MAY[what], b / name)
+        expect(result if may else result in ("EPERM", "EACCES"), "None" if may else True,
+               "%s by %s: %s" % (what, "its owner" if may else "its former owner", result))
+        os.close(fd)
+
+
 def set_acl(path, name, value):
     try:
         os.setxattr(path, name, value)
