@@ -63,23 +63,33 @@ static void reply_mountpoint(struct mount *m, struct call *call)
 		fuse_reply_attr(request, &st, 0);
 }
 
-/* A directory that was removed while it is in use here: what was known of it last, without links. */
+/*
+ * A directory that was removed while it is in use here: what was heard of it last, without links. Its
+ * ctime moved when it was removed; that is not known any more, and so it is when that was found.
+ */
 static void reply_removed(struct mount *m, struct call *call)
 {
 	fuse_req_t request = call_take_request(m, call);
+	struct attributes *attributes = &call->inode->attributes;
+	struct timespec now;
 	struct stat st;
 
+	(void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
 	pthread_mutex_lock(&m->lock);
-	attributes_stat(&call->inode->attributes, &st);
+	if (attributes->nlink > 0 && (uint64_t)now.tv_sec >= attributes->ctime_s) {
+		attributes->ctime_s = (uint64_t)now.tv_sec;
+		attributes->ctime_ns = (uint32_t)now.tv_nsec;
+	}
+	attributes->nlink = 0;
+	attributes_stat(attributes, &st);
 	pthread_mutex_unlock(&m->lock);
-	st.st_nlink = 0;
 	call_destroy(m, call);
 	if (!request)
 		return;
 	if (S_ISDIR(st.st_mode))
 		fuse_reply_attr(request, &st, 0);
 	else
-		fuse_reply_err(request, ESTALE); /* nothing is known of it any more */
+		fuse_reply_err(request, ESTALE); /* nothing was ever heard of it */
 }
 
 static void getattr_work(struct mount *m, struct call *call)
@@ -101,9 +111,6 @@ static void getattr_work(struct mount *m, struct call *call)
 	}
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, NULL, NULL, &answer);
-	if (call->ends_when_away && answer.nodes[NODE_TARGET].present &&
-	    call->inode->attributes_instance == 0)
-		call->inode->attributes = answer.nodes[NODE_TARGET].item.attributes;
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, &answer);
 	if (!answer.nodes[NODE_TARGET].present)

@@ -44,7 +44,8 @@ static void node_remember(struct mount *m, const struct call *call,
 
 	if (!inode)
 		return;
-	if (node->instance)
+	/* Without a lease they are only what was heard last: attributes.c. */
+	if (node->instance || !inode_attributes(m, inode, mount_now()))
 		inode_set_attributes(inode, &node->item.attributes, node->instance);
 	if (node->instance && node->item.lease == LEASE_WRITE)
 		write_back_granted(m, inode, call, node->instance);

@@ -12,6 +12,7 @@ import stat
 import struct
 import sys
 import threading
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -21,6 +22,7 @@ from leasehold import (RENAME_EXCHANGE, RENAME_NOREPLACE, Skip, expect, expect_e
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
+CLOCK_REALTIME_COARSE = 5
 USER = 1000
 OTHER = 1001
 ACL_ACCESS = "system.posix_acl_access"
@@ -163,6 +165,30 @@ def test_what_an_owner_may_is_his_on_every_host_at_once(w):
         expect(result if may else result in ("EPERM", "EACCES"), "None" if may else True,
                "%s by %s: %s" % (what, "its owner" if may else "its former owner", result))
         os.close(fd)
+
+
+def test_a_directory_that_is_removed_while_it_is_open_has_no_links(w):
+    a, b = hosts(w)
+    for there, replaced in ((a, False), (a, True), (b, False), (b, True)):
+        os.mkdir(a / "d", 0o751)
+        fds = [os.open(h / "d", os.O_RDONLY | os.O_DIRECTORY) for h in (a, b)]
+        before = [os.fstat(fd) for fd in fds]
+        leasehold.eventually(lambda: time.clock_gettime_ns(CLOCK_REALTIME_COARSE) >
+                             before[0].st_ctime_ns, "the clock that files have goes on")
+        if replaced:
+            os.mkdir(there / "new")
+            os.rename(there / "new", there / "d")
+        else:
+            os.rmdir(there / "d")
+        for fd, was in zip(fds, before):
+            now = os.fstat(fd)
+            expect((now.st_nlink, now.st_mode, now.st_ino), (0, was.st_mode, was.st_ino), "d")
+            expect(now.st_ctime_ns > was.st_ctime_ns, True, "its ctime moved")
+            expect(os.fstat(fd).st_ctime_ns, now.st_ctime_ns, "once")
+            expect(os.listdir(fd), [], "what is in it")
+            os.close(fd)
+        if replaced:
+            os.rmdir(a / "d")
 
 
 def set_acl(path, name, value):

@@ -42,6 +42,36 @@ START_TEST(attributes_under_a_lease_come_from_memory_until_it_is_recalled)
 }
 END_TEST
 
+/* Its attributes never came with a lease, so nothing of them was kept but for this. */
+START_TEST(a_directory_that_was_removed_is_what_was_heard_last_without_links)
+{
+	struct item_node d = origin_node(NODE_TARGET, FILE_NUMBER, S_IFDIR | 0750, 2, LEASE_NONE);
+	struct fuse_entry_out entry;
+	struct fuse_attr_out first, second;
+	uint64_t unique;
+
+	lab_start();
+	d.attributes.nlink = 2;
+	d.attributes.uid = 1000;
+	d.attributes.ctime_s = 1;
+	unique = kernel_lookup(FUSE_ROOT_ID, "d");
+	origin_answer_node(origin_expect(MESSAGE_lookup), &d);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&entry, kernel_wait(unique)->data, sizeof(entry));
+	unique = kernel_getattr(entry.nodeid);
+	origin_answer_status(origin_expect(MESSAGE_getattr), STATUS_STALE);
+	first = attr_of(unique);
+	ck_assert_uint_eq(first.attr.nlink, 0);
+	ck_assert_uint_eq(first.attr.mode, S_IFDIR | 0750);
+	ck_assert_uint_eq(first.attr.uid, 1000);
+	ck_assert_uint_gt(first.attr.ctime, 1);
+	unique = kernel_getattr(entry.nodeid);
+	origin_answer_status(origin_expect(MESSAGE_getattr), STATUS_STALE);
+	second = attr_of(unique);
+	ck_assert_mem_eq(&first, &second, sizeof(first));
+}
+END_TEST
+
 START_TEST(a_truncation_drops_pages_behind_the_new_end_before_and_all_after)
 {
 	struct item_node f = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 2, LEASE_READ);
@@ -316,6 +346,7 @@ static TCase *attributes_case(void)
 	TCase *tcase = lab_case("mount_attributes");
 
 	tcase_add_test(tcase, attributes_under_a_lease_come_from_memory_until_it_is_recalled);
+	tcase_add_test(tcase, a_directory_that_was_removed_is_what_was_heard_last_without_links);
 	tcase_add_test(tcase, a_truncation_drops_pages_behind_the_new_end_before_and_all_after);
 	tcase_add_test(tcase, the_kernel_cuts_nothing_off_after_a_direct_write_that_failed);
 	tcase_add_test(tcase, the_mount_point_is_answered_while_the_origin_is_away);
