@@ -229,7 +229,8 @@ enum lease_kind authority_grant(struct authority *a, struct instant now, struct 
 				struct authority_actions *out, uint64_t *ret_recall_sequence);
 /*
  * The same for a reclaim whose change the caller has proved to be current: also allowed in grace.
- * `open`: register the inode as open.
+ * `open`: register the inode as open. Not before the session has reclaimed the locks that it must
+ * (authority_locks_expected()).
  */
 bool authority_reclaim(struct authority *a, struct instant now, struct session_id session,
 		       const struct handle *handle, bool open, struct authority_actions *out);

@@ -350,6 +350,12 @@ bool authority_reclaim(struct authority *a, struct instant now, struct session_i
 
 	authority_advance(a, now);
 	session = session_get_live(a, id);
+	/*
+	 * PROTOCOL.md 10.6: should its claims of locks not come to an end, the session ends with grace,
+	 * while its host would go on answering under what was granted here.
+	 */
+	if (session && session->owes_locks)
+		session = NULL;
 	/* An open that cannot be registered must not look registered: the host opens again. */
 	if (session && (!open || opened_add(a, session, handle) == 0))
 		granted = lease_grant(a, session, handle, 0, true, true);

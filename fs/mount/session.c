@@ -635,7 +635,8 @@ static void pump(struct mount *m)
 		add_open_claims(m);
 		s->claims_last = true;
 	}
-	if (!s->reclaiming && (s->claims.count || s->claims_last))
+	/* PROTOCOL.md 10.6: after the locks, else the origin refuses it. */
+	if (!s->reclaiming && (s->claims.count || s->claims_last) && locks_ready(m))
 		send_reclaims(m);
 }
 

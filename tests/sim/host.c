@@ -176,10 +176,10 @@ static void add_claim(struct sim *sim, unsigned index, const struct holder_actio
 				    .handle = action->handle,
 				    .change = action->change };
 
-	/* Two messages rather than one when it is more than a few: bulk is sent in pieces. */
-	if (h->reclaim_count == INODES_MAX / 2)
-		send_reclaim(sim, index, action->session, false);
 	h->reclaim[h->reclaim_count++] = claim;
+	/* Two messages rather than one when it is more than a few: bulk is sent in pieces. */
+	if (h->reclaim_count >= INODES_MAX / 2 && holder_locks_ready(h->locks))
+		send_reclaim(sim, index, action->session, false);
 }
 
 /* The daemon drops what it holds in memory at once; the kernel's part takes time. */

@@ -1136,6 +1136,23 @@ START_TEST(after_a_restart_modifications_wait_until_everyone_has_reclaimed)
 }
 END_TEST
 
+/* Whose locks are not reclaimed in grace ends with it: its host must not answer from a cache then. */
+START_TEST(a_session_that_owes_claims_of_locks_gets_no_lease)
+{
+	struct handle handle = handle_of(1);
+	struct session_id s;
+
+	restart(false);
+	s = open_as(1, 1, previous_two[0].session);
+	expect_ended(previous_two[0].session);
+	ck_assert(authority_locks_expected(a, s));
+	ck_assert(!authority_reclaim(a, at_ms(2), s, &handle, false, &out));
+	ck_assert(!authority_holds(a, s, &handle));
+	authority_locks_reclaimed(a, s);
+	ck_assert(authority_reclaim(a, at_ms(3), s, &handle, false, &out));
+}
+END_TEST
+
 START_TEST(grace_ends_when_the_longest_promise_is_over)
 {
 	struct session_id s;
@@ -1401,6 +1418,7 @@ static TCase *authority_case(void)
 	tcase_add_test(tcase, each_bound_pushes_back);
 	tcase_add_test(tcase, all_sessions_together_hold_no_more_than_the_total);
 	tcase_add_test(tcase, after_a_restart_modifications_wait_until_everyone_has_reclaimed);
+	tcase_add_test(tcase, a_session_that_owes_claims_of_locks_gets_no_lease);
 	tcase_add_test(tcase, grace_ends_when_the_longest_promise_is_over);
 	tcase_add_test(tcase, without_a_readable_record_grace_lasts_to_its_end);
 	tcase_add_test(tcase, a_host_that_reopens_in_grace_still_owes_its_last_word);
