@@ -31,21 +31,40 @@ _Static_assert(ROW_COUNT(mount_rows) + 2 <= OPTIONS_ROWS_MAX, "argp rows of a mo
 const struct option_table origin_option_table = { origin_rows, ROW_COUNT(origin_rows) };
 const struct option_table mount_option_table = { mount_rows, ROW_COUNT(mount_rows) };
 
-/*
- * What mount(8), systemd and fstab put into -o for themselves, or what is always so on a
- * Leasehold mount. A fuse mount is nosuid and nodev unless it asks otherwise, and this one never
- * does; noexec is not in this list since passing over it would be a lie.
- */
+/* What mount(8), systemd and fstab put into -o for themselves, or what is always so on a Leasehold
+   mount. remount is not in this list since passing over it would be a lie. */
 static const char *const generic_options[] = {
 	"rw",	       "defaults",     "auto",	       "noauto",  "user",	"users",
 	"nouser",      "user=*",       "owner",	       "group",	  "nofail",	"_netdev",
 	"x-*",	       "X-*",	       "comment=*",    "atime",	  "noatime",	"relatime",
 	"norelatime",  "strictatime",  "nostrictatime", "diratime", "nodiratime", "lazytime",
-	"nolazytime",  "suid",	       "nosuid",       "dev",	  "nodev",	"exec",
-	"async",       "sync",	       "dirsync",      "silent",  "loud",	"mand",
-	"nomand",      "iversion",     "noiversion",   "uhelper=*", "helper=*",	"allow_other",
-	"default_permissions",
+	"nolazytime",  "suid",	       "dev",	       "exec",	  "async",	"sync",
+	"dirsync",     "silent",       "loud",	       "mand",	  "nomand",	"iversion",
+	"noiversion",  "uhelper=*",    "helper=*",     "allow_other", "default_permissions",
 };
+
+/* Of these, what says something of rows of ours, as mount(8) means it: the last word counts. */
+static const struct {
+	const char *option, *row;
+	bool on;
+} generic_effects[] = {
+	{ "rw", "ro", false },	      { "suid", "nosuid", false },     { "dev", "nodev", false },
+	{ "exec", "noexec", false },  { "defaults", "ro", false },     { "defaults", "nosuid", false },
+	{ "defaults", "nodev", false }, { "defaults", "noexec", false }, { "user", "nosuid", true },
+	{ "user", "nodev", true },    { "user", "noexec", true },      { "users", "nosuid", true },
+	{ "users", "nodev", true },   { "users", "noexec", true },     { "owner", "nosuid", true },
+	{ "owner", "nodev", true },   { "group", "nosuid", true },     { "group", "nodev", true },
+};
+
+static void apply_generic(const struct option_table *table, void *target, const char *option)
+{
+	for (size_t i = 0; i < ROW_COUNT(generic_effects); i++) {
+		const struct option_row *row = options_find(table, generic_effects[i].row);
+
+		if (row && strcmp(option, generic_effects[i].option) == 0)
+			*(bool *)((char *)target + row->offset) = generic_effects[i].on;
+	}
+}
 
 static bool is_generic(const char *option)
 {
@@ -225,8 +244,12 @@ int options_set_list(const struct option_table *table, void *target, char *list,
 		const struct option_row *row;
 		char *value;
 
-		if (option[0] == '\0' || (ignore_generic && is_generic(option)))
+		if (option[0] == '\0')
 			continue;
+		if (ignore_generic && is_generic(option)) {
+			apply_generic(table, target, option);
+			continue;
+		}
 		value = strchr(option, '=');
 		if (value)
 			*value++ = '\0';

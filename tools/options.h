@@ -61,7 +61,8 @@ int options_set(const struct option_row *row, void *target, const char *value,
 
 /*
  * Sets what -o says: "name=value,name,...". Cuts `list` up in place; it must live on. With
- * `ignore_generic`, options that mount(8) and fstab carry for their own use are passed over.
+ * `ignore_generic`, options that mount(8) and fstab carry for their own use are passed over, but for
+ * what they say of a row that there is (rw of ro, user of nosuid, nodev and noexec).
  */
 int options_set_list(const struct option_table *table, void *target, char *list,
 		     bool ignore_generic, char error[static OPTIONS_ERROR_BYTES_MAX]) MUST_CHECK;

@@ -388,7 +388,10 @@ static int attach(struct daemon *d)
 	struct mount *m = &d->mount;
 	char options[256], path[32];
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	unsigned long flags = MS_NOATIME | (m->read_only ? MS_RDONLY : 0);
+	unsigned long flags = MS_NOATIME | (m->read_only ? MS_RDONLY : 0) |
+			      (m->options->no_suid ? MS_NOSUID : 0) |
+			      (m->options->no_dev ? MS_NODEV : 0) |
+			      (m->options->no_exec ? MS_NOEXEC : 0);
 	int r;
 
 	m->fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);

@@ -31,6 +31,9 @@
 	O(FLAG, kernel_names, "kernel-names", "", "",                                           \
 	  "names stay in the kernel: no mounts and no overlays on this mount")                  \
 	O(FLAG, read_only, "ro", "", "", "refuse every change")                                 \
+	O(FLAG, no_suid, "nosuid", "", "", "set-user-ID bits have no effect")                   \
+	O(FLAG, no_dev, "nodev", "", "", "device nodes cannot be opened")                       \
+	O(FLAG, no_exec, "noexec", "", "", "programs cannot be run")                            \
 	O(FLAG, foreground, "foreground", "", "", "stay in front (-f)")                         \
 	O(TEXT, log, "log", "FILE", "", "log here instead of standard error")
 

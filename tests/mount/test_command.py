@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """The command line with real daemons: errors that say what next, status, stat, mount(8), fstab."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 
@@ -208,6 +210,44 @@ def test_status_and_stat(w):
     fails("stat of nothing", BINARY, "stat", h / "absent", words=["no such file"])
 
 
+def mount_flags(path):
+    with open("/proc/self/mountinfo") as f:
+        return next(x.split(" ")[5] for x in f if x.split(" ")[4] == path).split(",")
+
+
+def effective_user(program):
+    """As whom `program`, a copy of id(1), runs for user 1000; None when it may not run."""
+    try:
+        return run(program, "-u", preexec_fn=lambda: os.setuid(1000)).stdout.strip()
+    except PermissionError:
+        return None
+
+
+def test_flags_of_mount_8_are_the_kernels(w):
+    os.chmod(w.path, 0o755)
+    hosts = {options: w.host("h%d" % n, "-o", options) for n, options in enumerate(
+        ("rw,noatime", "nosuid,nodev", "user,exec", "noexec", "ro"))}
+    shutil.copy("/usr/bin/id", hosts["noexec"] / "id")
+    os.chown(hosts["noexec"] / "id", 7, 7)
+    os.chmod(hosts["noexec"] / "id", 0o4755)
+    os.mknod(hosts["noexec"] / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    os.chmod(hosts["noexec"] / "null", 0o666)
+    for options, flags, user, opens in (
+            ("rw,noatime", ["rw"], "7", True),
+            ("nosuid,nodev", ["rw", "nosuid", "nodev"], "1000", False),
+            ("user,exec", ["rw", "nosuid", "nodev"], "1000", False),
+            ("noexec", ["rw", "noexec"], None, True),
+            ("ro", ["ro"], "7", True)):
+        h = hosts[options]
+        expect(sorted(mount_flags(h.path)), sorted(flags + ["noatime"]), options)
+        expect(effective_user(h / "id"), user, options)
+        if opens:
+            os.close(os.open(h / "null", os.O_RDONLY))
+        else:
+            leasehold.expect_errno(errno.EACCES, os.open, h / "null", os.O_RDONLY)
+    leasehold.expect_errno(errno.EROFS, write_file, hosts["ro"] / "f", b"")
+
+
 def in_a_world_with_helper(w, script):
     """
     Runs a script where mount(8) finds the helper: in a mount namespace of its own, with a layer
@@ -230,15 +270,16 @@ def test_mount_8_and_fstab(w):
     h.unmount()
     options = "rw,noatime,nodev,_netdev,x-systemd.automount,cache=%s,cache-size=64M,keys=%s" % (
         h.cache, h.keys)
-    look = "\ncat %s\numount %s" % (h / "f", h.path)
+    look = "\ncat %s\ngrep -c ' %s [^ ]*nodev' /proc/self/mountinfo\numount %s" % (
+        h / "f", h.path, h.path)
     result = in_a_world_with_helper(w, "mount -t fuse.leasehold -o '%s' %s %s%s" % (
         options, h.url(), h.path, look))
-    expect(result.stdout, "through the helper")
+    expect(result.stdout, "through the helper1\n")
     h.wait_until_cache_is_free()
     with open(w.path + "/fstab", "w") as f:
         f.write("%s %s fuse.leasehold %s 0 0\n" % (h.url(), h.path, options))
     result = in_a_world_with_helper(w, "mount -T %s/fstab %s%s" % (w.path, h.path, look))
-    expect(result.stdout, "through the helper")
+    expect(result.stdout, "through the helper1\n")
 
 
 def key_files(w, host):
