@@ -221,7 +221,7 @@
 	F(U64, recall_sequence)   /* of the session, when the grants below were made (I3) */    \
 	F(U64, incarnation)       /* of the store, when this was done */                        \
 	F(U64, offset)            /* write: where it went; readdir: cookie to go on from;       \
-	                             read: zeros before the bulk data */                        \
+	                             read: zeros before the bulk data; fsync: section 2.4 */    \
 	F(U32, count)             /* write, copy_range: bytes written; read: bytes, with zeros; \
 	                             readdir: entries in the bulk data;                         \
 	                             getxattr and listxattr with size 0: bytes needed */        \

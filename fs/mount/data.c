@@ -88,7 +88,7 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 	file->mappable = m->maps_writable && (info->flags & O_ACCMODE) == O_RDWR;
 	inode->mappable += file->mappable;
 	inode_use(m, inode);
-	sync_opened(inode, &file->seen);
+	sync_opened(m, inode, &file->seen);
 	file->next = m->open_files;
 	if (file->next)
 		file->next->previous = file;

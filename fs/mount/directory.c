@@ -32,7 +32,7 @@ void op_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *in
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode && directory) {
 		inode_use(m, inode);
-		sync_opened(inode, &directory->seen);
+		sync_opened(m, inode, &directory->seen);
 		directory->inode = inode;
 	}
 	pthread_mutex_unlock(&m->lock);

@@ -108,6 +108,7 @@ struct inode {
 	int guardian_slot;
 	uint64_t unsynced_incarnation; /* of the store at the first change since the last fsync, 0 */
 	uint32_t lost_serial;          /* losses of what was not synced: sync.h */
+	uint64_t lost_incarnation;     /* of the store since the last one, 0: not known */
 	bool lost_told;                /* somebody heard of the last one */
 };
 

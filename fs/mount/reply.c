@@ -5,6 +5,7 @@
 
 #include "fs/mount/ops.h"
 #include "fs/mount/session.h"
+#include "fs/mount/sync.h"
 #include "fs/mount/write_back.h"
 
 uint64_t answer_grant(struct mount *m, const struct call *call, const struct item_node *node)
@@ -61,8 +62,7 @@ void answer_work_in(struct mount *m, struct call *call, struct inode *directory,
 	struct item_node node;
 
 	memset(ret_answer, 0, sizeof(*ret_answer));
-	if (call->reply.incarnation)
-		m->incarnation = call->reply.incarnation;
+	sync_heard(m, call->reply.incarnation);
 	while (item_node_read(&r, &node)) {
 		struct answer_node *into;
 

@@ -101,7 +101,8 @@ struct mount {
 	struct reading *readings; /* READs of the kernel that are not answered: read.c */
 	uint64_t reading_id;
 	struct statvfs space; /* of the export, as heard last: attributes.c */
-	uint64_t incarnation; /* of the origin's store, from the latest answer */
+	uint64_t incarnation;        /* of the origin's store, from the latest answer: sync.h */
+	uint64_t incarnation_before; /* the last one that was another */
 
 	/* Replies that give the kernel a validity, by parity of `reply_generation`: a drop waits
 	   until those that began before it are written. See mount_reply_begin(). */

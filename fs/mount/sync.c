@@ -6,43 +6,70 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/reply.h"
 
-static void lost(struct inode *inode)
+/* Each loss once: the same one can be heard of in several answers. */
+static void lost(struct inode *inode, uint64_t incarnation)
 {
+	if (incarnation && inode->lost_incarnation == incarnation)
+		return;
+	inode->lost_incarnation = incarnation;
 	inode->lost_serial++;
 	inode->lost_told = false;
 }
 
-void sync_opened(const struct inode *inode, struct sync_seen *ret_seen)
+void sync_opened(const struct mount *m, const struct inode *inode, struct sync_seen *ret_seen)
 {
 	bool untold = inode->lost_serial && !inode->lost_told;
 
 	ret_seen->lost_serial = inode->lost_serial - (untold ? 1 : 0);
+	ret_seen->incarnation = untold ? 0 : m->incarnation;
 }
 
-void sync_modified(struct inode *inode, uint64_t incarnation)
+void sync_modified(struct mount *m, struct inode *inode, uint64_t incarnation)
 {
 	inode->write_serial++;
-	if (inode->unsynced_incarnation == 0)
+	if (incarnation && incarnation == m->incarnation_before)
+		lost(inode, m->incarnation); /* it was heard of before the answer came */
+	else if (inode->unsynced_incarnation == 0)
 		inode->unsynced_incarnation = incarnation;
 }
 
-void sync_session_opened(struct mount *m, uint64_t incarnation)
+static void incarnation_is(struct mount *m, uint64_t incarnation, uint64_t before)
 {
 	struct inode *inode, *next;
 
+	m->incarnation_before = before;
+	m->incarnation = incarnation;
 	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
 		if (inode->unsynced_incarnation == 0 || inode->unsynced_incarnation == incarnation)
 			continue;
-		lost(inode);
+		lost(inode, incarnation);
 		inode->unsynced_incarnation = 0;
 	}
 }
 
+void sync_session_opened(struct mount *m, uint64_t incarnation)
+{
+	if (incarnation != m->incarnation)
+		incarnation_is(m, incarnation, m->incarnation);
+}
+
+void sync_heard(struct mount *m, uint64_t incarnation)
+{
+	/* Answers overtake each other: the one before comes once more. */
+	if (incarnation && incarnation != m->incarnation && incarnation != m->incarnation_before)
+		incarnation_is(m, incarnation, m->incarnation);
+}
+
 bool sync_take(struct inode *inode, struct sync_seen *seen)
 {
+	bool later = seen->lost_serial + 1 == inode->lost_serial && seen->incarnation &&
+		     seen->incarnation == inode->lost_incarnation;
+
 	if (seen->lost_serial == inode->lost_serial)
 		return false;
 	seen->lost_serial = inode->lost_serial;
+	if (later)
+		return false; /* opened after the loss, of which this host heard nothing */
 	inode->lost_told = true;
 	return true;
 }
@@ -50,23 +77,28 @@ bool sync_take(struct inode *inode, struct sync_seen *seen)
 /* The store failed to write something back, and says so once. */
 static bool is_write_error(uint16_t status)
 {
-	return status == STATUS_IO || status == STATUS_NOSPC || status == STATUS_DQUOT;
+	return status == STATUS_IO || status == STATUS_NOSPC || status == STATUS_DQUOT ||
+	       status == STATUS_ROFS;
 }
 
 static void fsync_work(struct mount *m, struct call *call)
 {
 	struct inode *inode = call->inode;
+	uint64_t incarnation = call->reply.incarnation, failed = call->reply.offset;
 	bool told = false;
 
 	pthread_mutex_lock(&m->lock);
+	sync_heard(m, incarnation);
 	if (call->status == STATUS_OK || is_write_error(call->status)) {
-		if (is_write_error(call->status) ||
-		    (inode->unsynced_incarnation != 0 &&
-		     inode->unsynced_incarnation != call->reply.incarnation))
-			lost(inode);
+		if (failed)
+			lost(inode, failed);
+		else if (is_write_error(call->status))
+			lost(inode, 0);
+		if (inode->unsynced_incarnation != 0 && inode->unsynced_incarnation != incarnation)
+			lost(inode, incarnation);
 		/* What was answered meanwhile is not covered. */
 		inode->unsynced_incarnation = call->write_serial == inode->write_serial ?
-						      0 : call->reply.incarnation;
+						      0 : incarnation;
 	}
 	/* With its caller waiting the descriptor is there. */
 	if (call->request)

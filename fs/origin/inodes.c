@@ -9,8 +9,23 @@
 
 #include "fs/origin/credentials.h"
 
+#define LATE_BITS 65536u
+#define FAILURES_MAX 64u
+
+/* Inodes whose descriptor was closed before what was written through it was synced: bits by their keys,
+   so that some others count among them. */
+struct late {
+	uint64_t words[LATE_BITS / 64];
+};
+
+struct failure {
+	struct changes_key key;
+	uint64_t incarnation;
+};
+
 struct inodes {
 	struct handle_space space;
+	struct changes *changes;
 	int mount_fd;
 	uint32_t count_max;
 	uint32_t bucket_count; /* a power of two */
@@ -18,8 +33,11 @@ struct inodes {
 	struct inode **buckets;
 	struct inode *newest, *oldest; /* without references, by last use */
 	uint64_t count, hits, misses, evicted;
-	_Atomic uint64_t evicted_dirty; /* since the last sync of the file system */
-	uint64_t evicted_dirty_total;
+	uint64_t evicted_dirty;
+	struct late late[2]; /* of these [late_now] takes what comes while the file system is synced */
+	unsigned late_now;
+	struct failure failures[FAILURES_MAX]; /* the latest syncs that failed */
+	uint64_t failure_count;
 	pthread_mutex_t sync_lock;
 };
 
@@ -36,15 +54,18 @@ void identity_of(const struct handle_space *space, const struct file_id *id,
 		ret_identity->key.words[i] = siphash(space->key.spread[i], text, length);
 }
 
-int inodes_create(const struct handle_space *space, int mount_fd, uint32_t count_max,
-		  struct inodes **ret_inodes)
+int inodes_create(const struct handle_space *space, int mount_fd, struct changes *changes,
+		  uint32_t count_max, struct inodes **ret_inodes)
 {
 	struct inodes *inodes = (struct inodes *)calloc(1, sizeof(*inodes));
 
 	if (!inodes)
 		return -ENOMEM;
 	inodes->space = *space;
+	inodes->changes = changes;
 	inodes->mount_fd = mount_fd;
+	/* What an earlier process wrote can be any. */
+	memset(&inodes->late[0], 0xff, sizeof(inodes->late[0]));
 	inodes->count_max = count_max;
 	inodes->bucket_count = 64;
 	while (inodes->bucket_count < count_max && inodes->bucket_count < 1u << 20)
@@ -67,6 +88,7 @@ static void inode_destroy(struct inode *inode)
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
+	pthread_mutex_destroy(&inode->sync_lock);
 	free(inode);
 }
 
@@ -144,6 +166,16 @@ static struct inode *find(struct inodes *inodes, const struct identity *identity
 	return inode;
 }
 
+static uint64_t *late_word(struct late *late, const struct changes_key *key)
+{
+	return &late->words[key->words[0] % LATE_BITS / 64];
+}
+
+static uint64_t late_bit(const struct changes_key *key)
+{
+	return UINT64_C(1) << key->words[0] % 64;
+}
+
 /* Takes out the one that was used the longest ago; NULL when there is room or all are in use. */
 static struct inode *make_room(struct inodes *inodes)
 {
@@ -155,8 +187,9 @@ static struct inode *make_room(struct inodes *inodes)
 	unhash(inodes, inode);
 	inodes->evicted++;
 	if (atomic_load(&inode->dirty)) {
-		inodes->evicted_dirty_total++;
-		atomic_fetch_add(&inodes->evicted_dirty, 1);
+		inodes->evicted_dirty++;
+		*late_word(&inodes->late[inodes->late_now], &inode->identity.key) |=
+			late_bit(&inode->identity.key);
 	}
 	return inode;
 }
@@ -199,6 +232,7 @@ static int inode_open(struct inodes *inodes, const struct identity *identity,
 	inode->type = st.st_mode & S_IFMT;
 	atomic_init(&inode->read_fd, -1);
 	atomic_init(&inode->write_fd, -1);
+	pthread_mutex_init(&inode->sync_lock, NULL);
 	inode->references = 1;
 	*ret_inode = inode;
 	return 0;
@@ -322,33 +356,55 @@ void inodes_mark_dirty(struct inode *inode)
 	atomic_store(&inode->dirty, true);
 }
 
-static int sync_all(struct inodes *inodes)
+/* ---- syncs ---- */
+
+static bool is_late(struct inodes *inodes, const struct changes_key *key)
 {
-	uint64_t before;
+	bool late;
+
+	pthread_mutex_lock(&inodes->lock);
+	late = (*late_word(&inodes->late[0], key) | *late_word(&inodes->late[1], key)) &
+	       late_bit(key);
+	pthread_mutex_unlock(&inodes->lock);
+	return late;
+}
+
+/* Syncs the whole file system, unless `key` (not NULL) is not late any more. */
+static int sync_all(struct inodes *inodes, const struct changes_key *key)
+{
+	unsigned before;
 	int error = 0;
 
-	/* One at a time, so that what was evicted meanwhile is not counted as synced. */
 	pthread_mutex_lock(&inodes->sync_lock);
-	before = atomic_load(&inodes->evicted_dirty);
-	if (syncfs(inodes->mount_fd) < 0)
+	if (key && !is_late(inodes, key)) {
+		pthread_mutex_unlock(&inodes->sync_lock);
+		return 0;
+	}
+	pthread_mutex_lock(&inodes->lock);
+	before = inodes->late_now;
+	inodes->late_now = !before; /* it is empty: see below */
+	pthread_mutex_unlock(&inodes->lock);
+	if (syncfs(inodes->mount_fd) < 0) {
 		error = -errno;
-	else
-		atomic_fetch_sub(&inodes->evicted_dirty, before);
+		changes_renew_incarnation(inodes->changes);
+	}
+	/* Also after an error, of which all hear by the new incarnation. */
+	pthread_mutex_lock(&inodes->lock);
+	memset(&inodes->late[before], 0, sizeof(inodes->late[before]));
+	pthread_mutex_unlock(&inodes->lock);
 	pthread_mutex_unlock(&inodes->sync_lock);
 	return error;
 }
 
-int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only)
+int inodes_sync_all(struct inodes *inodes)
 {
-	int fd = atomic_load(&inode->write_fd), error = 0;
-	bool dirty = atomic_exchange(&inode->dirty, false);
+	return sync_all(inodes, NULL);
+}
 
-	/* Without a descriptor from before the write only the file system's hears of errors. */
-	if (!dirty && atomic_load(&inodes->evicted_dirty) > 0) {
-		error = sync_all(inodes);
-		if (error)
-			return error;
-	}
+static int sync_one(struct inodes *inodes, struct inode *inode, bool data_only)
+{
+	int fd = atomic_load(&inode->write_fd), error;
+
 	if (S_ISDIR(inode->type)) {
 		fd = openat(inode->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		if (fd < 0)
@@ -357,19 +413,84 @@ int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only)
 		close(fd);
 		return error;
 	}
-	if (!S_ISREG(inode->type))
-		return sync_all(inodes);
 	if (fd < 0)
 		fd = inodes_data_fd(inodes, inode, false);
 	if (fd < 0)
 		return fd;
+	atomic_store(&inode->dirty, false);
 	return (data_only ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+}
+
+/* What was written may be lost. (A file system that gave up writing says EROFS.) */
+static bool is_loss(int error)
+{
+	return error == -EIO || error == -ENOSPC || error == -EDQUOT || error == -EROFS;
+}
+
+static void note_failure(struct inodes *inodes, const struct inode *inode)
+{
+	struct failure *failure;
+
+	/* The file system tells the same error to its own descriptor: once is enough. */
+	pthread_mutex_lock(&inodes->sync_lock);
+	(void)syncfs(inodes->mount_fd);
+	changes_renew_incarnation(inodes->changes);
+	pthread_mutex_unlock(&inodes->sync_lock);
+	pthread_mutex_lock(&inodes->lock);
+	failure = &inodes->failures[inodes->failure_count++ % FAILURES_MAX];
+	*failure = (struct failure){ inode->identity.key, changes_incarnation(inodes->changes) };
+	pthread_mutex_unlock(&inodes->lock);
+}
+
+/* The incarnation since the last one of the inode's that is remembered. */
+static uint64_t failure_of(struct inodes *inodes, const struct changes_key *key)
+{
+	uint64_t incarnation = 0;
+
+	pthread_mutex_lock(&inodes->lock);
+	for (uint64_t i = 0; !incarnation && i < FAILURES_MAX && i < inodes->failure_count; i++) {
+		const struct failure *failure =
+			&inodes->failures[(inodes->failure_count - 1 - i) % FAILURES_MAX];
+
+		if (failure->key.words[0] == key->words[0] &&
+		    failure->key.words[1] == key->words[1])
+			incarnation = failure->incarnation;
+	}
+	pthread_mutex_unlock(&inodes->lock);
+	return incarnation;
+}
+
+int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only,
+		struct synced *ret_synced)
+{
+	struct changes_key *key = &inode->identity.key;
+	int error = 0;
+
+	*ret_synced = (struct synced){ changes_incarnation(inodes->changes), 0 };
+	if (!S_ISREG(inode->type) && !S_ISDIR(inode->type))
+		return sync_all(inodes, NULL);
+	if (is_late(inodes, key))
+		error = sync_all(inodes, key);
+	if (error)
+		return error;
+	/*
+	 * The error that one sync is told the next one is not: who comes after it must find the new
+	 * incarnation.
+	 */
+	pthread_mutex_lock(&inode->sync_lock);
+	ret_synced->incarnation = changes_incarnation(inodes->changes);
+	error = sync_one(inodes, inode, data_only);
+	if (is_loss(error))
+		note_failure(inodes, inode);
+	pthread_mutex_unlock(&inode->sync_lock);
+	ret_synced->failed = failure_of(inodes, key);
+	return error;
 }
 
 void inodes_counters(struct inodes *inodes, struct inodes_counters *ret_counters)
 {
 	pthread_mutex_lock(&inodes->lock);
 	*ret_counters = (struct inodes_counters){ inodes->count, inodes->hits, inodes->misses,
-						  inodes->evicted, inodes->evicted_dirty_total };
+						  inodes->evicted, inodes->evicted_dirty };
 	pthread_mutex_unlock(&inodes->lock);
 }

@@ -3,13 +3,16 @@
  *
  * An inode is found by its file handle; its O_PATH descriptor is opened by handle when it is first
  * needed, descriptors for its data when they are. Inodes are counted references; those that nobody
- * holds stay until room is needed. A descriptor through which something was written stays open
- * until a sync, so that a late error of the store is reported to it; when room must be made
- * nevertheless, inodes_sync() falls back to syncing the whole file system, whose descriptor has
- * been open since the start and hears of every error.
+ * holds stay until room is needed.
  *
- * The object is thread-safe. Its mutex is held across no system call; another one lets one sync of
- * the whole file system run at a time.
+ * A kernel tells a late error of the store once to each descriptor that was open then. One of an inode
+ * that was written to can have been closed: by us to make room, or with an earlier process. The next
+ * sync of such an inode syncs the whole file system first, whose descriptor has been open since the
+ * start and hears of every error. Who hears of one makes it known to all: what was written may be lost,
+ * so the store gets a new incarnation, before any other sync of the inode says that all is well.
+ *
+ * The object is thread-safe. Its mutex is held across no system call. Two kinds of mutexes are held over
+ * syncs: that of the inode, and then that of the whole file system.
  */
 #ifndef FS_ORIGIN_INODES_H
 #define FS_ORIGIN_INODES_H
@@ -34,6 +37,7 @@ struct inode {
 	/* private to inodes.c: */
 	_Atomic int read_fd, write_fd; /* -1: not opened yet */
 	_Atomic bool dirty;            /* written since the last sync */
+	pthread_mutex_t sync_lock;     /* from a sync until all may know of its error */
 	uint32_t references;
 	bool hashed;
 	struct inode *chain;
@@ -42,9 +46,9 @@ struct inode {
 
 struct inodes;
 
-/* `mount_fd`: the export's root directory, open for reading; borrowed. */
-int inodes_create(const struct handle_space *space, int mount_fd, uint32_t count_max,
-		  struct inodes **ret_inodes) MUST_CHECK;
+/* `mount_fd`: the export's root directory, open for reading; borrowed, as `changes`. */
+int inodes_create(const struct handle_space *space, int mount_fd, struct changes *changes,
+		  uint32_t count_max, struct inodes **ret_inodes) MUST_CHECK;
 void inodes_destroy(struct inodes *inodes);
 
 void identity_of(const struct handle_space *space, const struct file_id *id,
@@ -64,8 +68,21 @@ int inodes_data_fd(struct inodes *inodes, struct inode *inode, bool write) MUST_
 /* Takes over `fd`, open for reading and writing. */
 void inodes_give_data_fd(struct inode *inode, int fd);
 void inodes_mark_dirty(struct inode *inode);
-/* Makes what was written durable: fsync or fdatasync. 0 or -errno. */
-int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only) MUST_CHECK;
+
+struct synced {
+	/* Of the store before the sync: what was written under another one may be lost, whatever the
+	   sync says. */
+	uint64_t incarnation;
+	/* A sync of this inode failed, and this is the incarnation that followed; 0: none that is
+	   remembered. Whoever had it open then should hear of it once. */
+	uint64_t failed;
+};
+
+/* Makes what was written durable: fsync or fdatasync. 0 or -errno; `*ret_synced` is always written. */
+int inodes_sync(struct inodes *inodes, struct inode *inode, bool data_only,
+		struct synced *ret_synced) MUST_CHECK;
+/* The same of everything in the file system. */
+int inodes_sync_all(struct inodes *inodes) MUST_CHECK;
 
 struct inodes_counters {
 	uint64_t count, hits, misses, evicted, evicted_dirty;

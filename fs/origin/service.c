@@ -267,10 +267,7 @@ static void settle(struct task *t)
 	/* Read-only ones, too: others write there. */
 	for (uint32_t i = 0; i < s->export_count && !error; i++)
 		error = store_sync_all(s->exports[i].store);
-	/* The store says so once: every host must hear of it. */
-	if (error)
-		changes_renew_incarnation(s->changes);
-	else if (activity)
+	if (!error && activity)
 		error = changes_settle(s->changes, activity);
 	if (error && error != -EBUSY)
 		service_log("event=sync_failed error=\"%s\"", strerror(-error));

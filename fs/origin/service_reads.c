@@ -299,6 +299,16 @@ static int statfs_answer(struct task *t, struct inode *inode)
 	return 0;
 }
 
+static int sync_inode(struct task *t, struct inode *inode)
+{
+	struct synced synced;
+	int error = store_fsync(t->store, inode, t->message.fsync.data_only, &synced);
+
+	t->reply.incarnation = synced.incarnation;
+	t->reply.offset = synced.failed;
+	return error;
+}
+
 static const struct handle *handle_of(const struct message *m)
 {
 	switch (m->type) {
@@ -352,7 +362,7 @@ static int answer(struct task *t, struct inode *inode)
 	case MESSAGE_statfs:
 		return statfs_answer(t, inode);
 	case MESSAGE_fsync:
-		return store_fsync(t->store, inode, t->message.fsync.data_only);
+		return sync_inode(t, inode);
 	case MESSAGE_getxattr:
 		return xattr(t, inode, t->message.getxattr.size, false);
 	case MESSAGE_seek:

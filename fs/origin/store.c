@@ -65,7 +65,8 @@ static int open_tree(struct store *s, const struct store_config *config, char *t
 			return fail(text, error, config->directory,
 				    "cannot read " STORE_PRIVATE_NAME);
 	}
-	error = inodes_create(&s->space, s->root_fd, config->inode_count_max, &s->inodes);
+	error = inodes_create(&s->space, s->root_fd, s->changes, config->inode_count_max,
+			      &s->inodes);
 	return error ? fail(text, error, config->directory, "no memory") : 0;
 }
 
@@ -123,7 +124,7 @@ void store_close(struct store *s)
 
 int store_sync_all(struct store *s)
 {
-	return syncfs(s->root_fd) < 0 ? -errno : 0;
+	return inodes_sync_all(s->inodes);
 }
 
 const char *store_name(const struct store *s)

@@ -46,7 +46,7 @@ int store_open(const struct store_config *config, struct store **ret_store,
 	       char ret_text[STORE_TEXT_BYTES]) MUST_CHECK;
 /* Nothing is in use any more. */
 void store_close(struct store *s);
-/* Makes everything durable. */
+/* Makes everything durable. What that finds lost, the store has a new incarnation for. */
 int store_sync_all(struct store *s) MUST_CHECK;
 
 const char *store_name(const struct store *s);
@@ -208,7 +208,9 @@ int store_setattr(struct store *s, const struct credential *caller, struct inode
 int store_readlink(struct store *s, struct inode *inode, char *buffer, size_t size,
 		   size_t *ret_length) MUST_CHECK;
 int store_statfs(struct store *s, struct inode *inode, struct item_statfs *ret_statfs) MUST_CHECK;
-int store_fsync(struct store *s, struct inode *inode, bool data_only) MUST_CHECK;
+/* As inodes_sync(). Needs no lock of the inode, and may be called with one. */
+int store_fsync(struct store *s, struct inode *inode, bool data_only, struct synced *ret_synced)
+	MUST_CHECK;
 /* With `size` 0: the length that is needed. */
 int store_getxattr(struct store *s, const struct credential *caller, struct inode *inode,
 		   struct slice name, void *buffer, size_t size, size_t *ret_length) MUST_CHECK;

@@ -376,16 +376,10 @@ int store_statfs(struct store *s, struct inode *inode, struct item_statfs *ret_s
 	return 0;
 }
 
-int store_fsync(struct store *s, struct inode *inode, bool data_only)
+int store_fsync(struct store *s, struct inode *inode, bool data_only, struct synced *ret_synced)
 {
-	int error;
-
 	credentials_reset();
-	error = inodes_sync(s->inodes, inode, data_only);
-	/* What was written may be lost, and the store tells so once: every host must hear of it. */
-	if (error == -EIO || error == -ENOSPC || error == -EDQUOT)
-		changes_renew_incarnation(s->changes);
-	return error;
+	return inodes_sync(s->inodes, inode, data_only, ret_synced);
 }
 
 /* ---- extended attributes ---- */

@@ -202,6 +202,80 @@ START_TEST(fsync_fails_when_the_store_crashed_after_the_write)
 }
 END_TEST
 
+static uint64_t flush(uint64_t node, uint64_t fh)
+{
+	const struct fuse_flush_in in = { .fh = fh };
+
+	return kernel_send(FUSE_FLUSH, node, &in, sizeof(in), NULL, 0);
+}
+
+START_TEST(a_sync_that_failed_at_another_host_is_told_to_each_descriptor_once)
+{
+	const struct origin_answer failed = { .incarnation = INCARNATION + 1,
+					      .offset = INCARNATION + 1 };
+	uint64_t node, fh[2], unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	fh[0] = lab_open(node, O_RDWR);
+	fh[1] = lab_open(node, O_RDONLY); /* nothing was written through either */
+	unique = kernel_fsync(node, fh[0]);
+	origin_answer(origin_expect(MESSAGE_fsync), &failed);
+	ck_assert_int_eq(kernel_error(unique), EIO);
+	for (int i = 0; i < 2; i++) {
+		unique = kernel_fsync(node, fh[0]);
+		origin_answer(origin_expect(MESSAGE_fsync), &failed);
+		ck_assert_int_eq(kernel_error(unique), 0);
+	}
+	unique = kernel_fsync(node, fh[1]);
+	origin_answer(origin_expect(MESSAGE_fsync), &failed);
+	ck_assert_int_eq(kernel_error(unique), EIO);
+}
+END_TEST
+
+START_TEST(a_descriptor_opened_after_a_failed_sync_is_told_nothing)
+{
+	const struct origin_answer other = { .incarnation = INCARNATION + 1 };
+	const struct origin_answer failed = { .incarnation = INCARNATION + 1,
+					      .offset = INCARNATION + 1 };
+	uint64_t node, fh, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	fh = lab_open(node, O_RDWR);
+	unique = kernel_fsync(node, fh);
+	origin_answer(origin_expect(MESSAGE_fsync), &other);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	fh = lab_open(node, O_RDWR);
+	unique = kernel_fsync(node, fh);
+	origin_answer(origin_expect(MESSAGE_fsync), &failed);
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+END_TEST
+
+START_TEST(a_loss_that_any_answer_tells_of_is_told_at_the_close)
+{
+	uint64_t node, fh, other, unique;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	other = lab_find_file("g", FILE_NUMBER + 1, 5);
+	fh = lab_open(node, O_RDWR);
+	ck_assert_int_eq(kernel_error(write_and_fsync(INCARNATION, node, fh)), 0);
+	unique = kernel_write(node, fh, 0, "x");
+	origin_answer(origin_expect(MESSAGE_write), &(struct origin_answer){
+		.count = 1, .node_count = 1,
+		.nodes = { origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 3, LEASE_READ) } });
+	ck_assert_int_eq(kernel_error(unique), 0);
+	unique = kernel_fsync(other, lab_open(other, O_RDONLY));
+	origin_answer(origin_expect(MESSAGE_fsync),
+		      &(struct origin_answer){ .incarnation = INCARNATION + 1 });
+	ck_assert_int_eq(kernel_error(unique), 0);
+	ck_assert_int_eq(kernel_error(flush(node, fh)), EIO);
+	ck_assert_int_eq(kernel_error(flush(node, fh)), 0);
+}
+END_TEST
+
 /* ---- directories ---- */
 
 static uint64_t open_directory(void)
@@ -364,6 +438,9 @@ static TCase *data_case(void)
 	tcase_add_test(tcase, a_refused_open_is_not_counted);
 	tcase_add_test(tcase, an_open_that_the_kernel_refuses_is_closed);
 	tcase_add_test(tcase, fsync_fails_when_the_store_crashed_after_the_write);
+	tcase_add_test(tcase, a_sync_that_failed_at_another_host_is_told_to_each_descriptor_once);
+	tcase_add_test(tcase, a_descriptor_opened_after_a_failed_sync_is_told_nothing);
+	tcase_add_test(tcase, a_loss_that_any_answer_tells_of_is_told_at_the_close);
 	tcase_add_test(tcase, a_listing_under_a_lease_serves_everybody_until_a_name_is_recalled);
 	tcase_add_test(tcase, entries_with_attributes_count_as_lookups);
 	tcase_add_test(tcase, entries_of_a_listing_have_attributes_that_last_and_names_that_do_not);

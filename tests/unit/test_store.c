@@ -18,6 +18,37 @@ static struct inode *root;
 static const struct credential as_root = { .uid = 0 };
 static const struct credential as_user = { .uid = 1000, .gid = 1000 };
 
+/* ---- a kernel that tells errors ---- */
+
+static struct {
+	int syncfs_error, fsync_error; /* told once */
+	unsigned syncfs_count;
+	void (*in_fsync)(void);
+} kernel;
+
+static int tell(int *error)
+{
+	errno = *error;
+	*error = 0;
+	return errno ? -1 : 0;
+}
+
+int syncfs(int fd)
+{
+	kernel.syncfs_count++;
+	return tell(&kernel.syncfs_error);
+}
+
+int fsync(int fd)
+{
+	void (*in_fsync)(void) = kernel.in_fsync;
+
+	kernel.in_fsync = NULL;
+	if (in_fsync)
+		in_fsync();
+	return tell(&kernel.fsync_error);
+}
+
 static struct store *open_store_at(const char *directory, bool read_only, bool squash)
 {
 	struct store_config config = {
@@ -823,11 +854,129 @@ START_TEST(sync_and_statfs_answer)
 {
 	struct inode *file = make_file("a", &as_root, 0644);
 	struct item_statfs statfs;
+	struct synced synced;
 
-	ck_assert_int_eq(store_fsync(store, file, false), 0);
-	ck_assert_int_eq(store_fsync(store, root, false), 0);
+	ck_assert_int_eq(store_fsync(store, file, false, &synced), 0);
+	ck_assert_int_eq(store_fsync(store, root, false, &synced), 0);
 	ck_assert_int_eq(store_statfs(store, root, &statfs), 0);
 	ck_assert_uint_gt(statfs.block_bytes, 0);
+	store_put(store, file);
+}
+END_TEST
+
+static void write_to(struct inode *file)
+{
+	uint64_t offset;
+	uint32_t count;
+
+	ck_assert_int_eq(store_write(store, &as_root, file, 0, false, false, text_of("x"), &offset,
+				     &count), 0);
+}
+
+static int sync_file(struct inode *file)
+{
+	struct synced synced;
+
+	return store_fsync(store, file, false, &synced);
+}
+
+static void evict_all(void)
+{
+	char name[16];
+
+	for (int i = 0; i < 20; i++) {
+		snprintf(name, sizeof(name), "tree/other%d", i);
+		ck_assert_int_eq(mknodat(state_fd, name, S_IFREG | 0644, 0), 0);
+		ck_assert_int_eq(find(root, name + 5), 0);
+	}
+}
+
+START_TEST(an_error_that_a_closed_descriptor_would_have_been_told_is_told)
+{
+	struct inode *file = make_file("a", &as_root, 0644);
+	struct handle handle = file->identity.handle;
+	uint64_t incarnation = changes_incarnation(changes);
+	unsigned count;
+
+	ck_assert_int_eq(sync_file(file), 0);
+	write_to(file);
+	store_put(store, file);
+	evict_all();
+	ck_assert_int_eq(store_get(store, &handle, &file), 0);
+	write_to(file); /* through a new descriptor, whose errors are not that of the old one */
+	kernel.syncfs_error = EIO;
+	ck_assert_int_eq(sync_file(file), -EIO);
+	ck_assert_uint_ne(changes_incarnation(changes), incarnation);
+	/* Once; and others cost no sync of everything. */
+	count = kernel.syncfs_count;
+	ck_assert_int_eq(sync_file(file), 0);
+	ck_assert_uint_eq(kernel.syncfs_count, count);
+	store_put(store, file);
+}
+END_TEST
+
+START_TEST(an_error_from_the_time_of_an_earlier_process_is_told)
+{
+	struct inode *file = make_file("a", &as_root, 0644);
+	struct handle handle = file->identity.handle;
+	char directory[SCRATCH_PATH_BYTES + 8];
+
+	ck_assert_int_eq(sync_file(file), 0);
+	write_to(file);
+	store_put(store, file);
+	store_put(store, root);
+	store_close(store);
+	snprintf(directory, sizeof(directory), "%s/tree", path);
+	store = open_store_at(directory, false, false);
+	ck_assert_int_eq(store_get_root(store, &root), 0);
+	ck_assert_int_eq(store_get(store, &handle, &file), 0);
+	kernel.syncfs_error = EIO;
+	ck_assert_int_eq(sync_file(file), -EIO);
+	ck_assert_int_eq(sync_file(file), 0);
+	store_put(store, file);
+}
+END_TEST
+
+static struct {
+	pthread_t thread;
+	struct inode *file;
+	struct synced synced;
+	int error;
+} other;
+
+static void *other_sync(void *argument)
+{
+	other.error = store_fsync(store, other.file, false, &other.synced);
+	return NULL;
+}
+
+/* While one sync is about to be told an error, another begins. */
+static void start_other(void)
+{
+	ck_assert_int_eq(pthread_create(&other.thread, NULL, other_sync, NULL), 0);
+	(void)usleep(50000); /* what comes out does not depend on it */
+}
+
+START_TEST(a_sync_that_is_told_no_error_because_another_was_says_so)
+{
+	struct inode *file = make_file("a", &as_root, 0644);
+	struct synced synced;
+	uint64_t incarnation;
+
+	ck_assert_int_eq(sync_file(file), 0);
+	write_to(file);
+	incarnation = changes_incarnation(changes);
+	other.file = file;
+	kernel.in_fsync = start_other;
+	kernel.fsync_error = EIO;
+	ck_assert_int_eq(store_fsync(store, file, false, &synced), -EIO);
+	pthread_join(other.thread, NULL);
+	ck_assert_int_eq(other.error, 0);
+	ck_assert_uint_eq(synced.incarnation, incarnation);
+	ck_assert_uint_ne(other.synced.incarnation, incarnation);
+	/* And who wrote nothing, but has it open. */
+	ck_assert_uint_eq(other.synced.failed, changes_incarnation(changes));
+	ck_assert_uint_eq(synced.failed, other.synced.failed);
 	store_put(store, file);
 }
 END_TEST
@@ -884,6 +1033,9 @@ static TCase *make_case(void)
 	tcase_add_test(tc, a_range_is_copied_as_far_as_its_source_goes);
 	tcase_add_test(tc, a_file_without_a_name_gets_one_or_goes);
 	tcase_add_test(tc, sync_and_statfs_answer);
+	tcase_add_test(tc, an_error_that_a_closed_descriptor_would_have_been_told_is_told);
+	tcase_add_test(tc, an_error_from_the_time_of_an_earlier_process_is_told);
+	tcase_add_test(tc, a_sync_that_is_told_no_error_because_another_was_says_so);
 	tcase_add_test(tc, paths_for_plain_reading_stay_below_the_root);
 	return tc;
 }
