@@ -202,7 +202,11 @@ class Daemon:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise Failure("%s did not end within %s s" % (self.name, timeout)) from None
+            raise Failure("%s did not end within %s s%s" % (
+                self.name, timeout, self.why_not_ended())) from None
+
+    def why_not_ended(self):
+        return ""
 
     def kill(self):
         """SIGKILL, and waits."""
@@ -362,6 +366,9 @@ class Host(Daemon):
         except OSError:
             pass  # it is gone already
 
+    def why_not_ended(self):
+        return ": of its mount " + holders(self.path, self.connection)
+
     def crash(self):
         """SIGKILL of the daemon, then the mount point is freed: a host that restarts."""
         self.kill()
@@ -408,6 +415,40 @@ def network():
     if _network is None:
         raise Failure("more than %d test programs at once" % NUMBERS_MAX)
     return _network[0]
+
+
+def reaches(process, path, device):
+    """What a process has of a mount."""
+    if os.readlink(process + "/ns/mnt") != os.readlink("/proc/self/ns/mnt"):
+        with open(process + "/mountinfo") as f:
+            for fields in (line.split(" ") for line in f):
+                if fields[4] == path or fields[2] == device:
+                    yield "a copy of it"
+    for link in ["cwd", "root"] + ["fd/" + fd for fd in os.listdir(process + "/fd")]:
+        try:
+            target = os.readlink(os.path.join(process, link))
+        except OSError:
+            continue
+        if (target + "/").startswith(path + "/"):
+            yield "%s %s" % (link, target)
+
+
+def holders(path, connection):
+    """
+    Who keeps a mount from ending, as text: processes that have something open below, and those in
+    other mount namespaces, which have a copy of it.
+    """
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            has = sorted(set(reaches("/proc/" + pid, path, "0:%s" % connection)))
+            command = read_file("/proc/%s/cmdline" % pid).replace(b"\0", b" ").decode(
+                errors="replace")
+        except OSError:
+            continue  # it has ended
+        if has:
+            found.append("process %s (%s) has %s" % (pid, command.strip()[:200], ", ".join(has)))
+    return "; ".join(found) or "nobody has it"
 
 
 def free_port():
@@ -626,7 +667,8 @@ class World:
                 try:
                     result.wait(STOP_TIMEOUT_S)
                 except subprocess.TimeoutExpired:
-                    problems.append("umount of %s does not return" % daemon.name)
+                    problems.append("umount of %s does not return: %s" % (
+                        daemon.name, holders(daemon.path, daemon.connection)))
                     daemon.abort()
                     result.wait()
             if is_mounted(daemon.path):
@@ -641,7 +683,8 @@ class World:
                     problems.append("%s ended with status %s" % (daemon.name, status))
             except subprocess.TimeoutExpired:
                 if not self.timed_out:
-                    problems.append("%s does not end" % daemon.name)
+                    problems.append("%s does not end%s" % (
+                        daemon.name, daemon.why_not_ended()))
                 daemon.kill()
 
     def bad_lines(self, daemon):
