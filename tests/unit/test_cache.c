@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "fs/cache/record.h"
+#include "tests/unit/own_mounts.h"
 
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
@@ -583,8 +584,7 @@ static bool own_disk; /* the cache has a file system of its own, which knows wha
 /* In a mount namespace of this test. False, loudly: not possible here. */
 static bool mount_tmpfs(const char *options, const char *what)
 {
-	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-	    mount("tmpfs", directory, "tmpfs", 0, options) < 0) {
+	if (!own_mounts() || mount("tmpfs", directory, "tmpfs", 0, options) < 0) {
 		fprintf(stderr, "SKIPPED: %s needs root and a mount namespace\n", what);
 		return false;
 	}
