@@ -70,7 +70,7 @@ struct changes {
 	bool crashed;
 	pthread_mutex_t settle_lock; /* a leaf; held over the writes of the header */
 	_Atomic bool settled;        /* the header on disk says so, or is about to */
-	_Atomic uint64_t activity;   /* modifications begun, and numbers made */
+	_Atomic uint64_t activity;   /* modifications begun and ended, and numbers made */
 	_Atomic uint64_t changing;   /* modifications that have not ended */
 };
 
@@ -324,6 +324,7 @@ void changes_renew_incarnation(struct changes *c)
 	atomic_store(&c->incarnation, incarnation);
 	(void)write_state(c, CLEAN_NOT); /* a disk that fails takes nothing that is told later */
 	atomic_store(&c->settled, false);
+	atomic_fetch_add(&c->activity, 1); /* a sync that is under way tells nothing */
 	pthread_mutex_unlock(&c->settle_lock);
 }
 
@@ -333,9 +334,10 @@ int changes_settle(struct changes *c, uint64_t activity)
 
 	pthread_mutex_lock(&c->settle_lock);
 	/* First this, then the question whether something began: unsettle() does it the other way
-	   round, so one of the two sees the other. */
+	   round, so one of the two sees the other. And whether something ended, of which the sync may
+	   have had a part: modification_over() moves the one before the other. */
 	atomic_store(&c->settled, true);
-	if (atomic_load(&c->activity) != activity || atomic_load(&c->changing) > 0)
+	if (atomic_load(&c->changing) > 0 || atomic_load(&c->activity) != activity)
 		error = -EBUSY;
 	else if (msync(c->header, c->bytes, MS_SYNC) < 0)
 		error = -errno;
@@ -366,6 +368,12 @@ static int unsettle(struct changes *c)
 	}
 	pthread_mutex_unlock(&c->settle_lock);
 	return error;
+}
+
+static void modification_over(struct changes *c)
+{
+	atomic_fetch_add(&c->activity, 1);
+	atomic_fetch_sub(&c->changing, 1);
 }
 
 /* ---- one set ---- */
@@ -542,7 +550,7 @@ struct change changes_end(struct changes *c, const struct changes_token *token,
 	record_settle(r, &token->key, change.counter, r->disturbed ? &never_seen : seen);
 	(void)recent_differs(c, &token->key, change); /* it does, and by our own hand */
 	pthread_mutex_unlock(lock);
-	atomic_fetch_sub(&c->changing, 1);
+	modification_over(c);
 	return change;
 }
 
@@ -560,7 +568,7 @@ void changes_cancel(struct changes *c, const struct changes_token *token)
 		record_settle(r, &token->key, token->before.counter,
 			      r->disturbed ? &never_seen : &token->seen);
 	pthread_mutex_unlock(lock);
-	atomic_fetch_sub(&c->changing, 1);
+	modification_over(c);
 }
 
 void changes_renumber(struct changes *c, const struct changes_key *key)

@@ -65,11 +65,11 @@ bool changes_crashed(const struct changes *c);
 /* `clean`: the store was synced and nothing modifies it any more. NULL is fine. */
 void changes_close(struct changes *c, bool clean);
 
-/* Moves when a modification begins; 0: the table says on disk that nothing is to be lost. */
+/* Moves when a modification begins or ends; 0: the table says on disk that nothing is to be lost. */
 uint64_t changes_activity(const struct changes *c);
 /*
- * The store was synced since `activity` was asked for: says so on disk, if nothing was modified
- * meanwhile. 0, -EBUSY, -errno.
+ * The store was synced since `activity` was asked for: says so on disk, if no modification began,
+ * ended or was under way meanwhile: the sync may have had a part of it. 0, -EBUSY, -errno.
  */
 int changes_settle(struct changes *c, uint64_t activity) MUST_CHECK;
 

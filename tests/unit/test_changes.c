@@ -119,6 +119,22 @@ START_TEST(a_number_that_is_made_after_it_was_settled_ends_that)
 }
 END_TEST
 
+START_TEST(what_ends_while_it_is_synced_is_not_settled)
+{
+	struct changes *c = open_table("boot");
+	struct changes_seen seen = old_file(), after = fresh_file();
+	struct changes_token token;
+	uint64_t activity;
+
+	ck_assert_int_eq(changes_begin(c, &key_a, &seen, &token), 0);
+	activity = changes_activity(c);
+	/* Here the store is synced, with a part of it. */
+	(void)changes_end(c, &token, &after);
+	ck_assert_int_eq(changes_settle(c, activity), -EBUSY);
+	ck_assert(!stands_after_crash(c));
+}
+END_TEST
+
 START_TEST(what_changes_while_it_is_synced_is_not_settled)
 {
 	struct changes *c = open_table("boot");
@@ -429,6 +445,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, what_is_settled_stands_after_a_crash_of_the_machine);
 	tcase_add_test(tc, what_is_modified_after_it_was_settled_does_not);
 	tcase_add_test(tc, a_number_that_is_made_after_it_was_settled_ends_that);
+	tcase_add_test(tc, what_ends_while_it_is_synced_is_not_settled);
 	tcase_add_test(tc, what_changes_while_it_is_synced_is_not_settled);
 	tcase_add_test(tc, an_old_inode_has_the_number_of_its_ctime);
 	tcase_add_test(tc, an_inode_changed_a_moment_ago_gets_a_record);
