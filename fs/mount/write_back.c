@@ -57,16 +57,51 @@ static void lost(struct mount *m, struct inode *inode)
 		  (unsigned long long)inode->attributes.inode);
 }
 
+static void told(struct mount *m, struct notifier_work *work)
+{
+	free(work);
+}
+
+/*
+ * What was written back cleared set-user-ID bits, or capabilities of the file. The kernel does not
+ * know, and would run it with them through a descriptor that it has. The answer to the write-back
+ * cannot wait for it: the lane may be waiting for that.
+ */
+static void tell_of_mode(struct mount *m, struct inode *inode, uint32_t mode)
+{
+	struct notifier_work *work = NULL;
+
+	pthread_mutex_lock(&m->lock);
+	if (inode->attributes.mode != mode)
+		work = calloc(1, sizeof(*work));
+	if (work) {
+		work->done = told;
+		inode->attributes_given = true; /* the kernel has the bits, valid or not */
+		if (notifier_collect(m, work, inode, false, 0, 0))
+			notifier_push(m, LANE_MODIFY, work);
+		else
+			free(work);
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
 static void write_back_work(struct mount *m, struct call *call)
 {
 	struct inode *inode = call->inode;
 	struct change before, after;
 	struct answer answer;
-	bool kept = modify_end(m, call, &answer, &before, &after);
 	size_t size = call->bulk_length;
 	fuse_req_t request;
+	uint32_t mode;
+	bool kept;
 
+	pthread_mutex_lock(&m->lock);
+	mode = inode->attributes.mode;
+	pthread_mutex_unlock(&m->lock);
+	kept = modify_end(m, call, &answer, &before, &after);
 	answer_done(m, &answer);
+	if (call->status == STATUS_OK)
+		tell_of_mode(m, inode, mode);
 	if (call->status == STATUS_NOLEASE || call->status == STATUS_NOSESSION)
 		lost(m, inode);
 	if (call->status != STATUS_OK) {

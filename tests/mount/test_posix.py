@@ -191,6 +191,64 @@ def test_a_directory_that_is_removed_while_it_is_open_has_no_links(w):
             os.rmdir(a / "d")
 
 
+def run_as_id(program):
+    """As whom it runs, for the user that calls this; `program` is a copy of id(1) or a descriptor."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write_end, 1)
+        os.execve(program, ["id", "-u"], {})
+    os.close(write_end)
+    with open(read_end, "rb") as f:
+        text = f.read().decode().strip()
+    os.waitpid(child, 0)
+    return int(text)
+
+
+def change_the_end(path, how):
+    size = os.stat(path).st_size
+    if how == "truncate":
+        os.truncate(path, size + 1)
+        return
+    fd = os.open(path, os.O_RDWR | (os.O_APPEND if how == "append" else 0))
+    if how == "store":
+        with mmap.mmap(fd, size) as m:
+            m[size - 1:size] = b"x"
+            m.flush()
+    else:
+        os.write(fd, b"x")
+    os.close(fd)
+
+
+def test_a_change_by_others_takes_the_rights_of_a_program_at_once(w):
+    a, b = hosts(w)
+    # A store through a mapping takes them here when it is written back; on ext4 it never does.
+    ways = ("append", "truncate") if leasehold.LOCAL else ("append", "truncate", "store")
+    program = read_file("/usr/bin/id")
+    for writer, how in ((writer, how) for writer in (a, b) for how in ways):
+        write_file(a / "id", program)
+        os.chown(a / "id", OTHER, OTHER)
+        os.setxattr(a / "id", "security.capability", struct.pack(
+            "<IIIII", 0x02000001, 1 << 10, 0, 0, 0))
+        os.chmod(a / "id", 0o4777)
+        fds = [os.open(h / "id", os.O_RDONLY) for h in (a, b)]
+        for path in (a / "id", b / "id", *fds):
+            expect(as_user(USER, run_as_id, path), str(OTHER), "its owner's rights")
+        expect(as_user(USER, change_the_end, writer / "id", how), "None", how)
+        for fd in fds:
+            if how == "store":  # the kernel hears of it right after what is written back
+                leasehold.eventually(lambda fd=fd: as_user(USER, run_as_id, fd) == str(USER),
+                                     "what was stored to is run as its user")
+            expect(as_user(USER, run_as_id, fd), str(USER), "%s on %s, descriptor" % (
+                how, writer.name))
+            os.close(fd)
+        for h in (a, b):
+            expect(as_user(USER, run_as_id, h / "id"), str(USER), "%s on %s, seen by %s" % (
+                how, writer.name, h.name))
+            expect(os.stat(h / "id").st_mode & 0o7777, 0o777, how)
+            expect_errno(errno.ENODATA, os.getxattr, h / "id", "security.capability")
+
+
 def set_acl(path, name, value):
     try:
         os.setxattr(path, name, value)
