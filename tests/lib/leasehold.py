@@ -150,9 +150,15 @@ def run(*command, check=True, timeout=COMMAND_TIMEOUT_S, **keywords):
     return result
 
 
-def is_mounted(path):
+def device_of(path):
+    """MAJOR:MINOR of what is mounted there, the last of them; None: nothing."""
     with open("/proc/self/mountinfo") as f:
-        return any(line.split(" ")[4] == path for line in f)
+        fields = [line.split(" ") for line in f]
+    return next((x[2] for x in reversed(fields) if x[4] == path), None)
+
+
+def is_mounted(path):
+    return device_of(path) is not None
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -357,9 +363,12 @@ class Host(Daemon):
         if check:
             expect(status, 0, "exit status of the mount of %s" % self.name)
 
-    def abort(self):
-        """Ends the kernel's side, whatever state the daemon is in."""
-        if self.connection is None:
+    def abort(self, unmounting=False):
+        """
+        Ends the kernel's side, whatever state the daemon is in. Not by a number that may be that of
+        another's mount by now, unless umount(8) of this one is known not to have returned.
+        """
+        if not unmounting and device_of(self.path) != "0:%s" % self.connection:
             return
         try:
             write_file("/sys/fs/fuse/connections/%d/abort" % self.connection, b"1")
@@ -669,7 +678,7 @@ class World:
                 except subprocess.TimeoutExpired:
                     problems.append("umount of %s does not return: %s" % (
                         daemon.name, holders(daemon.path, daemon.connection)))
-                    daemon.abort()
+                    daemon.abort(unmounting=True)
                     result.wait()
             if is_mounted(daemon.path):
                 daemon.abort()

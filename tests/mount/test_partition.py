@@ -129,7 +129,7 @@ def test_appends_across_cuts_are_done_once(w):
 
 def test_what_is_open_stays_open_across_a_cut(w):
     w.allow_log("")
-    w.origin("--lease-term", "2s")
+    w.origin("--lease-term", "5s")
     a = w.host("a")
     b = w.host("b", "-o", "timeout=60s", namespace=True)
     data = pattern(300000)
