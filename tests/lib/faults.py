@@ -57,6 +57,14 @@ class Faults:
         self.stop.wait(self.random.random() * 6)
         host.namespace.mend()
 
+    def mend_mounts(self, hosts):
+        """A daemon that is late, since the machine is busy, is ended by its guardian at any time."""
+        for host in hosts:
+            if not host.running():
+                self.note("ended")
+                host.detach()
+                host.start()
+
     def break_something(self, hosts):
         kind = self.random.choice(KINDS)
         host = self.random.choice(hosts)
@@ -69,5 +77,6 @@ class Faults:
             self.crash_host(host)
         else:
             self.cut_host(host)
+        self.mend_mounts(hosts)
 
 

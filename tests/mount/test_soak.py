@@ -53,13 +53,13 @@ def version_of(data, where):
 class File:
     """One file, one writer at a time (of any host), any number of readers."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, hosts):
+        self.name, self.hosts = name, hosts
         self.lock = threading.Lock()
         self.next = 1
         self.floor = 0  # acknowledged, or seen by somebody
         self.writes = self.reads = self.errors = 0
-        self.events = collections.deque(maxlen=30)  # the last ones, for people
+        self.events = collections.deque(maxlen=16)  # the last ones, for people
 
     def note(self, what, path, version, began):
         now = time.monotonic() - START
@@ -69,6 +69,7 @@ class File:
         with self.lock:
             version, self.next = self.next, self.next + 1
             began, what = time.monotonic(), "replaced by" if replace else "written"
+            self.note("to be " + what, path, version, began)
             try:
                 if replace:
                     write_file(path + ".new", image(version))
@@ -89,6 +90,21 @@ class File:
             self.note(what, path, version, began)
             self.writes += 1
 
+    def views(self):
+        """What each host says of the file now, and what is at the origin."""
+        views = []
+        for host in self.hosts:
+            path = host / self.name
+            try:
+                views.append("%s: version %s, inode %d, lease %s, change %s, cached %s" % (
+                    path[-8:], read_file(path)[:15], os.stat(path).st_ino,
+                    *(host.xattr(name, self.name) for name in ("lease", "change", "cached"))))
+            except OSError as e:
+                views.append("%s: %s" % (path[-8:], e))
+        path = self.hosts[0].origin.path_of(self.name)
+        return views + ["origin: version %s, inode %d" % (read_file(path)[:15],
+                                                          os.stat(path).st_ino)]
+
     def read(self, path):
         floor, began = self.floor, time.monotonic()
         try:
@@ -100,9 +116,10 @@ class File:
             return
         version = version_of(data, path)
         if version < floor:
+            events = list(self.events)
             raise Failure("%s: version %d, but %d was acknowledged or seen before (%.3f..%.3f)\n%s" % (
                 path, version, floor, began - START, time.monotonic() - START,
-                "\n".join(self.events)))
+                "\n".join(events + self.views())))
         if version > self.floor:
             self.note("seen", path, version, began)
         self.floor = max(self.floor, version)
@@ -110,9 +127,9 @@ class File:
 
 
 class Soak(Faults):
-    def __init__(self, world):
+    def __init__(self, world, hosts):
         super().__init__(world, random.Random(SEED), threading.Event())
-        self.files = [File("f%d" % i) for i in range(FILES)]
+        self.files = [File("f%d" % i, hosts) for i in range(FILES)]
         self.errors = []
 
     def guard(self, body):
@@ -164,7 +181,7 @@ def test_bad_days(w):
 
 
 def bad_days(w, hosts):
-    soak = Soak(w)
+    soak = Soak(w, hosts)
     for f in soak.files:
         write_file(hosts[0] / f.name, image(0))
     threads = [t for i, h in enumerate(hosts) for t in soak.threads(h, i)]
@@ -188,11 +205,13 @@ def bad_days(w, hosts):
         before = f.writes
 
         def written():
+            soak.mend_mounts(hosts)
             f.write(hosts[1] / f.name, False)
             return f.writes > before
         eventually(written, "writing %s again" % f.name)
         for h in hosts:
             def seen():
+                soak.mend_mounts(hosts)
                 reads = f.reads
                 f.read(h / f.name)
                 return f.reads > reads
