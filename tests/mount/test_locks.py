@@ -370,7 +370,7 @@ def test_a_lock_through_a_reader_goes_with_it(w):
 def test_what_was_closed_is_free_on_this_host(w):
     p = Agent(w)
     # The kernel tells of the end of a descriptor behind the back of who closed it.
-    expect(p.call("close_and_try", w.host("a") / "f", 2000), 0, "tries that were refused")
+    expect(p.call("close_and_try", w.host("a") / "f", 1000), 0, "tries that were refused")
 
 
 @agents
