@@ -279,7 +279,7 @@
 	F(HANDLE, handle)                                                                       \
 	F(U64, offset)                                                                          \
 	F(U8, append)             /* 1: the origin chooses the offset */                        \
-	F(U8, kill_suid)          /* 1: clear set-user-ID and set-group-ID as a write does */
+	F(U8, flags)              /* enum write_flag; WRITE_SYNC_SHIFT */
 
 #define FIELDS_create(F)                                                                        \
 	COMMON_FIELDS(F)                                                                        \
@@ -410,7 +410,7 @@
 	F(U64, source_offset)                                                                   \
 	F(HANDLE, handle)                                                                       \
 	F(U64, offset)                                                                          \
-	F(U64, length)
+	F(U64, length)            /* COPY_SYNC_SHIFT */
 
 /* A regular file without a name in the file system of `directory`, open here (registered). */
 #define FIELDS_tmpfile(F)                                                                       \
@@ -536,6 +536,20 @@ enum rename_flag {
 	(((uint32_t)(mode) & 0xffffu) | ((uint32_t)(umask) & 0777u) << MODE_UMASK_SHIFT)
 /* Above it, of create: how a file that is there already is opened, enum open_access. 0: both ways. */
 #define MODE_ACCESS_SHIFT 28
+
+/*
+ * Of a descriptor opened O_DSYNC or O_SYNC: what is done is durable before it is answered, with the
+ * attributes that are needed to read it, or with all of them. In bits of a field that has them to spare.
+ */
+enum sync_kind { SYNC_NONE = 0, SYNC_DATA = 1, SYNC_ALL = 2 };
+#define SYNC_MASK 3u
+#define WRITE_SYNC_SHIFT 1      /* of `flags` in write */
+#define FALLOCATE_SYNC_SHIFT 30 /* of `mode` in fallocate */
+#define COPY_SYNC_SHIFT 62      /* of `length` in copy_range */
+
+enum write_flag {
+	WRITE_KILL_SUID = 1 << 0, /* clear set-user-ID and set-group-ID as a write does */
+};
 
 enum fallocate_mode {
 	FALLOCATE_KEEP_SIZE = 1 << 0,

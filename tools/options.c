@@ -38,8 +38,8 @@ static const char *const generic_options[] = {
 	"nouser",      "user=*",       "owner",	       "group",	  "nofail",	"_netdev",
 	"x-*",	       "X-*",	       "comment=*",    "atime",	  "noatime",	"relatime",
 	"norelatime",  "strictatime",  "nostrictatime", "diratime", "nodiratime", "lazytime",
-	"nolazytime",  "suid",	       "dev",	       "exec",	  "async",	"sync",
-	"dirsync",     "silent",       "loud",	       "mand",	  "nomand",	"iversion",
+	"nolazytime",  "suid",	       "dev",	       "exec",	  "async",	"dirsync",
+	"silent",       "loud",	       "mand",	  "nomand",	"iversion",
 	"noiversion",  "uhelper=*",    "helper=*",     "allow_other", "default_permissions",
 };
 
@@ -54,6 +54,7 @@ static const struct {
 	{ "user", "nodev", true },    { "user", "noexec", true },      { "users", "nosuid", true },
 	{ "users", "nodev", true },   { "users", "noexec", true },     { "owner", "nosuid", true },
 	{ "owner", "nodev", true },   { "group", "nosuid", true },     { "group", "nodev", true },
+	{ "async", "sync", false },   { "defaults", "sync", false },
 };
 
 static void apply_generic(const struct option_table *table, void *target, const char *option)

@@ -54,6 +54,7 @@ struct call {
 	char names[2][NAME_BYTES_MAX + 1]; /* copies for the message */
 	void *bytes;               /* owned: a link's target */
 	bool modifying;
+	bool durable;              /* it is, once it is answered: nothing of it is left to sync */
 	struct open_file *direct;  /* whose write with O_DIRECT it is; while `request` is not answered */
 	uint64_t lock_file;        /* of the descriptor, when it has locks: gone with them (locks.h) */
 	uint64_t source_lock_file; /* the same of what copy_range reads */

@@ -97,6 +97,9 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 	file->inode = inode;
 	file->credential = *credential;
 	file->append = (info->flags & O_APPEND) != 0;
+	file->sync = sync_of_flags(info->flags);
+	if (file->sync == SYNC_NONE && m->options->sync)
+		file->sync = SYNC_DATA;
 	info->fh = (uint64_t)(uintptr_t)file;
 	info->direct_io = writable || !pages;
 	info->keep_cache = !info->direct_io;
@@ -324,6 +327,7 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
 	struct mount *m = fuse_req_userdata(request);
 	struct modify_scope scope = { .data = true, .offset = (uint64_t)offset, .length = size };
+	enum sync_kind sync;
 	struct call *call;
 
 	if (info->writepage) {
@@ -350,7 +354,11 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 	call->message.write.handle = call->inode->handle;
 	call->message.write.offset = (uint64_t)offset;
 	call->message.write.append = file->append || (info->flags & O_APPEND) != 0;
-	call->message.write.kill_suid = fuse_req_ctx(request)->uid != 0; /* CAP_FSETID */
+	if (fuse_req_ctx(request)->uid != 0) /* CAP_FSETID */
+		call->message.write.flags = WRITE_KILL_SUID;
+	sync = sync_of_flags(info->flags); /* the kernel's own write path syncs nothing */
+	call->message.write.flags |= (uint8_t)(sync << WRITE_SYNC_SHIFT);
+	call->durable = sync != SYNC_NONE;
 	if (call->message.write.append) {
 		scope.offset = 0; /* the origin chooses */
 		scope.length = 0;

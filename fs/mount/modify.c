@@ -224,7 +224,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		inodes[i]->listing = NULL;
 		inodes[i]->listing_serial++;
 		inodes[i]->settle_serial++;
-		if (call->status == STATUS_OK)
+		if (call->status == STATUS_OK && !(call->durable && i == 0))
 			sync_modified(m, inodes[i], call->reply.incarnation);
 		known = call->replied && moved(call, inodes[i], &before, &after);
 		stands = holder_modify_end(m->holder, &inodes[i]->handle, known, before, after);

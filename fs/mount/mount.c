@@ -391,7 +391,8 @@ static int attach(struct daemon *d)
 	unsigned long flags = MS_NOATIME | (m->read_only ? MS_RDONLY : 0) |
 			      (m->options->no_suid ? MS_NOSUID : 0) |
 			      (m->options->no_dev ? MS_NODEV : 0) |
-			      (m->options->no_exec ? MS_NOEXEC : 0);
+			      (m->options->no_exec ? MS_NOEXEC : 0) |
+			      (m->options->sync ? MS_SYNCHRONOUS : 0);
 	int r;
 
 	m->fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);

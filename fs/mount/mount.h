@@ -34,6 +34,7 @@
 	O(FLAG, no_suid, "nosuid", "", "", "set-user-ID bits have no effect")                   \
 	O(FLAG, no_dev, "nodev", "", "", "device nodes cannot be opened")                       \
 	O(FLAG, no_exec, "noexec", "", "", "programs cannot be run")                            \
+	O(FLAG, sync, "sync", "", "", "what is written is durable when it is answered")         \
 	O(FLAG, foreground, "foreground", "", "", "stay in front (-f)")                         \
 	O(TEXT, log, "log", "FILE", "", "log here instead of standard error")
 

@@ -7,6 +7,7 @@
 #include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/ops.h"
+#include "fs/mount/read.h"
 #include "fs/mount/reply.h"
 
 #define COPY_BYTES_MAX (1u << 30) /* the kernel takes a 32-bit count, of whole pages if it is cut */
@@ -52,6 +53,7 @@ void op_fallocate(fuse_req_t request, fuse_ino_t nodeid, int mode, off_t offset,
 		{ FALLOC_FL_PUNCH_HOLE, FALLOCATE_PUNCH_HOLE },
 		{ FALLOC_FL_ZERO_RANGE, FALLOCATE_ZERO_RANGE },
 	};
+	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
 	struct mount *m = fuse_req_userdata(request);
 	struct modify_scope scope = { .data = true, .offset = (uint64_t)offset };
 	struct call *call;
@@ -70,6 +72,8 @@ void op_fallocate(fuse_req_t request, fuse_ino_t nodeid, int mode, off_t offset,
 		reply_error(m, call, EOPNOTSUPP);
 		return;
 	}
+	call->message.fallocate.mode |= (uint32_t)file->sync << FALLOCATE_SYNC_SHIFT;
+	call->durable = file->sync != SYNC_NONE;
 	call->offset = (uint64_t)offset;
 	call->size = (size_t)length;
 	call->lock_file = locks_number(m, info);
@@ -151,6 +155,7 @@ void op_copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset,
 			struct fuse_file_info *from_info, fuse_ino_t to, off_t offset,
 			struct fuse_file_info *info, size_t length, int flags)
 {
+	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
 	struct mount *m = fuse_req_userdata(request);
 	struct modify_scope scope = { .data = true, .offset = (uint64_t)offset };
 	struct inode *source;
@@ -182,7 +187,8 @@ void op_copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset,
 	call->message.copy_range.source_offset = (uint64_t)from_offset;
 	call->message.copy_range.handle = call->inode->handle;
 	call->message.copy_range.offset = (uint64_t)offset;
-	call->message.copy_range.length = call->size;
+	call->message.copy_range.length = call->size | (uint64_t)file->sync << COPY_SYNC_SHIFT;
+	call->durable = file->sync != SYNC_NONE;
 	call_limit(call);
 	modify_send(m, call, &scope, copy_work);
 }

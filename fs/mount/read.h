@@ -21,6 +21,7 @@ struct open_file {
 	struct open_file *next, *previous; /* in mount->open_files */
 	struct inode *inode; /* with a use */
 	bool append;
+	enum sync_kind sync; /* of what is modified through it */
 	bool direct_failed; /* a write with O_DIRECT, since the last truncation: attributes.c */
 	uint64_t lock_number; /* 0: nothing was ever locked through it (locks.h) */
 	bool unflushed; /* closes of it are not told, but its end */

@@ -1,6 +1,7 @@
 #include "fs/mount/sync.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 #include "fs/mount/call.h"
 #include "fs/mount/ops.h"
@@ -105,6 +106,13 @@ static void fsync_work(struct mount *m, struct call *call)
 		told = sync_take(inode, call->context);
 	pthread_mutex_unlock(&m->lock);
 	reply_error(m, call, call->status != STATUS_OK ? call_errno(call) : told ? EIO : 0);
+}
+
+enum sync_kind sync_of_flags(int flags)
+{
+	if ((flags & O_SYNC) == O_SYNC)
+		return SYNC_ALL;
+	return flags & O_DSYNC ? SYNC_DATA : SYNC_NONE;
 }
 
 void sync_request(fuse_req_t request, fuse_ino_t nodeid, bool data_only, struct sync_seen *seen)

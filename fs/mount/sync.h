@@ -31,6 +31,9 @@ void sync_session_opened(struct mount *m, uint64_t incarnation);
 void sync_heard(struct mount *m, uint64_t incarnation);
 /* True when the descriptor has something to be told, which is now told. */
 bool sync_take(struct inode *inode, struct sync_seen *seen);
+/* What a write with these flags of open(2) asks for; the kernel adds those of pwritev2 and of a mount
+   with `sync`. */
+enum sync_kind sync_of_flags(int flags);
 /* Answers an fsync. `seen` lives as long as the descriptor. */
 void sync_request(fuse_req_t request, fuse_ino_t nodeid, bool data_only, struct sync_seen *seen);
 

@@ -413,7 +413,7 @@ void task_unwrap(struct task *t)
 		m->write.handle = asked.handle;
 		m->write.offset = asked.offset;
 		m->write.append = 0;
-		m->write.kill_suid = 0;
+		m->write.flags = 0;
 		t->write_back = true;
 		t->lease_sequence = asked.lease_sequence;
 	}

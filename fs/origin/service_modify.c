@@ -446,7 +446,8 @@ static int apply_write(struct task *t)
 	if (t->write_back)
 		return apply_write_back(t);
 	return store_write(t->store, &t->caller, t->inodes[TASK_TARGET], m->offset, m->append,
-			   m->kill_suid, t->view.bulk, &t->reply.offset, &t->reply.count);
+			   (m->flags & WRITE_KILL_SUID) != 0, t->view.bulk, &t->reply.offset,
+			   &t->reply.count);
 }
 
 static int apply(struct task *t)
@@ -480,18 +481,50 @@ static int apply(struct task *t)
 	case MESSAGE_unlink:
 		return apply_unlink(t);
 	case MESSAGE_fallocate:
-		return store_fallocate(store, &t->caller, target, m->fallocate.mode,
+		return store_fallocate(store, &t->caller, target,
+				       m->fallocate.mode & ~(SYNC_MASK << FALLOCATE_SYNC_SHIFT),
 				       m->fallocate.offset, m->fallocate.length);
 	case MESSAGE_copy_range:
 		return store_copy_range(store, &t->caller, t->inodes[TASK_SOURCE],
 					m->copy_range.source_offset, target, m->copy_range.offset,
-					m->copy_range.length, &t->reply.count);
+					m->copy_range.length &
+						~((uint64_t)SYNC_MASK << COPY_SYNC_SHIFT),
+					&t->reply.count);
 	case MESSAGE_tmpfile:
 		return store_tmpfile(store, &t->caller, directory, m->tmpfile.mode,
 				     &t->inodes[TASK_TARGET]);
 	default:
 		return apply_rename(t);
 	}
+}
+
+static enum sync_kind sync_of(const struct message *m)
+{
+	uint64_t kind = SYNC_NONE;
+
+	if (m->type == MESSAGE_write)
+		kind = m->write.flags >> WRITE_SYNC_SHIFT;
+	else if (m->type == MESSAGE_fallocate)
+		kind = m->fallocate.mode >> FALLOCATE_SYNC_SHIFT;
+	else if (m->type == MESSAGE_copy_range)
+		kind = m->copy_range.length >> COPY_SYNC_SHIFT;
+	return (enum sync_kind)(kind & SYNC_MASK);
+}
+
+/* What was just done, if it is to be durable before anybody hears of it. */
+static int make_durable(struct task *t)
+{
+	enum sync_kind kind = sync_of(&t->message);
+	struct synced synced;
+	int error;
+
+	if (kind == SYNC_NONE)
+		return 0;
+	error = store_fsync(t->store, t->inodes[TASK_TARGET], kind == SYNC_DATA, &synced);
+	/* Another sync was told that it is lost, maybe. */
+	if (!error && synced.incarnation != t->reply.incarnation)
+		error = -EIO;
+	return error;
 }
 
 /*
@@ -690,7 +723,10 @@ static enum run_result run_once(struct task *t, struct outcome *o)
 			error = touch_all(t);
 		if (!error) {
 			intent = service_intent_begin(t);
+			t->reply.incarnation = changes_incarnation(t->service->changes);
 			error = apply(t);
+			if (!error)
+				error = make_durable(t);
 		}
 		o->status = lost ? STATUS_NOLEASE : service_status(error);
 		describe(t, error, o);
@@ -711,6 +747,8 @@ void service_modify_again(struct task *t, bool done)
 
 	if (!error && !done)
 		error = apply(t);
+	if (!error)
+		error = make_durable(t);
 	o.status = service_status(error);
 	describe(t, error, &o);
 	describe_reply(t, &o);
