@@ -772,6 +772,8 @@ void service_modify_run(struct task *t)
 
 		switch (run_once(t, &outcome)) {
 		case RUN_DONE:
+			/* The space of what was removed is free when its caller hears of it. */
+			task_forget_inodes(t);
 			task_reply(t, outcome.status);
 			return;
 		case RUN_REFUSED:

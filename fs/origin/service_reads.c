@@ -408,6 +408,7 @@ void service_read_run(struct task *t)
 	(void)service_unlock(s, NULL);
 	if (error)
 		drop_bulk(t);
+	task_forget_inodes(t);
 	task_reply(t, service_status(error));
 }
 
@@ -432,6 +433,7 @@ bool service_read_request(struct task *t)
 		error = answer(t, t->inodes[TASK_TARGET]);
 	if (error)
 		drop_bulk(t);
+	task_forget_inodes(t); /* whoever removes it next is the last who has it */
 	task_reply(t, service_status(error));
 	return true;
 }
