@@ -444,6 +444,7 @@ void call_again(struct mount *m, struct call *call, unsigned delay_ms)
 	pthread_mutex_lock(&m->lock);
 	slot_free(m, call);
 	call->attempts = 0;
+	call->held = call->message.type == MESSAGE_read && must_hold(m, call);
 	park(m, call, delay_ms);
 	pthread_mutex_unlock(&m->lock);
 }

@@ -254,10 +254,14 @@ enum use {
 static enum use usable(struct mount *m, const struct call *call, const struct answer_node *node)
 {
 	struct inode *inode = call->inode;
-	uint64_t held = call->message.type == MESSAGE_read_exclusive ?
-				holder_exclusive(m->holder, mount_now(), &inode->handle) :
-				holder_lease_held(m->holder, mount_now(), &inode->handle);
+	bool exclusive = call->message.type == MESSAGE_read_exclusive;
+	uint64_t held = exclusive ? holder_exclusive(m->holder, mount_now(), &inode->handle) :
+				    holder_lease_held(m->holder, mount_now(), &inode->handle);
 
+	/* Sent beside our own modification, since there was no lease to hold it under, and answered
+	   from before it: others may see the new state already. It is sent again behind it. */
+	if (held && !exclusive && inode->hold_count > 0)
+		return USE_NONE;
 	if (node->instance && node->instance == held) {
 		inode->filled_at = mount_now();
 		return USE_KEEP;

@@ -142,6 +142,30 @@ START_TEST(page_fills_are_held_while_the_lease_stands)
 }
 END_TEST
 
+/* Without a lease it is sent, and may come before the modification; the answer brings a lease. */
+START_TEST(a_page_fill_from_before_our_change_is_not_taken_in)
+{
+	const struct handle handle = lab_handle(FILE_NUMBER);
+	struct origin_request *write;
+	uint64_t unique, read;
+
+	begin();
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	unique = kernel_write(node, writer, 0, "ABCDE");
+	write = origin_expect(MESSAGE_write);
+	read = kernel_read(node, reader, 0, 5);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "abcde", true);
+	LAB_WAIT_MOUNT(holder_lease_held(lab.m.holder, mount_now(), &handle));
+	lab_round_trip();
+	ck_assert(!kernel_answered(read));
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 1);
+	answer_write(write, 1, 2, LEASE_READ, 0, 5);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 2, LEASE_READ, "ABCDE", true);
+	kernel_expect_text(read, "ABCDE");
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+END_TEST
+
 /* The modification may be waiting for just that recall, and the recall for the page. */
 START_TEST(a_recall_lets_held_page_fills_go)
 {
@@ -343,6 +367,7 @@ static TCase *modify_case(void)
 	tcase_add_test(tcase, what_the_kernel_does_not_hold_is_not_invalidated);
 	tcase_add_test(tcase, a_write_waits_for_page_fills_that_began_before_it);
 	tcase_add_test(tcase, page_fills_are_held_while_the_lease_stands);
+	tcase_add_test(tcase, a_page_fill_from_before_our_change_is_not_taken_in);
 	tcase_add_test(tcase, a_recall_lets_held_page_fills_go);
 	tcase_add_test(tcase, attributes_are_asked_for_while_they_change);
 	tcase_add_test(tcase, cached_bytes_move_with_a_write_that_alone_changed_the_file);
