@@ -158,7 +158,8 @@ struct authority;
  * Makes an authority. With `previous_count` > 0 (or `previous_unknown`: the record was unreadable)
  * it starts in grace, which lasts until every one of them has reclaimed and said so, or
  * `previous_term` (the longest promise ever made, margins included) has passed since `now`.
- * In grace no MODIFY runs and nothing is granted except by authority_reclaim(). 0 or -ENOMEM.
+ * In grace no MODIFY runs, but under a write lease that was reclaimed, and nothing is granted except by
+ * authority_reclaim(). 0 or -ENOMEM.
  */
 int authority_create(const struct authority_config *config, const struct allocator *allocator,
 		     struct instant now, const struct authority_previous *previous,
@@ -228,12 +229,14 @@ enum lease_kind authority_grant(struct authority *a, struct instant now, struct 
 				const struct handle *handle, uint64_t op,
 				struct authority_actions *out, uint64_t *ret_recall_sequence);
 /*
- * The same for a reclaim whose change the caller has proved to be current: also allowed in grace.
+ * The same for a reclaim: of LEASE_READ whose change the caller has proved to be current; of
+ * LEASE_WRITE in grace only, by a session whose previous one is in the record (PROTOCOL.md 6.4).
  * `open`: register the inode as open. Not before the session has reclaimed the locks that it must
  * (authority_locks_expected()).
  */
 bool authority_reclaim(struct authority *a, struct instant now, struct session_id session,
-		       const struct handle *handle, bool open, struct authority_actions *out);
+		       const struct handle *handle, enum lease_kind kind, bool open,
+		       struct authority_actions *out);
 /* `session` has reclaimed all that it will. */
 void authority_reclaim_done(struct authority *a, struct instant now, struct session_id session,
 			    struct authority_actions *out);

@@ -259,7 +259,8 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 		list_append(&session->granted, &lease->in_session);
 		return true;
 	}
-	if (a->grace && !in_grace)
+	/* PROTOCOL.md 6.3: whose session had ended before may not know what happened since. */
+	if (a->grace && !(in_grace && session->claims))
 		return false;
 	/* It would be recalled by what waits, which then waits once more. */
 	if (inode && !in_backoff &&
@@ -342,8 +343,32 @@ static int opened_add(struct authority *a, struct session *session, const struct
 	return 0;
 }
 
+/*
+ * PROTOCOL.md 6.4: what `session` says that it held under its previous session it did: that one was in
+ * the record, nothing was granted or modified since, and the host would not ask if the lease had been
+ * recalled or its term were over. One that stands is confirmed also while it is being recalled: its
+ * host may have stores that it has to write back first.
+ */
+static bool reclaim_exclusive(struct authority *a, struct session *session,
+			      const struct handle *handle)
+{
+	struct inode *inode = authority_inode_get(a, handle);
+	struct lease *lease = inode ? lease_get(session, inode) : NULL;
+
+	if (lease && lease->exclusive)
+		return true;
+	if (!a->grace || !session->claims || (inode && inode->lease_count > (lease ? 1u : 0u)) ||
+	    !lease_grant(a, session, handle, 0, true, true))
+		return false;
+	lease_make_exclusive(lease_get(session, authority_inode_get(a, handle)));
+	/* The first of this session on the inode: all that it writes back was stored under it. */
+	authority_inode_get(a, handle)->exclusive->exclusive_since = 0;
+	return true;
+}
+
 bool authority_reclaim(struct authority *a, struct instant now, struct session_id id,
-		       const struct handle *handle, bool open, struct authority_actions *out)
+		       const struct handle *handle, enum lease_kind kind, bool open,
+		       struct authority_actions *out)
 {
 	struct session *session;
 	bool granted = false;
@@ -358,7 +383,9 @@ bool authority_reclaim(struct authority *a, struct instant now, struct session_i
 		session = NULL;
 	/* An open that cannot be registered must not look registered: the host opens again. */
 	if (session && (!open || opened_add(a, session, handle) == 0))
-		granted = lease_grant(a, session, handle, 0, true, true);
+		granted = kind == LEASE_WRITE ?
+				  reclaim_exclusive(a, session, handle) :
+				  lease_grant(a, session, handle, 0, true, true);
 	if (granted)
 		a->counters.grants++;
 	else

@@ -48,6 +48,11 @@ static bool flush_want(struct holder *h, enum want want, enum holder_action_kind
 		return false;
 	action->session = h->session;
 	action->until = h->until;
+#ifndef LEASE_WRONG_KEPT_TOO_LONG
+	/* PROTOCOL.md 6.4: what is kept is not under this session yet. */
+	if (h->kept_count && instant_before(h->kept_until, h->until))
+		action->until = h->kept_until;
+#endif
 	h->wants &= ~(uint32_t)want;
 	return true;
 }
@@ -55,7 +60,7 @@ static bool flush_want(struct holder *h, enum want want, enum holder_action_kind
 /* Turns what must leave into actions, in order. What finds no memory leaves with a later call. */
 void holder_flush(struct holder *h, struct holder_actions *out)
 {
-	h->starved = !(flush_want(h, WANT_DROP_ALL, HOLDER_DROP_ALL, out) &&
+	h->starved = !(flush_want(h, WANT_DROP_ALL, HOLDER_DROP_ALL, out) && lost_flush(h, out) &&
 		       flush_want(h, WANT_SESSION_OPEN, HOLDER_SEND_SESSION_OPEN, out) &&
 		       flush_want(h, WANT_RENEWED, HOLDER_RENEWED, out) &&
 		       flush_want(h, WANT_STREAM, HOLDER_OPEN_STREAM, out) &&
@@ -83,6 +88,10 @@ int holder_create(const struct holder_config *config, const struct allocator *al
 	list_init(&h->leases);
 	list_init(&h->candidates);
 	list_init(&h->claimed);
+	list_init(&h->kept);
+	list_init(&h->kept_claimed);
+	list_init(&h->lost);
+	list_init(&h->given_up);
 	if (window_create(h)) {
 		allocator->resize(allocator->context, h, sizeof(*h), 0);
 		return -ENOMEM;
@@ -153,10 +162,14 @@ struct instant holder_timer(const struct holder *h)
 		if (h->stream == STREAM_WAITING)
 			timer = earlier(timer, h->stream_at);
 	}
+#ifndef LEASE_WRONG_KEPT_TOO_LONG
+	if (h->kept_count)
+		timer = earlier(timer, h->kept_until);
+#endif
 	/* Claims leave in batches: the next one at once. */
 	if (h->starved)
 		timer = earlier(timer, instant_add(h->now, duration_ms(STARVED_RETRY_MS)));
-	else if (h->wants & WANT_RECLAIM)
+	else if ((h->wants & WANT_RECLAIM) && candidates_wait(h))
 		timer = earlier(timer, h->now);
 	return timer;
 }
@@ -185,7 +198,8 @@ void holder_counters(const struct holder *h, struct holder_counters *ret_counter
 	ret_counters->window = h->window_count;
 }
 
-static size_t check_list(const struct holder *h, const struct list *head, bool leases)
+static size_t check_list(const struct holder *h, const struct list *head, bool leases,
+			 bool exclusive)
 {
 	size_t count = 0;
 
@@ -194,7 +208,7 @@ static size_t check_list(const struct holder *h, const struct list *head, bool l
 
 		assert((node->instance != 0) == leases);
 		assert(node->candidate == !leases);
-		assert(leases || !node->exclusive);
+		assert(leases || node->exclusive == exclusive);
 		assert(map_get(&h->nodes, &node->handle) == node);
 	}
 	return count;
@@ -204,11 +218,14 @@ void holder_check_invariants(const struct holder *h)
 {
 	const struct node *node;
 	size_t cursor = 0;
-	size_t leases = check_list(h, &h->leases, true);
-	size_t candidates = check_list(h, &h->candidates, false) +
-			    check_list(h, &h->claimed, false);
+	size_t leases = check_list(h, &h->leases, true, false);
+	size_t kept = check_list(h, &h->kept, false, true) +
+		      check_list(h, &h->kept_claimed, false, true);
+	size_t candidates = check_list(h, &h->candidates, false, false) +
+			    check_list(h, &h->claimed, false, false) + kept;
 
 	assert(leases == h->lease_count && candidates == h->candidate_count);
+	assert(kept == h->kept_count);
 	assert(leases + candidates <= h->config.lease_count_max);
 	/* No lease outlives its session (I1). */
 	assert(leases == 0 || h->state == HOLDER_ACTIVE);

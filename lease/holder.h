@@ -53,7 +53,7 @@ enum holder_action_kind {
 	/* Send lease_release for `handle`. */
 	HOLDER_SEND_RELEASE,
 	/* Ask to reclaim (`handle`, `change`, `open` to be filled by the caller); in bulk. They
-	   come in batches, once the stream is attached. */
+	   come in batches, once the stream is attached. `kept`: it is the write lease. */
 	HOLDER_SEND_RECLAIM,
 	/* All reclaims are out: send the last one with `last` set. */
 	HOLDER_SEND_RECLAIM_DONE,
@@ -61,9 +61,13 @@ enum holder_action_kind {
 	   what is in flight on it, then call holder_dropped() with `sequence`. From here on
 	   holder_lease() already says that it is gone. */
 	HOLDER_DROP,
-	/* The session is over: no lease stands. Drop everything from the kernel's caches, and only
-	   then do what follows in `out`: opening the next session lets others' changes go on. */
+	/* The session is over: no lease stands. Drop everything from the kernel's caches but pages
+	   under what holder_kept() names, and only then do what follows in `out`: opening the next
+	   session lets others' changes go on. */
 	HOLDER_DROP_ALL,
+	/* The write lease on `handle` that was kept is lost, with all that was stored under it: drop
+	   the pages. HOLDER_SEND_RECLAIM_DONE may be in `out` behind it, and waits for that. */
+	HOLDER_LOST,
 	/* The session is ACTIVE, valid until `until`: tell the guardian. */
 	HOLDER_RENEWED,
 };
@@ -77,7 +81,7 @@ struct holder_action {
 	struct instant until;
 	enum recall_scope scope;
 	bool open;
-	bool kept;
+	bool kept; /* of an acknowledgement, or a reclaim */
 	uint32_t name_count;
 	uint8_t name_length[2];
 	uint8_t names[2][NAME_BYTES_MAX];
@@ -120,10 +124,17 @@ void holder_kept_alive(struct holder *h, struct instant now, struct instant sent
 		       struct holder_actions *out);
 void holder_keepalive_failed(struct holder *h, struct instant now, struct session_id session,
 			     struct holder_actions *out);
-/* Any answer said NOSESSION for `session`, or the machine was suspended (I1): ends it here. */
+/* The host gives `session` up: the machine was suspended (I1), it has no memory: ends it here. */
 void holder_session_lost(struct holder *h, struct instant now, struct session_id session,
 			 struct holder_actions *out);
-/* The answer to a reclaim of (handle, change). */
+/* An answer said NOSESSION for `session`: the same, but write leases are kept (PROTOCOL.md 6.4). */
+void holder_session_refused(struct holder *h, struct instant now, struct session_id session,
+			    struct holder_actions *out);
+/*
+ * The answer to a reclaim of (handle, change). Of a write lease: if it is confirmed and a recall has
+ * overtaken it, there is no HOLDER_LOST; what was stored goes to the origin before that recall is
+ * acknowledged. `change` {0,0}: the lease was confirmed, at another change.
+ */
 void holder_reclaimed(struct holder *h, struct instant now, struct session_id session,
 		      uint64_t stamp, uint64_t recall_sequence, const struct handle *handle,
 		      struct change change, bool confirmed, struct holder_actions *out);
@@ -180,6 +191,13 @@ uint64_t holder_lease_held(struct holder *h, struct instant now, const struct ha
 void holder_set_exclusive(struct holder *h, const struct handle *handle, uint64_t instance);
 /* holder_lease_held(), of the write lease only. */
 uint64_t holder_exclusive(struct holder *h, struct instant now, const struct handle *handle);
+/*
+ * The write lease on `handle` stood when the origin said that it does not know the session, and may
+ * still be reclaimed: the kernel may keep its pages, and take stores in, as long as this is so.
+ */
+bool holder_kept(const struct holder *h, struct instant now, const struct handle *handle);
+/* Any is kept: the guardian's deadline stays that of HOLDER_RENEWED. */
+bool holder_keeps(const struct holder *h);
 /*
  * The instance of a lease that stood when the session was lost, and has neither been reclaimed nor
  * settled otherwise; 0: none. `*ret_change`: what it stood at. Nothing proves that what was learned

@@ -40,11 +40,12 @@ enum stream_state { STREAM_NONE, STREAM_OPENING, STREAM_ATTACHED, STREAM_WAITING
 /* An inode with a lease, with a claim to one, or under modification by this host. */
 struct node {
 	struct handle handle; /* key */
-	struct list link;     /* holder.leases, .candidates or .claimed; else in none */
+	struct list link;     /* holder.leases, .candidates, .claimed, .kept, .lost; else in none */
 	uint64_t instance;    /* 0: no lease */
 	struct change change;
 	bool exclusive;        /* the lease is the write lease */
-	bool candidate;        /* held under an earlier session */
+	bool candidate;        /* held under an earlier session; also `exclusive`: it is kept */
+	uint64_t incarnation;  /* of the last change that was known */
 	uint64_t instance_before; /* of a candidate: the instance that it was */
 	uint32_t modifying;
 };
@@ -107,6 +108,12 @@ struct holder {
 	struct list leases;     /* least recently used first */
 	struct list candidates; /* held under an earlier session, not yet claimed */
 	struct list claimed;    /* claimed, and not answered */
+	struct list kept;       /* candidates that were write leases: not yet claimed */
+	struct list kept_claimed;
+	struct list given_up;   /* of LEASE_WRONG_CLAIM_GIVEN_UP; else empty */
+	struct list lost;       /* kept, and lost: HOLDER_LOST has not left */
+	uint64_t kept_count;    /* in .kept and .kept_claimed */
+	struct instant kept_until; /* of the session that they stood under */
 	uint32_t lease_count_max;
 	uint64_t lease_count;
 	uint64_t candidate_count; /* in .candidates and .claimed */
@@ -140,7 +147,7 @@ struct holder_action *holder_actions_add(struct holder_actions *out,
 struct duration holder_backoff(struct holder *h, uint32_t failures);
 
 /* holder_session.c */
-void session_over(struct holder *h);
+void session_over(struct holder *h, bool keep);
 void session_advance(struct holder *h);
 bool session_is(const struct holder *h, struct session_id session);
 void stream_reopen(struct holder *h);
@@ -149,8 +156,12 @@ void stream_reopen(struct holder *h);
 struct node *node_get(const struct holder *h, const struct handle *handle);
 void node_put(struct holder *h, struct node *node);
 bool node_drop_lease(struct holder *h, const struct handle *handle);
-void leases_become_candidates(struct holder *h);
+void leases_become_candidates(struct holder *h, bool keep);
+void kept_lose(struct holder *h);
+bool lost_flush(struct holder *h, struct holder_actions *out);
 void candidates_forget(struct holder *h);
+/* There is a claim, or the last word, that may leave. */
+bool candidates_wait(const struct holder *h);
 bool candidates_flush(struct holder *h, struct holder_actions *out);
 
 /* holder_recalls.c */

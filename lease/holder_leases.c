@@ -35,6 +35,68 @@ void node_put(struct holder *h, struct node *node)
 	h->allocator->resize(h->allocator->context, node, sizeof(*node), 0);
 }
 
+/* One less is kept: after the last, the guardian may be told for how long this session lasts. */
+static void kept_settled(struct holder *h)
+{
+	if (--h->kept_count == 0 && h->state == HOLDER_ACTIVE)
+		h->wants |= WANT_RENEWED;
+}
+
+/* PROTOCOL.md 6.4: a kept lease is lost, which must leave as an action. */
+static void node_lose(struct holder *h, struct node *node)
+{
+	h->candidate_count--;
+	kept_settled(h);
+	node->candidate = false;
+	node->exclusive = false;
+	node->change = (struct change){ 0, 0 };
+	list_remove(&node->link);
+	list_append(&h->lost, &node->link);
+	h->counters.reclaim_refused++;
+}
+
+static void node_lose_all(struct holder *h, struct list *list)
+{
+	while (!list_empty(list))
+		node_lose(h, LIST_ENTRY(list_first(list), struct node, link));
+}
+
+void kept_lose(struct holder *h)
+{
+	node_lose_all(h, &h->kept);
+	node_lose_all(h, &h->kept_claimed);
+}
+
+bool lost_flush(struct holder *h, struct holder_actions *out)
+{
+	while (!list_empty(&h->lost)) {
+		struct node *node = LIST_ENTRY(list_first(&h->lost), struct node, link);
+		struct holder_action *action = holder_actions_add(out, HOLDER_LOST);
+
+		if (!action)
+			return false;
+		action->handle = node->handle;
+		list_remove(&node->link);
+		node_put(h, node);
+	}
+	return true;
+}
+
+bool holder_kept(const struct holder *h, struct instant now, const struct handle *handle)
+{
+	const struct node *node = node_get(h, handle);
+
+#ifdef LEASE_WRONG_KEPT_TOO_LONG
+	now = h->kept_until.ns ? (struct instant){ 0 } : now;
+#endif
+	return node && node->candidate && node->exclusive && instant_before(now, h->kept_until);
+}
+
+bool holder_keeps(const struct holder *h)
+{
+	return h->kept_count > 0;
+}
+
 /* Neither a lease nor a candidate any more. */
 static void node_clear(struct holder *h, struct node *node)
 {
@@ -42,6 +104,8 @@ static void node_clear(struct holder *h, struct node *node)
 		h->lease_count--;
 	if (node->candidate)
 		h->candidate_count--;
+	if (node->candidate && node->exclusive)
+		kept_settled(h);
 	node->instance = 0;
 	node->exclusive = false;
 	node->candidate = false;
@@ -57,6 +121,17 @@ bool node_drop_lease(struct holder *h, const struct handle *handle)
 
 	if (!node || !node->instance)
 		return false;
+#ifdef LEASE_WRONG_CLAIM_GIVEN_UP
+	/* Wrong on purpose: it was held once, and that has to do. */
+	if (node->exclusive) {
+		node->instance_before = node->instance;
+		node->instance = 0;
+		h->lease_count--;
+		list_remove(&node->link);
+		list_append(&h->given_up, &node->link);
+		return true;
+	}
+#endif
 	node_clear(h, node);
 	return true;
 }
@@ -132,6 +207,15 @@ static void node_lease(struct holder *h, struct node *node, uint64_t instance)
 	h->lease_count++;
 }
 
+/* HOLDER_LOST has not left for want of memory. */
+static bool is_lost(const struct holder *h, const struct node *node)
+{
+	for (const struct list *at = h->lost.next; at != &h->lost; at = at->next)
+		if (at == &node->link)
+			return true;
+	return false;
+}
+
 uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
 		      uint64_t recall_sequence, const struct handle *handle, struct change change,
 		      struct holder_actions *out)
@@ -150,11 +234,17 @@ uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
 		return 0;
 	}
 	node = node_make(h, handle);
+	if (node && ((node->candidate && node->exclusive) || is_lost(h, node))) {
+		/* PROTOCOL.md 6.4: what was stored under the lease that is kept settles first. */
+		holder_flush(h, out);
+		return 0;
+	}
 	if (node && !node->instance) {
 		/* A claim on it is settled by this; what it makes room for is not itself. */
 		if (node->candidate)
 			h->candidate_count--;
 		node->candidate = false;
+		node->exclusive = false;
 		list_remove(&node->link);
 		if (leases_make_room(h, out)) {
 			node_lease(h, node, ++h->instance_last);
@@ -167,6 +257,7 @@ uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
 		list_remove(&node->link);
 		list_append(&h->leases, &node->link);
 		node->change = change;
+		node->incarnation = change.incarnation;
 		instance = node->instance;
 		h->counters.granted++;
 	}
@@ -283,8 +374,29 @@ bool holder_modify_end(struct holder *h, const struct handle *handle, bool known
 
 /* ---- reclaim (PROTOCOL.md 6.3) ---- */
 
-void leases_become_candidates(struct holder *h)
+void leases_become_candidates(struct holder *h, bool keep)
 {
+	/* All that is kept is kept for as long as what was first. */
+	if (keep && (!h->kept_count || instant_before(h->until, h->kept_until)))
+		h->kept_until = h->until;
+	if (!keep)
+		kept_lose(h);
+	while (keep && !list_empty(&h->given_up) &&
+	       h->lease_count + h->candidate_count < h->lease_count_max) { /* of LEASE_WRONG_CLAIM_GIVEN_UP */
+		struct node *node = LIST_ENTRY(list_first(&h->given_up), struct node, link);
+
+		list_remove(&node->link);
+		list_append(&h->kept, &node->link);
+		node->candidate = true;
+		h->candidate_count++;
+		h->kept_count++;
+	}
+	while (!list_empty(&h->kept_claimed)) {
+		struct list *at = list_first(&h->kept_claimed);
+
+		list_remove(at);
+		list_append(&h->kept, at);
+	}
 	/* Claims of the session that ended are claims of the next one again. */
 	while (!list_empty(&h->claimed)) {
 		struct list *at = list_first(&h->claimed);
@@ -295,23 +407,51 @@ void leases_become_candidates(struct holder *h)
 	while (!list_empty(&h->leases)) {
 		struct node *node = LIST_ENTRY(list_first(&h->leases), struct node, link);
 
+		node->exclusive &= keep;
 		list_remove(&node->link);
-		list_append(&h->candidates, &node->link);
+		list_append(node->exclusive ? &h->kept : &h->candidates, &node->link);
 		node->instance_before = node->instance;
 		node->instance = 0;
-		node->exclusive = false;
 		node->candidate = true;
 		h->lease_count--;
 		h->candidate_count++;
+		h->kept_count += node->exclusive;
 	}
 }
 
 void candidates_forget(struct holder *h)
 {
+	kept_lose(h);
 	while (!list_empty(&h->candidates))
 		node_clear(h, LIST_ENTRY(list_first(&h->candidates), struct node, link));
 	while (!list_empty(&h->claimed))
 		node_clear(h, LIST_ENTRY(list_first(&h->claimed), struct node, link));
+}
+
+/* PROTOCOL.md 6.4: first, so that there is room for them; what their change is does not matter. */
+static bool kept_flush(struct holder *h, struct holder_actions *out)
+{
+	while (!list_empty(&h->kept)) {
+		struct node *node = LIST_ENTRY(list_first(&h->kept), struct node, link);
+		struct holder_action *action = holder_actions_add(out, HOLDER_SEND_RECLAIM);
+
+		if (!action)
+			return false;
+		action->session = h->session;
+		action->handle = node->handle;
+		action->change = node->change;
+		if (!change_known(node->change) || node->modifying)
+			action->change = (struct change){ node->incarnation, 0 };
+		action->kept = true;
+		list_remove(&node->link);
+		list_append(&h->kept_claimed, &node->link);
+	}
+	return true;
+}
+
+bool candidates_wait(const struct holder *h)
+{
+	return !list_empty(&h->kept) || !list_empty(&h->candidates) || h->kept_count == 0;
 }
 
 /* A batch of claims, and after the last the last word. False when memory ran out. */
@@ -321,6 +461,8 @@ bool candidates_flush(struct holder *h, struct holder_actions *out)
 
 	if (!(h->wants & WANT_RECLAIM))
 		return true;
+	if (!kept_flush(h, out))
+		return false;
 	for (uint32_t sent = 0; sent < RECLAIM_BATCH && !list_empty(&h->candidates);) {
 		struct node *node = LIST_ENTRY(list_first(&h->candidates), struct node, link);
 
@@ -338,7 +480,8 @@ bool candidates_flush(struct holder *h, struct holder_actions *out)
 		list_append(&h->claimed, &node->link);
 		sent++;
 	}
-	if (!list_empty(&h->candidates))
+	/* PROTOCOL.md 6.4: until then nobody else is granted anything. */
+	if (!list_empty(&h->candidates) || h->kept_count)
 		return true;
 	action = holder_actions_add(out, HOLDER_SEND_RECLAIM_DONE);
 	if (!action)
@@ -347,6 +490,28 @@ bool candidates_flush(struct holder *h, struct holder_actions *out)
 	h->wants &= ~(uint32_t)WANT_RECLAIM;
 	h->reclaim = false;
 	return true;
+}
+
+/* The answer about a lease that is kept. */
+static void kept_reclaimed(struct holder *h, struct node *node, uint64_t stamp,
+			   uint64_t recall_sequence, struct change change, bool confirmed)
+{
+	bool same = change_known(change) && change_equal(node->change, change) && !node->modifying;
+
+	if (!confirmed || !holder_valid(h, h->now)) {
+		node_lose(h, node);
+		return;
+	}
+	h->counters.reclaimed++;
+	if (window_dropping(h, &node->handle) ||
+	    holder_overtaken(h, stamp, recall_sequence, &node->handle, NULL)) {
+		node_clear(h, node); /* it is given up again: the drop writes back first */
+		return;
+	}
+	kept_settled(h);
+	node_lease(h, node, same ? node->instance_before : ++h->instance_last);
+	if (!same)
+		node->change = (struct change){ 0, 0 };
 }
 
 void holder_reclaimed(struct holder *h, struct instant now, struct session_id session,
@@ -358,7 +523,9 @@ void holder_reclaimed(struct holder *h, struct instant now, struct session_id se
 	holder_advance(h, now);
 	node = session_is(h, session) ? node_get(h, handle) : NULL;
 	/* Already granted anew, or given up: the answer settles nothing. */
-	if (node && node->candidate) {
+	if (node && node->candidate && node->exclusive) {
+		kept_reclaimed(h, node, stamp, recall_sequence, change, confirmed);
+	} else if (node && node->candidate) {
 		if (confirmed && holder_valid(h, h->now) && !node->modifying &&
 		    change_equal(node->change, change) && !window_dropping(h, handle) &&
 		    !holder_overtaken(h, stamp, recall_sequence, handle, NULL)) {

@@ -204,7 +204,7 @@ void holder_kept_alive(struct holder *h, struct instant now, struct instant sent
 		if (answer->status == STATUS_OK) {
 			kept_alive(h, sent, answer);
 		} else if (answer->status == STATUS_NOSESSION) {
-			session_over(h);
+			session_over(h, true);
 			session_open(h);
 		} else {
 			/* PROTOCOL.md 4.4: BUSY: a recall is overdue, perhaps lost with the stream. */
@@ -228,13 +228,13 @@ void holder_keepalive_failed(struct holder *h, struct instant now, struct sessio
 /* ---- the end ---- */
 
 /* No lease stands any more; those that stood may be reclaimed under the next session. */
-void session_over(struct holder *h)
+void session_over(struct holder *h, bool keep)
 {
 	h->state = HOLDER_NONE;
 	h->stream = STREAM_NONE;
 	h->attached = false;
 	h->wants = WANT_DROP_ALL;
-	leases_become_candidates(h);
+	leases_become_candidates(h, keep);
 	window_reset(h);
 }
 
@@ -243,7 +243,18 @@ void holder_session_lost(struct holder *h, struct instant now, struct session_id
 {
 	holder_advance(h, now);
 	if (session_is(h, session)) {
-		session_over(h);
+		session_over(h, false);
+		session_open(h);
+	}
+	holder_flush(h, out);
+}
+
+void holder_session_refused(struct holder *h, struct instant now, struct session_id session,
+			    struct holder_actions *out)
+{
+	holder_advance(h, now);
+	if (session_is(h, session)) {
+		session_over(h, true);
 		session_open(h);
 	}
 	holder_flush(h, out);
@@ -252,9 +263,18 @@ void holder_session_lost(struct holder *h, struct instant now, struct session_id
 /* What is due by time. */
 void session_advance(struct holder *h)
 {
+#ifndef LEASE_WRONG_KEPT_TOO_LONG
+	/* PROTOCOL.md 6.4: from here on others may get what was kept. */
+	if (h->kept_count && !instant_before(h->now, h->kept_until))
+		kept_lose(h);
+#endif
 	if (h->state == HOLDER_ACTIVE && !instant_before(h->now, h->until)) {
 		h->counters.expired++;
-		session_over(h);
+#ifdef LEASE_WRONG_KEPT_TOO_LONG
+		session_over(h, true);
+#else
+		session_over(h, false);
+#endif
 		h->failures = 0;
 		h->open_at = instant_add(h->now, holder_backoff(h, 0));
 	}

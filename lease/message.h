@@ -152,7 +152,7 @@
 #define FIELDS_reclaimed(F)                                                                     \
 	F(U16, status)                                                                          \
 	F(U64, recall_sequence)                                                                 \
-	F(BYTES, confirmed)       /* one byte a claim, in order: 1 granted, 0 not */
+	F(BYTES, confirmed)       /* one byte a claim, in order: enum confirmed */
 
 #define FIELDS_session_close(F) F(U64, session)
 
@@ -485,6 +485,13 @@ enum lease_kind {
 	LEASE_NONE = 0,
 	LEASE_READ = 1,
 	LEASE_WRITE = 2, /* exclusive: section 5.7 */
+};
+
+/* What became of a claim: section 6.3. */
+enum confirmed {
+	CONFIRMED_NOT = 0,
+	CONFIRMED = 1,
+	CONFIRMED_ELSEWHERE = 2, /* the write lease; the inode is at another change (6.4) */
 };
 
 enum recall_scope {

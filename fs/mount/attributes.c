@@ -186,7 +186,7 @@ static void setattr_work(struct mount *m, struct call *call)
 	answer_done(m, &answer);
 	if (call->status != STATUS_OK || !answer.nodes[NODE_TARGET].present) {
 		/* It may have been done all the same: pages filled meanwhile go. */
-		if (call->bound.value)
+		if (call->bound)
 			setattr_failed(m, call);
 		else
 			modify_settle(m, call, 0, 0, setattr_failed);
@@ -204,7 +204,7 @@ static void setattr_work(struct mount *m, struct call *call)
 	*attributes = answer.nodes[NODE_TARGET].item.attributes;
 	call->context = attributes;
 	/* Under the write lease the kernel drops its pages by itself: write_back.h. */
-	if ((message->valid & SETATTR_SIZE) && !call->bound.value)
+	if ((message->valid & SETATTR_SIZE) && !call->bound)
 		modify_settle(m, call, 0, 0, setattr_reply);
 	else
 		setattr_reply(m, call);
@@ -319,7 +319,7 @@ void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int va
 		pthread_mutex_lock(&m->lock);
 		scope.data = !write_back_expected(m, call->inode);
 		if (!scope.data)
-			call->bound = call->inode->stored.session;
+			call->bound = call->inode->stored.number;
 		pthread_mutex_unlock(&m->lock);
 		scope.offset = message->size;
 	}

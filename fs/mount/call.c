@@ -10,6 +10,7 @@
 #include "fs/mount/locks.h"
 #include "fs/mount/read.h"
 #include "fs/mount/session.h"
+#include "fs/mount/write_back.h"
 
 #define TICK_MS 100          /* how often deadlines, repetitions and killed callers are looked at */
 #define RETRY_FIRST_MS 50
@@ -229,7 +230,7 @@ static bool slot_take(struct call_table *table, struct call *call)
 {
 	uint32_t reserved = (table->slot_count + SLOTS_RESERVED - 1) / SLOTS_RESERVED;
 
-	if (call->bound.value || reserved == table->slot_count)
+	if (call->bound || reserved == table->slot_count)
 		reserved = 0;
 	for (uint32_t i = reserved; i < table->slot_count; i++) {
 		if (!table->slots[i].used) {
@@ -260,10 +261,11 @@ static void supersede(struct mount *m, struct call *call)
 	call->message.setattr.handle = call->inode->handle;
 }
 
-/* The session that it belongs to is over. Under the lock. */
-static bool bound_elsewhere(const struct mount *m, const struct call *call)
+/* The write lease that it belongs to is lost. Under the lock. */
+static bool bound_elsewhere(struct mount *m, const struct call *call)
 {
-	return call->bound.value && call->bound.value != holder_session(m->holder).value;
+	return call->bound && (call->inode->stored.number != call->bound ||
+			       !write_back_expected(m, call->inode));
 }
 
 /* Of the descriptors that it goes through. Under the lock. */
@@ -302,6 +304,11 @@ static bool prepare(struct mount *m, struct call *call)
 			       call->session.value != holder_session(m->holder).value))
 			call->sequence = ++table->close_number;
 		call->session = holder_session(m->holder);
+		/* PROTOCOL.md 6.4: when it is reclaimed. */
+		if (call->bound && call->inode->stored.kept)
+			return false;
+		if (call->message.type == MESSAGE_write_back)
+			call->message.write_back.lease_sequence = call->inode->stored.sequence;
 		if (call->modifying) {
 			if (call->session.value != table->session.value ||
 			    !slot_take(table, call))
@@ -505,7 +512,7 @@ static bool settled(struct mount *m, struct call *call)
 {
 	struct message message;
 	struct slice encoded = call->reply.nodes;
-	bool fresh;
+	bool fresh, lost;
 
 	if (call->error == 0) {
 		if (!call->replied) /* a status of our own: call_fail() */
@@ -532,7 +539,10 @@ static bool settled(struct mount *m, struct call *call)
 			/* fall through */
 		case STATUS_NOSESSION:
 			session_refused(m, call->session);
-			if (call->bound.value)
+			pthread_mutex_lock(&m->lock);
+			lost = bound_elsewhere(m, call);
+			pthread_mutex_unlock(&m->lock);
+			if (lost)
 				return true;
 			break;
 		case STATUS_PUSHBACK:

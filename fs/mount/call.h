@@ -84,7 +84,7 @@ struct call {
 	struct slice data;         /* bulk data of the reply */
 
 	/* Inside. */
-	struct session_id bound;   /* ends with EIO when this session does; 0: outlives sessions */
+	uint64_t bound;            /* ends with EIO when this write lease (inode->stored) does; 0: none */
 	struct session_id session; /* of the latest attempt */
 	bool has_slot;
 	uint32_t slot;

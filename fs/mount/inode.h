@@ -56,6 +56,8 @@ struct name_entry {
 struct stored_under {
 	struct session_id session; /* 0: none */
 	uint64_t sequence;         /* recall sequence of the answer that granted it */
+	uint64_t number;           /* of the lease, the same under the next session; 0: none */
+	bool kept;                 /* the session is over, and the lease may be reclaimed */
 };
 
 struct inode {

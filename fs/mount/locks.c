@@ -217,7 +217,7 @@ static void on_answered(void *context, const struct client_answer *answer)
 
 		send_free(m, send);
 		if (status == STATUS_NOSESSION)
-			holder_session_lost(m->holder, mount_now(), id, &session);
+			holder_session_refused(m->holder, mount_now(), id, &session);
 		else
 			holder_locks_answered(m->locks->core, mount_now(), id, number, &message,
 					      &actions);

@@ -205,7 +205,7 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 			inode->open_registered = true; /* the acknowledgement says so */
 		/* From here on nothing of it may arrive any more. */
 		if (work->stored && --inode->stored_drops == 0)
-			inode->stored.session.value = 0;
+			inode->stored = (struct stored_under){ .kept = false };
 	}
 	COUNT(m, drops);
 	/* In the same section: a close that follows must find the acknowledgement before it. */
@@ -280,7 +280,7 @@ void notifier_drop(struct mount *m, const struct holder_action *action)
 
 struct drop_one {
 	uint64_t nodeid;
-	uint64_t offset, length; /* length 0: to the end */
+	uint64_t offset, length; /* length 0: to the end; offset -1: attributes only */
 };
 
 struct drop_all {
@@ -321,13 +321,61 @@ static void drop_all_done(struct mount *m, struct notifier_work *work)
 						       (off_t)all->items[i].length);
 	}
 	pthread_mutex_lock(&m->lock);
-	if (!holder_valid(m->holder, mount_now()))
+	if (!holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
 		guardian_renew(m->guardian, (struct instant){ 0 });
 	pthread_mutex_unlock(&m->lock);
 	COUNT(m, fences);
 	session_fenced(m);
 	free(all);
 	free(work);
+}
+
+static void lost_done(struct mount *m, struct notifier_work *work)
+{
+	struct drop_all *all = work->context;
+
+	for (size_t i = 0; i < all->count; i++) {
+		COUNT(m, invalidations);
+		/* Errors: the inode is gone from the kernel, or all of it is. */
+		(void)fuse_lowlevel_notify_inval_inode(m->fuse, all->items[i].nodeid,
+						       (off_t)all->items[i].offset,
+						       (off_t)all->items[i].length);
+	}
+	pthread_mutex_lock(&m->lock);
+	if (!holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
+		guardian_renew(m->guardian, (struct instant){ 0 });
+	session_lost_dropped(m);
+	pthread_mutex_unlock(&m->lock);
+	free(all);
+	free(work);
+}
+
+bool notifier_lose(struct mount *m, const struct handle *handle)
+{
+	struct inode *inode = inode_find(m, handle);
+	struct notifier_work *work;
+	struct drop_all *all;
+
+	if (!inode || !inode->stored.kept)
+		return false;
+	inode->stored = (struct stored_under){ .kept = false }; /* what is written back is refused */
+	calls_session_changed(m);
+	if (inode->lookup_count == 0 || !inode->pages)
+		return false;
+	work = calloc(1, sizeof(*work));
+	all = malloc(sizeof(*all) + (DROP_RANGES_MAX + 1) * sizeof(struct drop_one));
+	if (!work || !all) {
+		mount_log("error", "no memory to drop pages; the guardian will do it");
+		free(work);
+		free(all);
+		return false;
+	}
+	all->count = 0;
+	drop_around(all, inode);
+	work->context = all;
+	work->done = lost_done;
+	notifier_push(m, LANE_RECALL, work);
+	return true;
 }
 
 bool notifier_drop_all(struct mount *m, const struct holder_action *action)
@@ -350,11 +398,19 @@ bool notifier_drop_all(struct mount *m, const struct holder_action *action)
 	}
 	all->count = 0;
 	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
-		if (inode->lookup_count > 0 && (inode->pages || inode->attributes_given))
+		bool kept = inode->stored.session.value &&
+			    holder_kept(m->holder, mount_now(), &inode->handle);
+
+		if (inode->lookup_count > 0 && kept)
+			all->items[all->count++] = (struct drop_one){ inode->nodeid, UINT64_MAX, 0 };
+		else if (inode->lookup_count > 0 && (inode->pages || inode->attributes_given))
 			drop_around(all, inode);
 		inode->attributes_given = false;
 		inode->names_given = false;
-		inode->stored.session.value = 0; /* what is written back now is refused */
+		if (kept)
+			inode->stored.kept = true;
+		else
+			inode->stored = (struct stored_under){ .kept = false }; /* it is refused now */
 		if (inode->hold_count > 0)
 			calls_release_held(m, inode);
 	}

@@ -55,8 +55,11 @@ enum notifier_lane { LANE_RECALL, LANE_MODIFY };
 void notifier_push(struct mount *m, enum notifier_lane lane, struct notifier_work *work);
 /* A recall: drops what is cached of it in memory and kernel, then tells the session. Under lock. */
 void notifier_drop(struct mount *m, const struct holder_action *action);
-/* The session is over: everything; then session_fenced(). Under the lock. False: no memory, and the
-   guardian will do it. */
+/* A write lease that was kept is lost: its pages; then session_lost_dropped(). Under the lock. False:
+   there is nothing to drop. */
+bool notifier_lose(struct mount *m, const struct handle *handle);
+/* The session is over: everything that is not kept; then session_fenced(). Under the lock. False: no
+   memory, and the guardian will do it. */
 bool notifier_drop_all(struct mount *m, const struct holder_action *action);
 
 /* Adds to `work` what the kernel may hold of `inode` (pages too, with `pages`), and takes a use.

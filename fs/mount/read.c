@@ -6,6 +6,7 @@
 #include "fs/mount/locks.h"
 #include "fs/mount/pages.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/write_back.h"
 
 #define TRY_MAX 3
 #define AGAIN_MAX_MS 64
@@ -255,7 +256,7 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 {
 	struct inode *inode = call->inode;
 	bool exclusive = call->message.type == MESSAGE_read_exclusive;
-	uint64_t held = exclusive ? holder_exclusive(m->holder, mount_now(), &inode->handle) :
+	uint64_t held = exclusive ? write_back_lease(m, inode) :
 				    holder_lease_held(m->holder, mount_now(), &inode->handle);
 
 	/* Sent beside our own modification, since there was no lease to hold it under, and answered
@@ -591,8 +592,7 @@ static bool from_cache(struct mount *m, struct reading *reading)
 		attributes = inode_attributes(m, inode, mount_now());
 		if (!instance || !attributes ||
 		    locks_file(m, &inode->handle, reading->lock_file) != HOLDER_LOCK_GOOD ||
-		    (reading->exclusive &&
-		     !holder_exclusive(m->holder, mount_now(), &inode->handle))) {
+		    (reading->exclusive && !write_back_lease(m, inode))) {
 			pthread_mutex_unlock(&m->lock);
 			return false;
 		}

@@ -9,7 +9,9 @@
 #include "fs/mount/inode.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/notifier.h"
+#include "fs/mount/send_list.h"
 #include "fs/mount/sync.h"
+#include "fs/mount/write_back.h"
 #include "lease/status.h"
 
 #define TICK_MAX_MS 200
@@ -29,14 +31,8 @@ struct claim {
 	struct handle handle;
 	struct change change;
 	bool open;
+	bool kept; /* the write lease */
 };
-
-/* A list that grows; entries [0, sent) are in the message in flight. */
-#define LIST(type)                                                                              \
-	struct {                                                                                \
-		struct type *items;                                                             \
-		size_t count, capacity, sent;                                                   \
-	}
 
 struct session {
 	pthread_t thread;
@@ -51,6 +47,7 @@ struct session {
 	LIST(claim) claims;
 	bool acknowledging, releasing, reclaiming;
 	uint64_t acknowledgements_added; /* ever; those in the list are the last of them */
+	unsigned losing;        /* kept leases that are lost and being dropped: `last` waits */
 	bool claims_done;       /* RECLAIM_DONE came; `last` waits for calls_unsettled() */
 	bool claims_last;       /* the last batch says so */
 	bool claims_last_sent;  /* the batch in flight does */
@@ -96,34 +93,6 @@ static void *resize(void *context, void *pointer, size_t old_size, size_t size)
 }
 
 const struct allocator session_allocator = { resize, NULL };
-
-static void *list_add(void **items, size_t *count, size_t *capacity, size_t element)
-{
-	if (*count == *capacity) {
-		size_t want = *capacity ? *capacity * 2 : 64;
-		void *bigger = reallocarray(*items, want, element);
-
-		if (!bigger)
-			return NULL;
-		*items = bigger;
-		*capacity = want;
-	}
-	return (char *)*items + (*count)++ * element;
-}
-
-#define LIST_ADD(list)                                                                          \
-	((__typeof__((list)->items))list_add((void **)&(list)->items, &(list)->count,           \
-					     &(list)->capacity, sizeof(*(list)->items)))
-
-/* The first `sent` entries were answered. */
-#define LIST_DONE(list)                                                                         \
-	do {                                                                                    \
-		(list)->count -= (list)->sent;                                                  \
-		if ((list)->count > 0) /* else there may be no items, and no place for them */  \
-			memmove((list)->items, (list)->items + (list)->sent,                    \
-				(list)->count * sizeof(*(list)->items));                        \
-		(list)->sent = 0;                                                               \
-	} while (0)
 
 /* ---- control calls ---- */
 
@@ -340,8 +309,13 @@ static void on_stream_message(void *context, struct slice encoded)
 	pthread_mutex_lock(&m->lock);
 	if (m->session->stream_number != control->stamp) {
 		/* An older stream: what it brings comes again on the newest. */
-	} else if (message_decode(encoded, &message) < 0 ||
-	    (message.type == MESSAGE_acknowledged && message.acknowledged.status != STATUS_OK)) {
+	} else if (message_decode(encoded, &message) < 0) {
+		holder_session_lost(m->holder, mount_now(), control->session, &actions);
+	} else if (message.type == MESSAGE_acknowledged &&
+		   message.acknowledged.status == STATUS_NOSESSION) {
+		holder_session_refused(m->holder, mount_now(), control->session, &actions);
+	} else if (message.type == MESSAGE_acknowledged &&
+		   message.acknowledged.status != STATUS_OK) {
 		holder_session_lost(m->holder, mount_now(), control->session, &actions);
 	} else if (message.type == MESSAGE_acknowledged) {
 		holder_stream_attached(m->holder, mount_now(), control->session, &actions);
@@ -370,7 +344,7 @@ static void on_stream_ended(void *context, int error, int http_status, const cha
 	m->session->stream = NULL;
 	m->session->stream_open = false;
 	if (http_status == status_http(STATUS_NOSESSION))
-		holder_session_lost(m->holder, mount_now(), control->session, &actions);
+		holder_session_refused(m->holder, mount_now(), control->session, &actions);
 	else
 		holder_stream_lost(m->holder, mount_now(), control->session, &actions);
 	session_act(m, &actions);
@@ -425,8 +399,8 @@ static void on_acknowledged(void *context, const struct client_answer *answer)
 		} else {
 			LIST_DONE(&s->acknowledgements);
 			if (message.acknowledged.status == STATUS_NOSESSION)
-				holder_session_lost(m->holder, mount_now(), control->session,
-						    &actions);
+				holder_session_refused(m->holder, mount_now(), control->session,
+						       &actions);
 		}
 	}
 	session_act(m, &actions);
@@ -505,6 +479,26 @@ static void send_releases(struct mount *m)
 	free(buffer);
 }
 
+static void claims_answered(struct mount *m, const struct control *control,
+			    const struct message_reclaimed *r, struct holder_actions *actions)
+{
+	const struct change unknown = { 0, 0 };
+
+	for (size_t i = 0; i < m->session->claims.sent; i++) {
+		const struct claim *claim = &m->session->claims.items[i];
+		uint8_t confirmed = r->status == STATUS_OK && i < r->confirmed.length ?
+					    r->confirmed.data[i] : CONFIRMED_NOT;
+
+		holder_reclaimed(m->holder, mount_now(), control->session, control->stamp,
+				 r->recall_sequence, &claim->handle,
+				 confirmed == CONFIRMED_ELSEWHERE ? unknown : claim->change,
+				 confirmed != CONFIRMED_NOT, actions);
+		if (claim->kept && confirmed != CONFIRMED_NOT)
+			write_back_reclaimed(m, &claim->handle, control->session,
+					     r->recall_sequence);
+	}
+}
+
 static void on_reclaimed(void *context, const struct client_answer *answer)
 {
 	struct control *control = context;
@@ -519,18 +513,10 @@ static void on_reclaimed(void *context, const struct client_answer *answer)
 		if (!answer_decode(answer, MESSAGE_reclaimed, &message)) {
 			s->claims.sent = 0;
 			s->retry_at = instant_add(mount_now(), duration_ms(RETRY_MS));
+		} else if (message.reclaimed.status == STATUS_NOSESSION) {
+			holder_session_refused(m->holder, mount_now(), control->session, &actions);
 		} else {
-			const struct message_reclaimed *r = &message.reclaimed;
-
-			for (size_t i = 0; i < s->claims.sent; i++)
-				holder_reclaimed(m->holder, mount_now(), control->session,
-						 control->stamp, r->recall_sequence,
-						 &s->claims.items[i].handle,
-						 s->claims.items[i].change,
-						 r->status == STATUS_OK &&
-							 i < r->confirmed.length &&
-							 r->confirmed.data[i],
-						 &actions);
+			claims_answered(m, control, &message.reclaimed, &actions);
 			LIST_DONE(&s->claims);
 			if (s->claims_last_sent) {
 				s->claims_last = false;
@@ -558,7 +544,8 @@ static void send_reclaims(struct mount *m)
 
 	for (i = 0; buffer && i < s->claims.count && i < HANDLE_BATCH; i++) {
 		const struct claim *c = &s->claims.items[i];
-		struct item_claim item = { LEASE_READ, c->open, c->handle, c->change };
+		struct item_claim item = { c->kept ? LEASE_WRITE : LEASE_READ, c->open,
+					   c->handle, c->change };
 
 		item_claim_write(&w, &item);
 	}
@@ -577,7 +564,7 @@ static void send_reclaims(struct mount *m)
 	free(buffer);
 }
 
-static void add_claim(struct mount *m, const struct handle *handle, struct change change)
+static void add_claim(struct mount *m, const struct handle *handle, struct change change, bool kept)
 {
 	struct inode *inode = inode_find(m, handle);
 	struct claim *claim = LIST_ADD(&m->session->claims);
@@ -586,7 +573,7 @@ static void add_claim(struct mount *m, const struct handle *handle, struct chang
 	/* Without memory it is not reclaimed: fetched again, never wrong. */
 	if (!claim)
 		return;
-	*claim = (struct claim){ *handle, change, open };
+	*claim = (struct claim){ *handle, change, open, kept };
 	if (open)
 		inode->open_registered = true; /* its close waits for the claim */
 }
@@ -598,7 +585,7 @@ static void add_open_claims(struct mount *m)
 
 	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next)
 		if (inode->open_count > 0)
-			add_claim(m, &inode->handle, (struct change){ 0, 0 });
+			add_claim(m, &inode->handle, (struct change){ 0, 0 }, false);
 }
 
 void session_claim_open(struct mount *m, const struct inode *inode)
@@ -606,7 +593,7 @@ void session_claim_open(struct mount *m, const struct inode *inode)
 	/* Without a session the next one claims everything that is open. */
 	if (m->session->stopping || holder_state(m->holder) != HOLDER_ACTIVE)
 		return;
-	add_claim(m, &inode->handle, (struct change){ 0, 0 });
+	add_claim(m, &inode->handle, (struct change){ 0, 0 }, false);
 	pump(m);
 }
 
@@ -629,7 +616,7 @@ static void pump(struct mount *m)
 	if (!s->releasing && s->releases.count)
 		send_releases(m);
 	/* PROTOCOL.md 3.5: what earlier sessions did may have opened something. */
-	if (s->claims_done && !calls_unsettled(m) && locks_ready(m)) {
+	if (s->claims_done && s->losing == 0 && !calls_unsettled(m) && locks_ready(m)) {
 		s->claims_done = false;
 		add_open_claims(m);
 		s->claims_last = true;
@@ -685,7 +672,7 @@ void session_act(struct mount *m, struct holder_actions *actions)
 				*handle = a->handle;
 			break;
 		case HOLDER_SEND_RECLAIM:
-			add_claim(m, &a->handle, a->change);
+			add_claim(m, &a->handle, a->change, a->kept);
 			break;
 		case HOLDER_SEND_RECLAIM_DONE:
 			m->session->claims_done = true;
@@ -706,6 +693,9 @@ void session_act(struct mount *m, struct holder_actions *actions)
 			if (holder_state(m->holder) == HOLDER_NONE)
 				m->session->away = true;
 			calls_session_changed(m);
+			break;
+		case HOLDER_LOST:
+			m->session->losing += notifier_lose(m, &a->handle);
 			break;
 		case HOLDER_RENEWED:
 			/* This daemon fences by itself at `until`; the guardian when it did not. */
@@ -759,7 +749,7 @@ void session_refused(struct mount *m, struct session_id session)
 	struct holder_actions actions = session_actions();
 
 	pthread_mutex_lock(&m->lock);
-	holder_session_lost(m->holder, mount_now(), session, &actions);
+	holder_session_refused(m->holder, mount_now(), session, &actions);
 	session_act(m, &actions);
 	pthread_mutex_unlock(&m->lock);
 }
@@ -777,6 +767,12 @@ void session_check_guardian(struct mount *m)
 	holder_session_lost(m->holder, mount_now(), holder_session(m->holder), &actions);
 	session_act(m, &actions);
 	pthread_mutex_unlock(&m->lock);
+}
+
+void session_lost_dropped(struct mount *m)
+{
+	m->session->losing--;
+	pthread_cond_broadcast(&m->session->wake);
 }
 
 void session_dropped(struct mount *m, struct session_id session, uint64_t sequence, bool open)

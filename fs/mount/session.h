@@ -47,6 +47,8 @@ void session_refused(struct mount *m, struct session_id session);
 void session_check_guardian(struct mount *m);
 /* What HOLDER_DROP_ALL asked for is done. Without the lock. */
 void session_fenced(struct mount *m);
+/* What a lost write lease had in the kernel is dropped. Under the lock. */
+void session_lost_dropped(struct mount *m);
 /* What recall `sequence` named was dropped. Under the lock. */
 void session_dropped(struct mount *m, struct session_id session, uint64_t sequence, bool open);
 

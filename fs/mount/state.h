@@ -95,6 +95,7 @@ struct mount {
 	struct holder *holder;
 	struct inode_table *inodes;
 	bool pages_evicting; /* pages.c */
+	uint64_t stored_last; /* number of the newest write lease: write_back.c */
 	struct nodeids *nodeids; /* of earlier mounts; may be NULL */
 	struct call_table *calls;
 	struct open_file *open_files; /* descriptors; what is left at the end nobody releases */

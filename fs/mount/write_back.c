@@ -40,13 +40,46 @@ void write_back_granted(struct mount *m, struct inode *inode, const struct call 
 			uint64_t instance)
 {
 	holder_set_exclusive(m->holder, &inode->handle, instance);
-	inode->stored = (struct stored_under){ call->session, call->reply.recall_sequence };
+	inode->stored.session = call->session;
+	inode->stored.sequence = call->reply.recall_sequence;
+	inode->stored.kept = false;
+	if (!inode->stored.number)
+		inode->stored.number = ++m->stored_last;
+}
+
+void write_back_reclaimed(struct mount *m, const struct handle *handle, struct session_id session,
+			  uint64_t sequence)
+{
+	struct inode *inode = inode_find(m, handle);
+
+	if (!inode || !inode->stored.kept || holder_kept(m->holder, mount_now(), handle))
+		return;
+	/* While a recall that overtook the answer is being worked in, it writes back, too. */
+	if (holder_exclusive(m->holder, mount_now(), handle) || inode->stored_drops > 0) {
+		inode->stored.session = session;
+		inode->stored.sequence = sequence;
+		inode->stored.kept = false;
+	} else {
+		inode->stored = (struct stored_under){ .kept = false }; /* dropped by then */
+	}
+	calls_session_changed(m);
 }
 
 bool write_back_expected(struct mount *m, const struct inode *inode)
 {
-	return inode->stored.session.value != 0 && holder_valid(m->holder, mount_now()) &&
+	if (inode->stored.session.value == 0)
+		return false;
+	if (inode->stored.kept)
+		return holder_kept(m->holder, mount_now(), &inode->handle);
+	return holder_valid(m->holder, mount_now()) &&
 	       inode->stored.session.value == holder_session(m->holder).value;
+}
+
+uint64_t write_back_lease(struct mount *m, const struct inode *inode)
+{
+	if (inode->stored.kept || !write_back_expected(m, inode))
+		return 0;
+	return holder_exclusive(m->holder, mount_now(), &inode->handle);
 }
 
 static void lost(struct mount *m, struct inode *inode)
@@ -153,7 +186,7 @@ void write_back_request(struct mount *m, fuse_req_t request, struct open_file *f
 	}
 	memcpy(call->bulk, data, size);
 	call->bulk_length = size;
-	call->bound = under.session;
+	call->bound = under.number;
 	call->deadline_errno = EIO;
 	/* The kernel writes it back as nobody in particular: it is who opened the file who stored. */
 	call->message.common.credential = file->credential;

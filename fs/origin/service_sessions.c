@@ -283,23 +283,30 @@ void service_session_open(struct task *t)
 
 /* ---- reclaim ---- */
 
-/* True when `change` is the current one, and the lease was granted. */
-static bool reclaim_one(struct task *t, struct store *store, struct session_id id,
+/*
+ * Granted when `change` is the current one; of the write lease what it is counts for the store having
+ * kept all that it was given, since nobody but its holder has changed the inode (PROTOCOL.md 6.4).
+ */
+static enum confirmed reclaim_one(struct task *t, struct store *store, struct session_id id,
 			const struct item_claim *claim)
 {
 	struct service *s = t->service;
 	struct item_node node;
 	struct inode *inode;
-	bool granted = false;
+	bool granted = false, current = false;
 
 	if (store_get(store, &claim->handle, &inode) < 0)
-		return false;
+		return CONFIRMED_NOT;
 	store_lock_shared(store, inode);
 	if (store_look(store, inode, &node, NULL) == 0) {
 		service_lock(s);
-		if (claim->lease == LEASE_READ && change_equal(node.change, claim->change))
+		current = change_equal(node.change, claim->change);
+		if ((claim->lease == LEASE_READ && current) ||
+		    (claim->lease == LEASE_WRITE &&
+		     node.change.incarnation == claim->change.incarnation))
 			granted = authority_reclaim(s->authority, service_now(), id,
-						    &claim->handle, claim->open, &s->actions);
+						    &claim->handle, (enum lease_kind)claim->lease,
+						    claim->open, &s->actions);
 		/* What is open stays open, whatever became of what is cached. */
 		if (!granted && claim->open)
 			(void)authority_open(s->authority, id, &claim->handle);
@@ -307,7 +314,9 @@ static bool reclaim_one(struct task *t, struct store *store, struct session_id i
 	}
 	store_unlock_shared(store, inode);
 	store_put(store, inode);
-	return granted;
+	if (!granted)
+		return CONFIRMED_NOT;
+	return current ? CONFIRMED : CONFIRMED_ELSEWHERE;
 }
 
 static void answer_reclaimed(struct task *t, const struct message_reclaimed *reply)
@@ -352,7 +361,7 @@ void service_reclaim(struct task *t)
 	if (reply.status == STATUS_OK && !confirmed)
 		reply.status = STATUS_NOMEM;
 	while (reply.status == STATUS_OK && item_claim_read(&items, &claim))
-		confirmed[count++] = reclaim_one(t, store, id, &claim);
+		confirmed[count++] = (uint8_t)reclaim_one(t, store, id, &claim);
 	if (reply.status == STATUS_OK && items.failed)
 		reply.status = STATUS_BADMESSAGE;
 	if (reply.status == STATUS_OK && m->last) {

@@ -210,6 +210,7 @@ static void say_holder_action(struct scenario *s, const struct holder_action *ac
 		[HOLDER_SEND_RECLAIM] = "-> reclaim",
 		[HOLDER_SEND_RECLAIM_DONE] = "-> reclaim done,",
 		[HOLDER_DROP] = "drop",
+		[HOLDER_LOST] = "loses what it kept of",
 		[HOLDER_DROP_ALL] = "drop everything of",
 		[HOLDER_RENEWED] = "renewed",
 	};
@@ -229,6 +230,7 @@ static void say_holder_action(struct scenario *s, const struct holder_action *ac
 		say(s, "\n");
 		return;
 	case HOLDER_SEND_RELEASE:
+	case HOLDER_LOST:
 		say(s, " %.*s\n", action->handle.length, (const char *)action->handle.bytes);
 		return;
 	case HOLDER_SEND_RECLAIM:
@@ -401,7 +403,10 @@ static void event_reclaim(struct scenario *s)
 	struct session_id id = session(s);
 	struct handle handle = handle_of(s, word(s));
 
-	say(s, "  %s\n", authority_reclaim(s->authority, s->now, id, &handle, false, &s->actions) ?
+	bool write = optional(s, "write");
+
+	say(s, "  %s\n", authority_reclaim(s->authority, s->now, id, &handle,
+					   write ? LEASE_WRITE : LEASE_READ, false, &s->actions) ?
 				 "confirmed" : "not confirmed");
 }
 

@@ -224,17 +224,51 @@ def test_a_mapping_goes_on_after_the_origin_was_killed(w):
     storer, other = Storer(w, a / "f"), Storer(w, a / "f")
     storer("store", 0, NEW)
     storer("msync")
-    storer("store", 8, "lost0000")
+    storer("store", 8, "kept0000")
     w.main_origin.kill()
     w.main_origin.start()
-    storer("msync", result="EIO")  # its lease died with the origin
-    eventually(lambda: storer.look("load 0 16") == NEW + pattern(8).decode(), "what was synced")
+    storer("msync")  # its lease did not die with the origin
+    storer("load", 0, 16, result=NEW + "kept0000")
     for round in range(3):
         storer("store", 16, "%08d" % round)
         other("load", 16, 8, result="%08d" % round)
         other("store", 24, "%08d" % round)
         storer("msync")
         expect(read_file(w.main_origin.path_of("f"))[16:32], b"%08d%08d" % (round, round))
+
+
+def test_stores_under_a_restart_of_the_origin_reach_the_other_host(w):
+    w.allow_log("")
+    a, b = make(w, "a", "b")
+    storer, other = Storer(w, a / "f"), Storer(w, b / "f")
+    for round in range(3):
+        text = "%08d" % (round + 10)
+        storer("store", 0, text)
+        if round == 1:
+            storer("store", 20000, text)
+        w.main_origin.kill()
+        storer("store", 8, text)  # while it is away
+        w.main_origin.start()
+        storer("store", 16, text)
+        other("load", 0, 24, result=3 * text)
+        storer("msync")
+        other("store", 0, OLD)
+        storer("load", 0, 8, result=OLD)
+    expect(read_file(b / "f")[20000:20008], b"%08d" % 11)
+
+
+def test_stores_are_lost_when_the_origin_is_away_for_longer_than_a_term(w):
+    w.allow_log("")
+    w.origin("--lease-term", "2s")
+    a, b = make(w, "a", "b")
+    storer = Storer(w, a / "f")
+    storer("store", 0, "lost0000")
+    w.main_origin.kill()
+    a.wait_until_disconnected()
+    storer("msync", result="EIO")
+    w.main_origin.start()
+    eventually(lambda: read_file(b / "f")[:8] == OLD.encode(), "b reads")
+    eventually(lambda: storer.look("load 0 8") == OLD, "a loads")
 
 
 def test_stores_under_a_daemon_that_is_killed_or_stopped_end_in_errors(w):

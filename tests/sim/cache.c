@@ -361,7 +361,8 @@ void cache_drop_all(struct host *host)
 		/* Opens end with the session that they were known under. */
 		host->copies[i].open = host->copies[i].registered = false;
 		host->copies[i].closing = false;
-		cache_drop_pages(host, i);
+		if (!host->copies[i].kept)
+			cache_drop_pages(host, i);
 	}
 }
 

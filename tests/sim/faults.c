@@ -188,6 +188,8 @@ static void leave(struct sim *sim, unsigned index)
 	struct message message = { .type = MESSAGE_session_close };
 
 	message.session_close.session = holder_session(h->holder).value;
+	for (uint32_t i = 0; i < INODES_MAX; i++)
+		h->copies[i].kept = false;
 	cache_drop_all(h);
 	network_send(sim, index, false, false, ++h->next_id, &message, NULL, 0);
 	host_crash(sim, index, true);

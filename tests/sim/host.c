@@ -172,7 +172,7 @@ static void send_reclaim(struct sim *sim, unsigned index, struct session_id sess
 static void add_claim(struct sim *sim, unsigned index, const struct holder_action *action)
 {
 	struct host *h = &sim->hosts[index];
-	struct item_claim claim = { .lease = LEASE_READ,
+	struct item_claim claim = { .lease = action->kept ? LEASE_WRITE : LEASE_READ,
 				    .handle = action->handle,
 				    .change = action->change };
 
@@ -278,6 +278,9 @@ void host_perform(struct sim *sim, unsigned index)
 			holder_locks_session_lost(h->locks, host_now(sim, h), &h->lock_actions);
 			begin_drop_all(sim, index);
 			break;
+		case HOLDER_LOST:
+			stores_lose(sim, index, store_inode_of(sim, &action->handle));
+			break;
 		case HOLDER_RENEWED:
 			tell_guardian(sim, index, action->until);
 			break;
@@ -335,10 +338,20 @@ static void reclaimed(struct sim *sim, unsigned index, const struct request *req
 	    message_decode((struct slice){ request->data, request->length }, &message))
 		return;
 	r = reader_of(message.reclaim.items.data, message.reclaim.items.length);
-	while (item_claim_read(&r, &claim) && i < reclaimed->confirmed.length)
+	while (item_claim_read(&r, &claim) && i < reclaimed->confirmed.length) {
+		uint8_t confirmed = reclaimed->confirmed.data[i++];
+		const struct change unknown = { 0, 0 };
+
 		holder_reclaimed(h->holder, host_now(sim, h), request->session, request->stamp,
-				 reclaimed->recall_sequence, &claim.handle, claim.change,
-				 reclaimed->confirmed.data[i++] == 1, &h->actions);
+				 reclaimed->recall_sequence, &claim.handle,
+				 confirmed == CONFIRMED_ELSEWHERE ? unknown : claim.change,
+				 confirmed != 0, &h->actions);
+		if (claim.lease == LEASE_WRITE &&
+		    request->session.value == holder_session(h->holder).value)
+			stores_reclaimed(sim, index, store_inode_of(sim, &claim.handle),
+					 request->session, reclaimed->recall_sequence,
+					 confirmed != 0);
+	}
 }
 
 /* Tells the holder when an answer says that a session is no more. */
@@ -361,7 +374,7 @@ static void look_for_nosession(struct sim *sim, unsigned index, const struct req
 	else if (answer->type == MESSAGE_reply)
 		status = answer->reply.status;
 	if (status == STATUS_NOSESSION || status == STATUS_UNKNOWNOUTCOME)
-		holder_session_lost(h->holder, host_now(sim, h), request->session, &h->actions);
+		holder_session_refused(h->holder, host_now(sim, h), request->session, &h->actions);
 }
 
 static void stream_frame(struct sim *sim, unsigned index, const struct packet *packet,
@@ -496,7 +509,8 @@ void host_request_timeout(struct sim *sim, unsigned index, unsigned number, uint
 	case FOR_LOCK:
 	case FOR_WRITE_BACK:
 		/* Again and again, until it is answered or pointless. */
-		if (request->session.value != holder_session(h->holder).value)
+		if (request->purpose != FOR_WRITE_BACK &&
+		    request->session.value != holder_session(h->holder).value)
 			break;
 		network_send_bytes(sim, index, false, false, request->id, request->data,
 				   request->length, request->bulk_length);
@@ -653,6 +667,7 @@ void host_crash(struct sim *sim, unsigned index, bool machine)
 		copy->page_valid &= ~(copy->dirty | copy->written_back);
 		copy->dirty = copy->written_back = 0;
 		copy->stored_session.value = 0;
+		copy->kept = false;
 		copy->modifying = copy->drops = 0;
 		copy->open = copy->registered = copy->closing = false;
 		memset(copy->part_modifying, 0, sizeof(copy->part_modifying));

@@ -647,9 +647,18 @@ static void reclaim_arrives(struct sim *sim, const struct packet *packet,
 		bool current = change_equal(claim.change, store_change(sim, inode, i->version)) &&
 			       !i->freed;
 
-		confirmed[count] = current && authority_reclaim(o->authority, now, session,
-								&claim.handle, claim.open != 0,
-								&o->actions);
+		bool write = claim.lease == LEASE_WRITE;
+
+		/* Of the write lease whatever its own modifications came to: nobody else's did. */
+		confirmed[count] = (write ? claim.change.incarnation == sim->store.incarnation &&
+						    !i->freed : current) &&
+				   authority_reclaim(o->authority, now, session, &claim.handle,
+						     (enum lease_kind)claim.lease,
+						     claim.open != 0, &o->actions);
+		if (confirmed[count] && !current)
+			confirmed[count] = CONFIRMED_ELSEWHERE;
+		if (write && !confirmed[count])
+			stores_check_refused(sim, packet->host, inode);
 		if (confirmed[count] && !have_sequence) {
 			/* The sequence at the first of these grants holds for all. */
 			(void)authority_grant(o->authority, now, session, &claim.handle, 0,
@@ -897,6 +906,7 @@ void origin_start(struct sim *sim)
 	o->operation_high = 0;
 	o->tick_at = UINT64_MAX;
 	o->record_armed = false;
+	o->record_unknown = unknown;
 	memset(o->streams, 0, sizeof(o->streams));
 	authority_actions_init(&o->actions, &sim->arena.allocator);
 	if (authority_create(&config, &sim->arena.allocator, origin_now(sim), previous,

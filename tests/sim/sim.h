@@ -371,6 +371,7 @@ struct origin {
 	uint64_t next_op;
 	uint32_t tick_generation;
 	uint64_t tick_at;
+	bool record_unknown;
 	bool record_armed; /* EVENT_RECORD is scheduled */
 	uint64_t grace_until; /* by its clock: no grace lasts longer */
 	struct origin_stream streams[HOSTS_MAX];
@@ -444,6 +445,7 @@ struct copy {
 	uint64_t stored_sequence;
 	uint32_t dirty, written_back; /* masks of blocks; the second: under way */
 	uint32_t base[PARTS];         /* at which version the block was stored to */
+	bool kept; /* PROTOCOL.md 6.4: the lease may be reclaimed; `stored_session` is over */
 	uint32_t stores_lost;         /* how often: whoever syncs is told */
 };
 
@@ -644,6 +646,13 @@ void stores_flush(struct sim *sim, unsigned index, uint32_t inode);
 void stores_answered(struct sim *sim, unsigned index, struct request *request,
 		     const struct message *reply);
 void stores_lose_all(struct sim *sim, unsigned index);
+/* HOLDER_LOST. */
+void stores_lose(struct sim *sim, unsigned index, uint32_t inode);
+/* The holder was told what became of the claim. */
+void stores_reclaimed(struct sim *sim, unsigned index, uint32_t inode, struct session_id session,
+		      uint64_t sequence, bool confirmed);
+/* Right before the origin refuses it: may it? */
+void stores_check_refused(struct sim *sim, unsigned index, uint32_t inode);
 /* `session` is granted a lease; `host` uses what it was answered. */
 void stores_check_granted(struct sim *sim, struct session_id session, uint32_t inode);
 void stores_check_used(struct sim *sim, unsigned host, uint32_t inode);

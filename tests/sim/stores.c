@@ -25,6 +25,15 @@ void stores_granted(struct sim *sim, unsigned index, uint32_t inode, uint64_t in
 	h->copies[inode].stored_sequence = sequence;
 }
 
+/* Or there may be of the last one, whose lease may be reclaimed. */
+static bool is_kept(struct sim *sim, const struct host *h, uint32_t inode)
+{
+	struct handle handle = store_handle(inode);
+
+	return h->up && h->copies[inode].kept &&
+	       holder_kept(h->holder, host_now(sim, h), &handle);
+}
+
 bool stores_clean(const struct host *h, uint32_t inode)
 {
 	return !h->copies[inode].dirty && !h->copies[inode].written_back;
@@ -37,7 +46,8 @@ bool stores_store(struct sim *sim, unsigned index, uint32_t inode, uint32_t part
 	struct copy *copy = &h->copies[inode];
 	uint32_t bit = ASPECT_BIT(part);
 
-	if (!(copy->page_valid & bit) || !stores_expected(sim, h, copy) ||
+	if (!(copy->page_valid & bit) ||
+	    !(stores_expected(sim, h, copy) || is_kept(sim, h, inode)) ||
 	    copy->modifying > (copy->written_back != 0))
 		return false;
 	if (!(copy->dirty & bit) && !(copy->written_back & bit))
@@ -140,6 +150,7 @@ static void lose(struct sim *sim, unsigned index, uint32_t inode)
 		copy->page_valid &= ~(copy->dirty | copy->written_back);
 	}
 	copy->dirty = 0;
+	copy->kept = false;
 	copy->stored_session.value = 0;
 }
 
@@ -148,36 +159,95 @@ void stores_answered(struct sim *sim, unsigned index, struct request *request,
 {
 	uint16_t status = reply->reply.status;
 	uint32_t inode = request->inode;
+	struct copy *copy = &sim->hosts[index].copies[inode];
+	/* PROTOCOL.md 6.4: it was not executed, and goes out again when the lease is reclaimed. */
+	bool again = status == STATUS_NOSESSION && copy->stored_session.value &&
+		     (copy->kept || copy->stored_session.value != request->session.value);
 
 	if (status == STATUS_PUSHBACK || status == STATUS_NOMEM)
 		return; /* repeated when its timer says so */
 	model_answered(sim, index, request->attempt, status);
 	written_back(sim, index, request, reply);
+	if (again)
+		copy->dirty |= ASPECT_BIT(request->part);
 	host_request_free(sim, index, request);
-	if (status == STATUS_NOSESSION || status == STATUS_NOLEASE ||
+	if (again)
+		stores_flush(sim, index, inode);
+	else if (status == STATUS_NOSESSION || status == STATUS_NOLEASE ||
 	    status == STATUS_UNKNOWNOUTCOME)
 		lose(sim, index, inode);
 	else
 		stores_flush(sim, index, inode);
 }
 
-/* The session is over: nothing more is sent, and what is under way is told off. */
-void stores_lose_all(struct sim *sim, unsigned index)
+/* Nothing more of `inode` is sent, and what is under way is told off. */
+void stores_lose(struct sim *sim, unsigned index, uint32_t inode)
 {
 	struct host *h = &sim->hosts[index];
 	const struct message none = { .type = MESSAGE_reply };
 
-	for (uint32_t i = 0; i < INODES_MAX; i++)
-		lose(sim, index, i);
+	lose(sim, index, inode);
 	for (uint32_t i = 0; i < h->request_high; i++) {
 		struct request *request = &h->requests[i];
 
-		if (!request->used || request->purpose != FOR_WRITE_BACK)
+		if (!request->used || request->purpose != FOR_WRITE_BACK || request->inode != inode)
 			continue;
 		written_back(sim, index, request, &none);
-		h->copies[request->inode].page_valid = 0;
 		host_request_free(sim, index, request);
 	}
+	cache_drop_pages(h, inode);
+}
+
+/* The session is over: what is kept stays as it is. */
+void stores_lose_all(struct sim *sim, unsigned index)
+{
+	struct host *h = &sim->hosts[index];
+
+	for (uint32_t i = 1; i < sim->store.inode_count; i++) {
+		struct handle handle = store_handle(i);
+		struct copy *copy = &h->copies[i];
+
+		copy->kept = copy->stored_session.value &&
+			     holder_kept(h->holder, host_now(sim, h), &handle);
+		if (copy->kept)
+			sim_note(sim, "host %u keeps what was stored to inode %u", index, i);
+		else
+			stores_lose(sim, index, i);
+	}
+}
+
+void stores_reclaimed(struct sim *sim, unsigned index, uint32_t inode, struct session_id session,
+		      uint64_t sequence, bool confirmed)
+{
+	struct host *h = &sim->hosts[index];
+	struct copy *copy = &h->copies[inode];
+	struct handle handle = store_handle(inode);
+
+	if (!copy->kept || !confirmed || holder_kept(h->holder, host_now(sim, h), &handle))
+		return;
+	copy->kept = false;
+	copy->stored_session.value = 0;
+	/* While a recall that overtook the answer is being worked in, it writes back, too. */
+	if (holder_exclusive(h->holder, host_now(sim, h), &handle) || copy->drops) {
+		copy->stored_session = session;
+		copy->stored_sequence = sequence;
+		stores_flush(sim, index, inode);
+	} else if (!stores_clean(h, inode)) {
+		stores_lose(sim, index, inode);
+	}
+}
+
+/* PROTOCOL.md 6.4: a claim of what is kept is confirmed, but for want of room or memory. */
+void stores_check_refused(struct sim *sim, unsigned index, uint32_t inode)
+{
+	const struct profile *p = &sim->profile;
+
+	if (sim->observed_only || !is_kept(sim, &sim->hosts[index], inode) || p->starved ||
+	    sim->origin.record_unknown || p->lease_total_max < 1000 || p->lease_count_max < 64 ||
+	    sim->store.inodes[inode].freed)
+		return;
+	sim_fail(sim, "host %u is refused the write lease of inode %u, which nobody else can have had",
+		 index, inode);
 }
 
 /*
@@ -195,8 +265,9 @@ void stores_check_granted(struct sim *sim, struct session_id reader, uint32_t in
 		const struct host *h = &sim->hosts[index];
 		const struct copy *copy = &h->copies[inode];
 
-		if ((copy->dirty || copy->written_back) && stores_expected(sim, h, copy) &&
-		    copy->stored_session.value != reader.value)
+		if ((copy->dirty || copy->written_back) &&
+		    (stores_expected(sim, h, copy) || is_kept(sim, h, inode)) &&
+		    holder_session(h->holder).value != reader.value)
 			sim_fail(sim, "somebody else reads inode %u, which host %u has stored to",
 				 inode, index);
 	}

@@ -501,7 +501,7 @@ START_TEST(a_strict_read_does_not_wait_behind_what_its_sessions_new_lease_holds_
 	expect_nothing();
 	/* The modification waits elsewhere: nothing new is granted but to a reclaim. */
 	ck_assert(!grant(4, t, 1));
-	ck_assert(authority_reclaim(a, at_ms(4), t, &both.targets[0].handle, false, &out));
+	ck_assert(authority_reclaim(a, at_ms(4), t, &both.targets[0].handle, LEASE_READ, false, &out));
 	expect_run(read);
 	finish(5, elsewhere);
 	expect_recall(t, 1);
@@ -1120,7 +1120,7 @@ START_TEST(after_a_restart_modifications_wait_until_everyone_has_reclaimed)
 	expect_ended(previous_two[0].session);
 	op = modify(2, s, 2);
 	ck_assert(!grant(2, s, 1));
-	ck_assert(authority_reclaim(a, at_ms(3), s, &handle, false, &out));
+	ck_assert(authority_reclaim(a, at_ms(3), s, &handle, LEASE_READ, false, &out));
 	ck_assert(grant(3, s, 1));
 	authority_reclaim_done(a, at_ms(4), (struct session_id){ 999 }, &out);
 	authority_reclaim_done(a, at_ms(4), s, &out);
@@ -1146,10 +1146,10 @@ START_TEST(a_session_that_owes_claims_of_locks_gets_no_lease)
 	s = open_as(1, 1, previous_two[0].session);
 	expect_ended(previous_two[0].session);
 	ck_assert(authority_locks_expected(a, s));
-	ck_assert(!authority_reclaim(a, at_ms(2), s, &handle, false, &out));
+	ck_assert(!authority_reclaim(a, at_ms(2), s, &handle, LEASE_READ, false, &out));
 	ck_assert(!authority_holds(a, s, &handle));
 	authority_locks_reclaimed(a, s);
-	ck_assert(authority_reclaim(a, at_ms(3), s, &handle, false, &out));
+	ck_assert(authority_reclaim(a, at_ms(3), s, &handle, LEASE_READ, false, &out));
 }
 END_TEST
 

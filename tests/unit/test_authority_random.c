@@ -194,7 +194,7 @@ static void step(void)
 		break;
 	case 12:
 		(void)authority_open(a, id, &handle);
-		(void)authority_reclaim(a, now, id, &handle, rng_below(&rng, 2) == 0, &out);
+		(void)authority_reclaim(a, now, id, &handle, LEASE_READ, rng_below(&rng, 2) == 0, &out);
 		break;
 	case 13:
 		authority_close(a, now, id, 0, &handle, &out);

@@ -379,6 +379,85 @@ START_TEST(in_grace_nobody_acquires)
 }
 END_TEST
 
+/* A new process, with both sessions in its record; they are opened again. */
+static void restart_origin(void)
+{
+	const struct authority_previous previous[] = { { .session = s, .host = { 1 } },
+						       { .session = t, .host = { 2 } } };
+	struct session_id *sessions[] = { &s, &t };
+
+	authority_destroy(a);
+	out.count = 0;
+	ck_assert_int_eq(authority_create(&config, &allocator, at_ms(1000), previous, 2, false,
+					  (struct duration){ 10 * NS_PER_S }, &a), 0);
+	for (uint8_t i = 0; i < 2; i++) {
+		uint8_t name[16] = { i + 1u };
+		uint32_t slots;
+		bool reclaim;
+
+		ck_assert_uint_eq(authority_session_open(a, at_ms(1000), name, i, *sessions[i], 4,
+							 &out, sessions[i], &slots, &reclaim),
+				  STATUS_OK);
+		expect(AUTHORITY_SESSION_ENDED);
+	}
+}
+
+static bool reclaims(uint64_t ms, struct session_id who, enum lease_kind kind)
+{
+	bool confirmed = authority_reclaim(a, at_ms(ms), who, &file, kind, false, &out);
+
+	authority_check_invariants(a);
+	return confirmed;
+}
+
+START_TEST(after_a_restart_it_is_reclaimed_and_writes_back_go_ahead)
+{
+	uint64_t back, read, recall;
+
+	acquire(1, s);
+	restart_origin();
+	ck_assert(reclaims(1001, s, LEASE_WRITE));
+	ck_assert(reclaims(1001, s, LEASE_WRITE));
+	ck_assert(!reclaims(1001, t, LEASE_READ));
+	ck_assert(!reclaims(1001, t, LEASE_WRITE));
+	read = begin(1002, t, AUTHORITY_READ_STRICT);
+	back = write_back(1002, s, 0);
+	expect_run(back);
+	ck_assert_int_eq(authority_cover(a, back), COVER_STANDS);
+	finish(1003, back);
+	authority_reclaim_done(a, at_ms(1004), s, &out);
+	ck_assert_uint_eq(out.count, 0);
+	authority_reclaim_done(a, at_ms(1004), t, &out);
+	expect(AUTHORITY_GRACE_ENDED);
+	recall = expect_recall(s);
+	/* The answer was lost, and the claim is repeated: it stands, to be written back under. */
+	ck_assert(reclaims(1005, s, LEASE_WRITE));
+	acknowledge(1006, s, recall);
+	expect_run(read);
+	finish(1006, read);
+	ck_assert(!reclaims(1007, s, LEASE_WRITE));
+}
+END_TEST
+
+START_TEST(it_is_reclaimed_in_grace_only_and_beside_nobody)
+{
+	struct session_id stranger;
+
+	restart_origin();
+	stranger = open_session(3);
+	ck_assert(!reclaims(1001, stranger, LEASE_WRITE));
+	ck_assert(!reclaims(1001, stranger, LEASE_READ));
+	ck_assert(reclaims(1001, t, LEASE_READ));
+	ck_assert(!reclaims(1001, s, LEASE_WRITE));
+	authority_reclaim_done(a, at_ms(1002), s, &out);
+	authority_reclaim_done(a, at_ms(1002), t, &out);
+	expect(AUTHORITY_GRACE_ENDED);
+	ck_assert(!reclaims(1003, s, LEASE_WRITE));
+	ck_assert(!reclaims(1003, t, LEASE_WRITE));
+	ck_assert(reclaims(1003, s, LEASE_READ));
+}
+END_TEST
+
 /* ---- the host's end ---- */
 
 static const struct session_id session = { 77 };
@@ -497,6 +576,146 @@ static void tear_down(void)
 	ck_assert_int_eq(memory.blocks, 0);
 }
 
+static void again_host(void)
+{
+	holder_destroy(h);
+	holder_actions_finish(&does);
+	set_up_host();
+}
+
+static struct holder_action *expect_host(enum holder_action_kind kind)
+{
+	static struct holder_action action;
+
+	ck_assert_uint_gt(does.count, 0);
+	action = does.items[0];
+	memmove(does.items, does.items + 1, --does.count * sizeof(*does.items));
+	ck_assert_int_eq(action.kind, kind);
+	return &action;
+}
+
+static bool kept(uint64_t ms)
+{
+	struct handle handle = handle_of(1);
+
+	return holder_kept(h, at_ms(ms), &handle);
+}
+
+/* The origin was restarted at 2000, and the next session, 78, stands. */
+static void reopen_host(void)
+{
+	struct message_session_opened answer = {
+		.session = 78, .epoch = 2, .term_ms = 9000, .reclaim = 1
+	};
+
+	holder_session_refused(h, at_ms(2000), session, &does);
+	expect_host(HOLDER_DROP_ALL);
+	expect_host(HOLDER_SEND_SESSION_OPEN);
+	ck_assert(kept(2000));
+	ck_assert(holder_keeps(h));
+	holder_session_opened(h, at_ms(2001), at_ms(2000), &answer, &does);
+	/* What is kept is not under this session yet: the guardian's deadline stays. */
+	ck_assert_uint_eq(expect_host(HOLDER_RENEWED)->until.ns, at_ms(8000).ns);
+	expect_host(HOLDER_OPEN_STREAM);
+	holder_stream_attached(h, at_ms(2002), (struct session_id){ 78 }, &does);
+	holder_check_invariants(h);
+}
+
+static void answer_claim(uint64_t ms, uint64_t recall_sequence, struct change change, bool confirmed)
+{
+	struct handle handle = handle_of(1);
+	uint64_t stamp = holder_request_begin(h);
+
+	holder_reclaimed(h, at_ms(ms), (struct session_id){ 78 }, stamp, recall_sequence, &handle,
+			 change, confirmed, &does);
+	holder_request_end(h, stamp);
+	holder_check_invariants(h);
+}
+
+START_TEST(after_a_restart_of_the_origin_it_is_kept_and_claimed_first)
+{
+	struct handle handle = handle_of(1);
+	struct holder_action *claim;
+	uint64_t instance;
+
+	hold(2, false);
+	instance = hold(1, true);
+	reopen_host();
+	claim = expect_host(HOLDER_SEND_RECLAIM);
+	ck_assert(claim->kept && handle_equal(&claim->handle, &handle));
+	ck_assert_uint_eq(claim->change.counter, 1);
+	ck_assert(!expect_host(HOLDER_SEND_RECLAIM)->kept);
+	/* The last word waits for its answer. */
+	ck_assert_uint_eq(does.count, 0);
+	answer_claim(2010, 0, (struct change){ 1, 1 }, true);
+	ck_assert_uint_eq(expect_host(HOLDER_RENEWED)->until.ns, at_ms(10000).ns);
+	expect_host(HOLDER_SEND_RECLAIM_DONE);
+	ck_assert_uint_eq(holder_exclusive(h, at_ms(2011), &handle), instance);
+	ck_assert(!kept(2011));
+}
+END_TEST
+
+START_TEST(what_is_cached_under_it_is_good_at_the_same_change_only)
+{
+	struct handle handle = handle_of(1);
+	uint64_t instance = hold(1, true);
+
+	ck_assert_int_eq(holder_modify_begin(h, &handle), 0);
+	reopen_host();
+	ck_assert_uint_eq(expect_host(HOLDER_SEND_RECLAIM)->change.counter, 0);
+	(void)holder_modify_end(h, &handle, false, (struct change){ 0 }, (struct change){ 0 });
+	answer_claim(2010, 0, (struct change){ 0, 0 }, true);
+	ck_assert_uint_ne(holder_exclusive(h, at_ms(2011), &handle), 0);
+	ck_assert_uint_ne(holder_exclusive(h, at_ms(2011), &handle), instance);
+	ck_assert(!change_known(holder_change(h, &handle)));
+}
+END_TEST
+
+START_TEST(refused_or_too_late_it_is_lost_before_the_last_word)
+{
+	struct handle handle = handle_of(1);
+
+	hold(1, true);
+	reopen_host();
+	expect_host(HOLDER_SEND_RECLAIM);
+	answer_claim(2010, 0, (struct change){ 1, 1 }, false);
+	ck_assert(handle_equal(&expect_host(HOLDER_LOST)->handle, &handle));
+	expect_host(HOLDER_RENEWED);
+	expect_host(HOLDER_SEND_RECLAIM_DONE);
+	ck_assert_uint_eq(holder_exclusive(h, at_ms(2011), &handle), 0);
+	hold(1, true);
+	holder_session_refused(h, at_ms(3000), (struct session_id){ 78 }, &does);
+	does.count = 0;
+	ck_assert(kept(9999));
+	ck_assert(!kept(10000));
+	ck_assert_uint_eq(holder_timer(h).ns <= at_ms(10000).ns, true);
+	holder_tick(h, at_ms(10000), &does);
+	expect_host(HOLDER_LOST);
+	ck_assert(!holder_keeps(h));
+}
+END_TEST
+
+START_TEST(it_is_not_kept_when_the_host_gives_the_session_up)
+{
+	struct handle handle = handle_of(1);
+	struct message_recall recall = { .sequence = 1, .handle = handle, .scope = RECALL_ALL };
+
+	hold(1, true);
+	holder_session_lost(h, at_ms(2000), session, &does);
+	expect_host(HOLDER_DROP_ALL);
+	ck_assert(!kept(2000));
+	again_host();
+	hold(1, true);
+	holder_tick(h, at_ms(8000), &does); /* its term is over */
+	ck_assert(!kept(8000));
+	again_host();
+	hold(1, true);
+	holder_recall(h, at_ms(1000), session, &recall, &does);
+	holder_session_refused(h, at_ms(2000), session, &does);
+	ck_assert(!kept(2000));
+}
+END_TEST
+
 static TCase *write_lease_case(void)
 {
 	TCase *tcase = tcase_create("write_lease");
@@ -517,6 +736,12 @@ static TCase *write_lease_case(void)
 	tcase_add_test(tcase, a_host_knows_which_lease_is_exclusive_until_it_is_recalled);
 	tcase_add_test(tcase, a_host_lost_every_exclusive_lease_with_its_session);
 	tcase_add_test(tcase, a_host_does_not_give_up_an_exclusive_lease_to_make_room);
+	tcase_add_test(tcase, after_a_restart_it_is_reclaimed_and_writes_back_go_ahead);
+	tcase_add_test(tcase, it_is_reclaimed_in_grace_only_and_beside_nobody);
+	tcase_add_test(tcase, after_a_restart_of_the_origin_it_is_kept_and_claimed_first);
+	tcase_add_test(tcase, what_is_cached_under_it_is_good_at_the_same_change_only);
+	tcase_add_test(tcase, refused_or_too_late_it_is_lost_before_the_last_word);
+	tcase_add_test(tcase, it_is_not_kept_when_the_host_gives_the_session_up);
 	return tcase;
 }
 
