@@ -309,10 +309,9 @@ static void drop_around(struct drop_all *all, const struct inode *inode)
 	all->items[all->count++] = (struct drop_one){ inode->nodeid, start, 0 };
 }
 
-static void drop_all_done(struct mount *m, struct notifier_work *work)
+/* Drops all of it; then the guardian has nothing left to drop, if no lease stands. */
+static void drop_now(struct mount *m, const struct drop_all *all)
 {
-	struct drop_all *all = work->context;
-
 	for (size_t i = 0; i < all->count; i++) {
 		COUNT(m, invalidations);
 		/* Errors: the inode is gone from the kernel, or all of it is. */
@@ -324,29 +323,24 @@ static void drop_all_done(struct mount *m, struct notifier_work *work)
 	if (!holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
 		guardian_renew(m->guardian, (struct instant){ 0 });
 	pthread_mutex_unlock(&m->lock);
+}
+
+static void drop_all_done(struct mount *m, struct notifier_work *work)
+{
+	drop_now(m, work->context);
 	COUNT(m, fences);
 	session_fenced(m);
-	free(all);
+	free(work->context);
 	free(work);
 }
 
 static void lost_done(struct mount *m, struct notifier_work *work)
 {
-	struct drop_all *all = work->context;
-
-	for (size_t i = 0; i < all->count; i++) {
-		COUNT(m, invalidations);
-		/* Errors: the inode is gone from the kernel, or all of it is. */
-		(void)fuse_lowlevel_notify_inval_inode(m->fuse, all->items[i].nodeid,
-						       (off_t)all->items[i].offset,
-						       (off_t)all->items[i].length);
-	}
+	drop_now(m, work->context);
 	pthread_mutex_lock(&m->lock);
-	if (!holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
-		guardian_renew(m->guardian, (struct instant){ 0 });
 	session_lost_dropped(m);
 	pthread_mutex_unlock(&m->lock);
-	free(all);
+	free(work->context);
 	free(work);
 }
 
