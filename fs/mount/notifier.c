@@ -150,11 +150,6 @@ static void drop_stored(struct mount *m, struct notifier_work *work)
 static void perform(struct mount *m, struct notifier_work *work)
 {
 	mount_replies_drain(m);
-	if (work->recalled) {
-		pthread_mutex_lock(&m->lock);
-		work->weak_fills = work->recalled->weak_fills;
-		pthread_mutex_unlock(&m->lock);
-	}
 	if (work->stored)
 		drop_stored(m, work);
 	if (work->epoch && m->has_epoch) {
@@ -172,17 +167,23 @@ static void perform(struct mount *m, struct notifier_work *work)
 
 /* ---- recalls ---- */
 
+/* What the kernel has of a recalled inode now, but for pages that were stored to. Under the lock. */
+static bool drop_collect(struct mount *m, struct notifier_work *work)
+{
+	work->weak_fills = work->recalled->weak_fills;
+	return notifier_collect(m, work, work->recalled, work->pages && !work->stored, 0, 0);
+}
+
 /*
- * Page fills that were answered without a lease meanwhile (read.h) may have come behind the
- * invalidation: then there is another, which waits for theirs. Under the lock.
+ * Page fills that were answered without a lease since it was collected what the kernel has (read.h)
+ * may have come behind the invalidation, or be of a file that had no pages then: so there is another,
+ * which waits for theirs. Under the lock.
  */
 static bool drop_again(struct mount *m, struct notifier_work *work)
 {
-	struct inode *inode = work->recalled;
-
 	work->epoch = false;
-	return inode->weak_fills != work->weak_fills &&
-	       (work->stored || notifier_collect(m, work, inode, true, 0, 0));
+	return work->pages && work->recalled->weak_fills != work->weak_fills &&
+	       (drop_collect(m, work) || work->stored);
 }
 
 static void drop_done(struct mount *m, struct notifier_work *work)
@@ -248,7 +249,8 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 	/* Of a file that is mapped for writing there are pages under the write lease only. */
 	work->pages = action->scope == RECALL_ALL && (work->stored || !inode->mapped);
 	inode->dropping_pages += work->pages;
-	notifier_collect(m, work, inode, work->pages && !work->stored, 0, 0);
+	work->recalled = inode;
+	drop_collect(m, work);
 }
 
 void notifier_drop(struct mount *m, const struct holder_action *action)
@@ -269,7 +271,6 @@ void notifier_drop(struct mount *m, const struct holder_action *action)
 	if (inode) {
 		drop_memory(m, inode, action, work);
 		inode_use(m, inode);
-		work->recalled = inode;
 		if (inode->hold_count > 0)
 			calls_release_held(m, inode);
 	}

@@ -40,7 +40,7 @@ struct notifier_work {
 	/* A recall: */
 	struct holder_action action;
 	struct inode *recalled; /* with a use; NULL: an inode that this host does not know */
-	uint32_t weak_fills;    /* of it, when the invalidation began */
+	uint32_t weak_fills;    /* of it, when it was collected what there is to drop */
 	bool pages;             /* all of them are dropped */
 	bool stored;            /* what is recalled is the write lease: write_back.h */
 };

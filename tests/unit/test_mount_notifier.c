@@ -9,6 +9,18 @@ static struct inode *inode_of(uint64_t nodeid)
 	return LAB_GET(inode_by_nodeid(&lab.m, nodeid));
 }
 
+/* Opens it for reading when it has to be asked for. Returns the descriptor. */
+static uint64_t open_at_origin(uint64_t node)
+{
+	uint64_t unique = kernel_open(node, O_RDONLY);
+	struct fuse_open_out out;
+
+	origin_answer_status(origin_expect(MESSAGE_open), STATUS_OK);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
+	return out.fh;
+}
+
 /* ---- order ---- */
 
 static unsigned done_count, done_order[3];
@@ -172,6 +184,32 @@ START_TEST(a_drop_waits_for_replies_on_their_way)
 }
 END_TEST
 
+/* It had no pages when the recall came: it was opened, and read without a lease, meanwhile. */
+START_TEST(a_drop_takes_the_first_page_of_a_file_that_was_opened_meanwhile)
+{
+	uint64_t node, fh, read, sequence;
+	unsigned before, token;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	pthread_mutex_lock(&lab.m.lock);
+	token = mount_reply_begin(&lab.m); /* the drop begins later */
+	pthread_mutex_unlock(&lab.m.lock);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->dropping);
+	fh = open_at_origin(node);
+	read = kernel_read(node, fh, 0, 5);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_NONE, "abcde", true);
+	kernel_expect_text(read, "abcde");
+	before = kernel_notices();
+	mount_reply_end(&lab.m, token);
+	origin_wait_acknowledged(sequence);
+	ck_assert_uint_gt(kernel_notices(), before);
+	ck_assert_int_eq(lab.notices[kernel_notices() - 1].offset, 0);
+	ck_assert_int_eq(lab.notices[kernel_notices() - 1].length, 0);
+}
+END_TEST
+
 /* ---- a kernel that refuses ---- */
 
 START_TEST(an_error_of_the_kernel_does_not_keep_a_recall_waiting)
@@ -263,6 +301,7 @@ static TCase *notifier_case(void)
 	tcase_add_test(tcase, a_recall_of_a_name_drops_that_name_and_keeps_the_lease);
 	tcase_add_test(tcase, names_without_epochs_have_no_validity_and_need_no_invalidation);
 	tcase_add_test(tcase, a_drop_waits_for_replies_on_their_way);
+	tcase_add_test(tcase, a_drop_takes_the_first_page_of_a_file_that_was_opened_meanwhile);
 	tcase_add_test(tcase, an_error_of_the_kernel_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again);
 	tcase_add_test(tcase, an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever);
