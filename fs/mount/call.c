@@ -413,7 +413,7 @@ static bool must_hold(struct mount *m, const struct call *call)
 		return !session_acknowledged(m, call->acknowledge_mark);
 	return (call->message.type == MESSAGE_read ||
 		call->message.type == MESSAGE_read_exclusive) &&
-	       inode->hold_count > 0 &&
+	       inode_fills_wait(inode) &&
 	       holder_lease_held(m->holder, mount_now(), &inode->handle) != 0;
 }
 

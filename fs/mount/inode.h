@@ -88,7 +88,9 @@ struct inode {
 	struct reading *readings;      /* READs of the kernel that are not answered */
 	uint32_t open_count;
 	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
+	uint32_t fence_count;          /* those that will, and hold them while they fence: modify.c */
 	uint32_t fill_serial;          /* page fills begun */
+	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
 	uint32_t dropping_pages;       /* of these: that drop all pages */
@@ -100,7 +102,7 @@ struct inode {
 	struct stored_under stored;
 	struct instant filled_at;      /* the latest page fill under it */
 	uint32_t stored_drops;         /* recalls of that lease that are being worked in */
-	bool invalidating;             /* for these; page fills that come now may be waited for */
+	uint32_t invalidating;         /* by notifier.c, around page fills; it may wait for later ones */
 	struct reading *held;          /* page fills that wait for them, by wait_next */
 	uint32_t held_count;
 	bool locks_used;               /* something was locked here: closes are told to us */
@@ -113,6 +115,12 @@ struct inode {
 	uint64_t lost_incarnation;     /* of the store since the last one, 0: not known */
 	bool lost_told;                /* somebody heard of the last one */
 };
+
+/* Page fills wait for our own modifications while the lease stands. Under the lock. */
+static inline bool inode_fills_wait(const struct inode *inode)
+{
+	return inode->hold_count > 0 || (inode->fence_count > 0 && inode->invalidating == 0);
+}
 
 struct inode_table {
 	struct inode *by_handle;

@@ -7,15 +7,13 @@
 #include "fs/mount/read.h"
 #include "fs/mount/sync.h"
 
-#define FENCE_TRIES_MAX 3
-
 struct fencing {
 	struct notifier_work work;
 	struct call *call;
 	call_work *then;
 	struct modify_scope scope;
-	uint32_t fill_serial;
-	unsigned tries;
+	uint32_t filled_serial;
+	bool holding; /* counted in fence_count */
 };
 
 static void affected(struct call *call, struct inode *ret_inodes[4])
@@ -47,33 +45,56 @@ static bool collect(struct mount *m, struct fencing *fencing)
 		}
 	}
 	if (fencing->call->inode)
-		fencing->fill_serial = fencing->call->inode->fill_serial;
+		fencing->filled_serial = fencing->call->inode->filled_serial;
 	return any;
 }
 
-/* The kernel holds nothing old any more: holds page fills, and sends. */
+/* Page fills are held from here on. */
+static void hold(struct fencing *fencing)
+{
+	fencing->holding = true;
+	fencing->call->inode->fence_count++;
+	fencing->work.around = true;
+	fencing->work.epoch = false;
+}
+
+/*
+ * When the kernel holds nothing old any more: holds page fills, and sends. Pages that came in meanwhile
+ * go first. Those who read one after the other would fill them for ever: so from the second time
+ * on their fills are held, and the invalidation steps around these (notifier.c).
+ */
 static void fenced(struct mount *m, struct notifier_work *work)
 {
 	struct fencing *fencing = (struct fencing *)work;
 	struct call *call = fencing->call;
 	struct inode *inode = call->inode;
+	bool data = fencing->scope.data && inode;
+	bool filled, late;
 
 	pthread_mutex_lock(&m->lock);
-	if (fencing->scope.data && inode && inode->pages &&
-	    (inode->fills > 0 || inode->fill_serial != fencing->fill_serial) &&
-	    ++fencing->tries < FENCE_TRIES_MAX) {
-		fencing->work.epoch = false;
+	filled = data && inode->pages && inode->filled_serial != fencing->filled_serial;
+	late = filled && !instant_before(mount_now(), call->deadline);
+	if (filled && !late) {
+		if (!fencing->holding)
+			hold(fencing);
 		collect(m, fencing);
 		pthread_mutex_unlock(&m->lock);
 		notifier_push(m, LANE_MODIFY, &fencing->work);
 		return;
 	}
-	if (fencing->scope.data && inode) {
+	if (fencing->holding)
+		inode->fence_count--;
+	if (data && !late) {
 		inode->hold_count++;
 		call->modify_marks |= 1u << 4;
+	} else if (fencing->holding) {
+		calls_release_held(m, inode);
 	}
 	pthread_mutex_unlock(&m->lock);
-	call_send(m, call, fencing->then);
+	if (late)
+		call_fail(m, call, STATUS_DEADLINE);
+	else
+		call_send(m, call, fencing->then);
 	free(fencing);
 }
 
@@ -127,7 +148,7 @@ void modify_send(struct mount *m, struct call *call, const struct modify_scope *
 	fencing->then = work;
 	fencing->scope = *scope;
 	fencing->work.done = fenced;
-	any = collect(m, fencing) || (scope->data && call->inode && call->inode->fills > 0);
+	any = collect(m, fencing);
 	pthread_mutex_unlock(&m->lock);
 	if (any)
 		notifier_push(m, LANE_MODIFY, &fencing->work);

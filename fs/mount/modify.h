@@ -8,8 +8,9 @@
  * here while the lease stands (they would be answered from the old state).
  *
  * A held page fill cannot keep a recall waiting: calls_release_held() sends it on, weak, and the
- * recall drops the page before it is acknowledged. Nor can it keep the modification waiting:
- * holding begins only after the invalidation has returned and found no page fill begun since.
+ * recall drops the page before it is acknowledged. Nor can it keep the modification waiting: what
+ * is held before the modification is sent the invalidation steps around, and page fills that come while
+ * the kernel is at it are answered, and invalidated once more.
  */
 #ifndef FS_MOUNT_MODIFY_H
 #define FS_MOUNT_MODIFY_H

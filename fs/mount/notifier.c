@@ -13,6 +13,7 @@
 #define NOTIFY_INC_EPOCH 8
 #define TAKE_IN_US 50
 #define STORE_MS 2 /* for which whoever waited for a page may have it: hosts that take turns go on */
+#define AROUND_US 200 /* for those who read one page after the other to come and be held */
 #define DROP_RANGES_MAX 64 /* page fills in flight of one inode that a fence steps around */
 
 struct lane {
@@ -104,32 +105,58 @@ static void notify(struct mount *m, const struct notice *notice)
 		mount_log("error", "kernel refused an invalidation: %s", strerror(-r));
 }
 
-/* Invalidates all pages but for `busy` ranges of them, whose fills nobody answers before. */
-static void notify_around(struct mount *m, const struct inode *inode,
-			  const struct busy_range *busy, unsigned count)
+/*
+ * Invalidates the pages but for those whose fills are in flight, of which some may be answered only
+ * afterwards. A fill that comes while the kernel is at it may hold the very page that it waits for, and
+ * is answered; it counts as one that came behind the invalidation.
+ */
+static void notify_around(struct mount *m, const struct notice *pages, bool held)
 {
-	struct notice notice = { .inode = (struct inode *)inode, .pages = true };
+	struct notice notice = { .inode = pages->inode, .pages = true };
+	uint64_t end = pages->length ? pages->offset + pages->length : UINT64_MAX;
+	uint64_t at = pages->offset;
+	struct busy_range *busy;
+	unsigned count, told = 0;
 
-	for (unsigned i = 0; i < count; i++) {
-		notice.length = busy[i].start - notice.offset;
-		if (notice.length)
-			notify(m, &notice);
-		notice.offset = busy[i].end;
+	pthread_mutex_lock(&m->lock);
+	busy = malloc((pages->inode->fills + 1) * sizeof(*busy));
+	if (!busy) {
+		/* As if one had come: it is tried again. */
+		pages->inode->filled_serial++;
+		pages->inode->weak_fills++;
+		pthread_mutex_unlock(&m->lock);
+		return;
 	}
-	notice.length = 0;
-	notify(m, &notice);
+	count = read_busy_ranges(pages->inode, held, busy, pages->inode->fills);
+	pages->inode->invalidating++;
+	pthread_mutex_unlock(&m->lock);
+	for (unsigned i = 0; i <= count && at < end; i++) {
+		uint64_t until = i < count && busy[i].start < end ? busy[i].start : end;
+
+		notice.offset = at;
+		notice.length = until == UINT64_MAX ? 0 : until - at;
+		if (at < until) {
+			notify(m, &notice);
+			told++;
+		}
+		if (i < count && busy[i].end > at)
+			at = busy[i].end;
+	}
+	notice.pages = false;
+	if (!told)
+		notify(m, &notice); /* the attributes */
+	pthread_mutex_lock(&m->lock);
+	pages->inode->invalidating--;
+	pthread_mutex_unlock(&m->lock);
+	free(busy);
 }
 
-/*
- * Drops the pages of a file that was stored to, which writes them back. A page fill that comes while
- * the kernel is at it may hold the very page that it waits for, and is answered; all others wait.
- */
+/* Drops the pages of a file that was stored to, which writes them back. Page fills wait meanwhile. */
 static void drop_stored(struct mount *m, struct notifier_work *work)
 {
-	struct busy_range busy[READ_HELD_MAX];
 	struct inode *inode = work->recalled;
+	struct notice all = { .inode = inode, .pages = true };
 	struct duration left;
-	unsigned count;
 
 	pthread_mutex_lock(&m->lock);
 	left = instant_until(mount_now(), instant_add(inode->filled_at, duration_ms(STORE_MS)));
@@ -137,14 +164,9 @@ static void drop_stored(struct mount *m, struct notifier_work *work)
 	if (left.ns)
 		(void)usleep((useconds_t)(left.ns / NS_PER_US));
 	pthread_mutex_lock(&m->lock);
-	count = read_busy_ranges(inode, true, busy, READ_HELD_MAX);
-	inode->invalidating = true;
 	work->weak_fills = inode->weak_fills;
 	pthread_mutex_unlock(&m->lock);
-	notify_around(m, inode, busy, count);
-	pthread_mutex_lock(&m->lock);
-	inode->invalidating = false;
-	pthread_mutex_unlock(&m->lock);
+	notify_around(m, &all, true);
 }
 
 static void perform(struct mount *m, struct notifier_work *work)
@@ -156,8 +178,14 @@ static void perform(struct mount *m, struct notifier_work *work)
 		COUNT(m, invalidations);
 		(void)send_epoch(m); /* fails only when the connection is gone */
 	}
-	for (unsigned i = 0; i < work->count; i++)
-		notify(m, &work->notices[i]);
+	if (work->around)
+		(void)usleep(AROUND_US);
+	for (unsigned i = 0; i < work->count; i++) {
+		if (work->around && work->notices[i].pages)
+			notify_around(m, &work->notices[i], false);
+		else
+			notify(m, &work->notices[i]);
+	}
 	pthread_mutex_lock(&m->lock);
 	for (unsigned i = 0; i < work->count; i++)
 		inode_unuse(m, work->notices[i].inode);
@@ -271,7 +299,7 @@ void notifier_drop(struct mount *m, const struct holder_action *action)
 	if (inode) {
 		drop_memory(m, inode, action, work);
 		inode_use(m, inode);
-		if (inode->hold_count > 0)
+		if (inode->hold_count > 0 || inode->fence_count > 0)
 			calls_release_held(m, inode);
 	}
 	notifier_push(m, LANE_RECALL, work);
@@ -406,7 +434,7 @@ bool notifier_drop_all(struct mount *m, const struct holder_action *action)
 			inode->stored.kept = true;
 		else
 			inode->stored = (struct stored_under){ .kept = false }; /* it is refused now */
-		if (inode->hold_count > 0)
+		if (inode->hold_count > 0 || inode->fence_count > 0)
 			calls_release_held(m, inode);
 	}
 	work->action = *action;

@@ -34,6 +34,7 @@ struct notifier_work {
 	struct notice notices[NOTICES_MAX];
 	unsigned count;
 	bool epoch;  /* names */
+	bool around; /* page fills that wait here are stepped around: after a little, for them to come */
 	/* Called on the notifier's thread when all is done; frees the work if need be. */
 	void (*done)(struct mount *m, struct notifier_work *work);
 	void *context;

@@ -261,7 +261,7 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 
 	/* Sent beside our own modification, since there was no lease to hold it under, and answered
 	   from before it: others may see the new state already. It is sent again behind it. */
-	if (held && !exclusive && inode->hold_count > 0)
+	if (held && !exclusive && inode_fills_wait(inode))
 		return USE_NONE;
 	if (node->instance && node->instance == held) {
 		inode->filled_at = mount_now();
@@ -387,6 +387,8 @@ static void fetch_work(struct mount *m, struct call *call)
 		use = usable(m, call, node);
 	if (use != USE_NONE) {
 		waiting = fetch_take(call);
+		for (const struct reading *at = waiting; at; at = at->wait_next)
+			call->inode->filled_serial += !at->direct;
 		token = mount_reply_begin(m);
 	}
 	pthread_mutex_unlock(&m->lock);
@@ -613,6 +615,7 @@ static bool from_cache(struct mount *m, struct reading *reading)
 			pthread_mutex_unlock(&m->lock);
 			continue;
 		}
+		inode->filled_serial += !reading->direct;
 		request = reading_take(m, reading);
 		token = mount_reply_begin(m);
 		pthread_mutex_unlock(&m->lock);

@@ -46,7 +46,8 @@ void read_interrupts(struct mount *m);
 
 /*
  * Page-aligned ranges of the inode with page fills in flight, sorted and merged, at most `max`:
- * returns how many. `held`: only those that wait here. Under the lock.
+ * returns how many. `held`: only those that wait here. Under the lock. A page is taken for what the
+ * kernel locks: up to 6.18, FUSE has no larger folios.
  */
 struct busy_range {
 	uint64_t start, end;

@@ -102,7 +102,8 @@ static struct mount_lab {
 	unsigned fill_count;
 	bool refuses;      /* the next reply: its caller was interrupted, and nobody takes it in */
 	int notify_error;  /* what invalidations return */
-	bool notify_waits; /* they do not return */
+	bool notify_waits; /* they do not return, but for the first `notify_let` of all */
+	unsigned notify_let;
 	int epoch_pipe[2];
 
 	struct server *server;
@@ -209,7 +210,8 @@ static inline int kernel_notified(const struct iovec *iov, int count)
 	notice = &lab.notices[lab.notice_count++];
 	*notice = (struct kernel_notice){ false, out->ino, out->off, out->len, false };
 	pthread_cond_broadcast(&lab.changed);
-	while (lab.notify_waits || kernel_fills_overlap(out->ino, out->off, out->len))
+	while ((lab.notify_waits && notice >= &lab.notices[lab.notify_let]) ||
+	       kernel_fills_overlap(out->ino, out->off, out->len))
 		pthread_cond_wait(&lab.changed, &lab.lock);
 	notice->returned = true;
 	return -lab.notify_error;
@@ -341,8 +343,15 @@ static inline void kernel_let_notifications(bool wait)
 {
 	pthread_mutex_lock(&lab.lock);
 	lab.notify_waits = wait;
+	lab.notify_let = lab.notice_count;
 	pthread_cond_broadcast(&lab.changed);
 	pthread_mutex_unlock(&lab.lock);
+}
+
+/* The one that waits returns; the next will wait. */
+static inline void kernel_let_one_notification(void)
+{
+	kernel_let_notifications(true);
 }
 
 static inline uint64_t kernel_name(uint32_t opcode, uint64_t nodeid, const char *name)

@@ -122,6 +122,31 @@ START_TEST(a_write_waits_for_page_fills_that_began_before_it)
 }
 END_TEST
 
+/* Nor is it sent while pages come in again and again, each behind the invalidation. */
+START_TEST(a_write_is_not_sent_while_pages_come_in)
+{
+	uint64_t read, unique;
+
+	begin();
+	kernel_let_notifications(true);
+	unique = kernel_write(node, writer, 0, "ABCDE");
+	for (unsigned i = 0; i < 5; i++) {
+		LAB_WAIT(lab.notice_count == lab.notify_let + 1);
+		read = kernel_read(node, reader, 0, 5);
+		origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ,
+				   "abcde", true);
+		kernel_expect_text(read, "abcde");
+		kernel_let_one_notification();
+	}
+	LAB_WAIT(lab.notice_count == lab.notify_let + 1);
+	ck_assert_uint_eq(origin_received(MESSAGE_write), 0);
+	kernel_let_one_notification();
+	answer_write(origin_expect(MESSAGE_write), 1, 2, LEASE_READ, 0, 5);
+	kernel_let_notifications(false);
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+END_TEST
+
 /* ---- until it is answered ---- */
 
 START_TEST(page_fills_are_held_while_the_lease_stands)
@@ -366,6 +391,7 @@ static TCase *modify_case(void)
 	tcase_add_test(tcase, names_go_by_epoch_before_one_is_made);
 	tcase_add_test(tcase, what_the_kernel_does_not_hold_is_not_invalidated);
 	tcase_add_test(tcase, a_write_waits_for_page_fills_that_began_before_it);
+	tcase_add_test(tcase, a_write_is_not_sent_while_pages_come_in);
 	tcase_add_test(tcase, page_fills_are_held_while_the_lease_stands);
 	tcase_add_test(tcase, a_page_fill_from_before_our_change_is_not_taken_in);
 	tcase_add_test(tcase, a_recall_lets_held_page_fills_go);
