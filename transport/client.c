@@ -416,6 +416,24 @@ static int check_url(struct client *c, const char *url, char *text, size_t size)
 	return error;
 }
 
+static struct curl_slist *make_headers(enum client_channel channel)
+{
+	static const char *const lines[] = { "content-type: " FRAME_CONTENT_TYPE, "Expect:",
+					     "priority: " FRAME_URGENT };
+	size_t count = channel == CLIENT_CONTROL ? 3 : 2;
+	struct curl_slist *list = NULL, *longer;
+
+	for (size_t i = 0; i < count; i++) {
+		longer = curl_slist_append(list, lines[i]);
+		if (!longer) {
+			curl_slist_free_all(list);
+			return NULL;
+		}
+		list = longer;
+	}
+	return list;
+}
+
 static int set_names(struct client *c, const struct client_config *config, char *text, size_t size)
 {
 	size_t length = strlen(config->url);
@@ -423,8 +441,9 @@ static int set_names(struct client *c, const struct client_config *config, char 
 	while (length > 0 && config->url[length - 1] == '/')
 		length--;
 	c->url = strndup(config->url, length);
-	c->headers = curl_slist_append(NULL, "content-type: " FRAME_CONTENT_TYPE);
-	if (!c->url || !c->headers || !curl_slist_append(c->headers, "Expect:"))
+	c->headers = make_headers(CLIENT_DATA);
+	c->control_headers = make_headers(CLIENT_CONTROL);
+	if (!c->url || !c->headers || !c->control_headers)
 		return -ENOMEM;
 	if (!c->tls)
 		return 0;
@@ -537,6 +556,7 @@ void client_destroy(struct client *c)
 	if (c->wake_fd >= 0)
 		close(c->wake_fd);
 	curl_slist_free_all(c->headers);
+	curl_slist_free_all(c->control_headers);
 	free(c->url);
 	free(c->certificate);
 	free(c->key);

@@ -4,7 +4,8 @@
  * Calls are asynchronous. `done` is called exactly once for every call that client_call() accepted
  * (also when it was cancelled or the client is being destroyed), on the client's thread: it must
  * not block; it may start and cancel calls. Control calls (sessions, keep-alives, recalls,
- * acknowledgements) have a connection of their own that bulk data never fills.
+ * acknowledgements) have a connection of their own that bulk data never fills, and are marked as urgent:
+ * server.h has a reserve for those.
  *
  * The client does not retry, and keeps libcurl from it: a request leaves this host at most once per
  * call. Who calls knows what is safe to repeat. It does not wait for a connection longer than the

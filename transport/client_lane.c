@@ -235,7 +235,6 @@ void call_set_options(struct client_call *call)
 	set_connection_options(call->client, easy);
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, call);
 	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, call->detail);
-	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, call->client->headers);
 	curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, RECEIVE_BYTES);
 	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, SEND_BYTES);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
@@ -412,6 +411,8 @@ static void call_start(struct lane *lane, struct client_call *call, struct insta
 	lane->active_count++;
 	call->state = CALL_ACTIVE;
 	set_url(call);
+	curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER,
+			 call->channel == CLIENT_CONTROL ? c->control_headers : c->headers);
 	curl_easy_setopt(call->easy, CURLOPT_SSL_CTX_DATA, lane);
 	curl_easy_setopt(call->easy, CURLOPT_TIMEOUT_MS, call->is_stream ? 0L : timeout);
 	/* What is in one piece libcurl takes from where it is; else on_send() hands it over. */

@@ -15,6 +15,8 @@
 /* The largest body that carries a message: nothing beyond it is ever buffered. */
 #define FRAME_BODY_BYTES_MAX (FRAME_HEAD_BYTES + MESSAGE_BYTES_MAX + BULK_BYTES_MAX)
 #define FRAME_CONTENT_TYPE "application/x-leasehold"
+/* The header `priority` (RFC 9218) of what is on the control channel. */
+#define FRAME_URGENT "u=0"
 
 /*
  * 0 with the two parts, borrowed from `body`; -EBADMSG when the length does not fit the body or its

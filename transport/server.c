@@ -248,7 +248,7 @@ void server_drain(struct server *s, struct duration timeout)
 	for (unsigned i = 0; i < s->loop_count; i++)
 		loop_wake(&s->loops[i]);
 	pthread_mutex_lock(&s->drain_lock);
-	while (s->connection_count > 0 || s->request_count > 0)
+	while (s->connection_count > 0 || s->request_count > 0 || s->reserved_count > 0)
 		if (pthread_cond_timedwait(&s->drain_changed, &s->drain_lock, &until) != 0)
 			break;
 	pthread_mutex_unlock(&s->drain_lock);

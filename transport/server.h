@@ -9,6 +9,11 @@
  * Body of a message request (POST): u32 length, message, bulk data to the end. The same in
  * responses. Other requests (GET) get a plain body. Bounds: see struct server_config; a request
  * beyond them is answered 413, 429 or by closing the connection, counted, and never buffered.
+ *
+ * Requests with the header `priority: u=0` (RFC 9218) and a body of a message at most have a reserve
+ * of their own, 4,096 in all and 64 of a connection, so that no number of others keeps out what these
+ * may be waiting for. Beyond the reserve they are requests like others. What the handler finds to be no
+ * message that the reserve is for it puts among the others, with server_request_ordinary().
  */
 #ifndef TRANSPORT_SERVER_H
 #define TRANSPORT_SERVER_H
@@ -29,7 +34,8 @@ struct server_config {
 	SSL_CTX *tls;            /* shared; NULL: h2 without TLS, prior knowledge, loopback only */
 	unsigned loop_count;     /* threads */
 	unsigned connection_count_max;
-	unsigned request_count_max; /* unanswered, over all connections; beyond: 429 */
+	unsigned request_count_max; /* unanswered, over all connections, but for the reserve;
+	                               streams count, too; beyond: 429 */
 	server_handler *handler;
 	void *context;
 };
@@ -60,6 +66,9 @@ void server_request_view(const struct server_request *request,
 			 struct server_request_view *ret_view);
 /* The peer reset the stream or is gone: work for it can stop. Any thread. */
 bool server_request_cancelled(const struct server_request *request);
+/* It takes no room of the reserve any more. False: the others are at their bound, and it is to be
+   refused with PUSHBACK. In the handler only, on the loop's thread; of any request. */
+bool server_request_ordinary(struct server_request *request) MUST_CHECK;
 
 /* A piece of memory and how to give it back; `data` may be NULL with length 0. */
 struct server_bulk {

@@ -30,6 +30,10 @@
 #define TICK_MS			1000u
 
 #define CONCURRENT_STREAMS_MAX	256u
+/* Room for urgent requests, apart from the bound on the others: in all, and of a connection. */
+#define RESERVE_COUNT_MAX	4096u
+#define RESERVE_COUNT_EACH	64u
+#define RESERVE_BODY_BYTES_MAX	(FRAME_HEAD_BYTES + MESSAGE_BYTES_MAX) /* a message, no data */
 #define STREAM_WINDOW_BYTES	(16 << 20)
 #define CONNECTION_WINDOW_BYTES (64 << 20)
 #define HEADER_BYTES_MAX	(16u << 10) /* names and values of one request */
@@ -104,7 +108,8 @@ struct server {
 	unsigned loop_count;
 
 	_Atomic unsigned references; /* the owner's, and one for each request and stream */
-	_Atomic unsigned request_count;
+	_Atomic unsigned request_count;  /* but those in the reserve */
+	_Atomic unsigned reserved_count; /* of RESERVE_COUNT_MAX */
 	_Atomic unsigned connection_count;
 	atomic_bool draining;
 	pthread_mutex_t drain_lock;
@@ -138,6 +143,7 @@ struct connection {
 	size_t pending_at;
 	size_t pending_length;
 	struct server_request *requests;
+	unsigned reserved_count; /* of them; of RESERVE_COUNT_EACH */
 	struct instant accepted;
 	struct instant last_frame;
 	struct instant last_write; /* when the socket last took bytes */
@@ -160,6 +166,8 @@ struct server_request {
 	enum request_state state; /* the loop's thread only */
 	atomic_bool cancelled;
 	bool counted;	 /* in request_count */
+	bool reserved;	 /* in reserved_count instead */
+	bool urgent;	 /* its priority says so */
 	bool peer_ended; /* END_STREAM came */
 	int refusal;	 /* HTTP status decided before the body was complete, or 0 */
 	bool is_message; /* by its content type */

@@ -53,6 +53,8 @@ static void request_detach(struct server_request *r)
 	if (r->next)
 		r->next->previous = r->previous;
 	r->next = r->previous = NULL;
+	if (r->reserved)
+		c->reserved_count--;
 	r->connection = NULL;
 }
 
@@ -77,6 +79,8 @@ static void request_free(struct server_request *r)
 	free(r->header_name); /* header_value lies in it */
 	if (r->counted)
 		s->request_count--;
+	if (r->reserved)
+		s->reserved_count--;
 	free(r);
 	server_drain_changed(s);
 	server_unref(s);
@@ -194,7 +198,51 @@ bool request_add_header(struct server_request *r, const uint8_t *name, size_t na
 		r->content_length = read_number(value, value_length);
 		if (r->content_length < 0)
 			return refuse_later(r, 400);
+	} else if (is(name, name_length, "priority")) {
+		r->urgent = is(value, value_length, FRAME_URGENT);
 	}
+	return true;
+}
+
+/* A place in the reserve, for what is urgent and small. */
+static bool take_reserved(struct server_request *r)
+{
+	struct connection *c = r->connection;
+	struct server *s = r->loop->server;
+
+	if (!r->urgent || r->content_length < 0 ||
+	    r->content_length > (int64_t)RESERVE_BODY_BYTES_MAX ||
+	    c->reserved_count >= RESERVE_COUNT_EACH)
+		return false;
+	if (s->reserved_count++ >= RESERVE_COUNT_MAX) {
+		s->reserved_count--;
+		return false;
+	}
+	c->reserved_count++;
+	r->reserved = true;
+	return true;
+}
+
+/* From now on it counts among the others. */
+static void leave_reserve(struct server_request *r)
+{
+	struct server *s = r->loop->server;
+
+	if (!r->reserved)
+		return;
+	r->reserved = false;
+	r->counted = true;
+	s->request_count++;
+	s->reserved_count--;
+	if (r->connection)
+		r->connection->reserved_count--;
+}
+
+bool server_request_ordinary(struct server_request *r)
+{
+	if (r->reserved && r->loop->server->request_count >= r->loop->server->request_count_max)
+		return false;
+	leave_reserve(r);
 	return true;
 }
 
@@ -203,9 +251,11 @@ void request_headers_done(struct server_request *r)
 	struct server *s = r->loop->server;
 
 	s->counters.requests++;
-	r->counted = true;
-	if (s->request_count++ >= s->request_count_max)
-		(void)refuse_later(r, 429);
+	if (!take_reserved(r)) {
+		r->counted = true;
+		if (s->request_count++ >= s->request_count_max)
+			(void)refuse_later(r, 429);
+	}
 	if (s->draining)
 		(void)refuse_later(r, 503);
 	if (r->content_length > (int64_t)FRAME_BODY_BYTES_MAX)
@@ -566,6 +616,7 @@ static void run_stream_start(struct loop_post *post)
 	struct server_request *r = request_of_post(post);
 	struct server_stream *stream = r->stream;
 
+	leave_reserve(r); /* it stays */
 	if (!r->connection) {
 		r->stream = NULL;
 		request_free(r);

@@ -90,17 +90,32 @@ static struct task *queue_take(struct task_queue *queue)
 	return t;
 }
 
+/*
+ * What changes, grace or somebody's locks may be waiting for: it does not queue behind data, nor wait
+ * until a worker comes back from its disk.
+ */
+static bool is_control(const struct task *t)
+{
+	return t->step == TASK_RECORD ||
+	       (t->step == TASK_REQUEST && (t->message.type == MESSAGE_session_open ||
+					    t->message.type == MESSAGE_reclaim));
+}
+
 bool task_enqueue(struct task *t, bool urgent)
 {
 	struct service *s = t->service;
-	bool room;
+	bool control = is_control(t), room;
+	struct task_queue *queue = control ? &s->control : urgent ? &s->urgent : &s->fresh;
+	uint32_t count_max = control ? CONTROL_COUNT_MAX : QUEUE_COUNT_MAX;
 
 	pthread_mutex_lock(&s->queue_lock);
 	/* What is urgent was admitted by the authority, or is one of a few of our own. */
-	room = urgent || (s->fresh.count < QUEUE_COUNT_MAX && !s->queue_stopped);
+	room = urgent || (queue->count < count_max && !s->queue_stopped);
 	if (room) {
-		queue_add(urgent ? &s->urgent : &s->fresh, t);
+		queue_add(queue, t);
 		pthread_cond_signal(&s->queue_filled);
+		if (control)
+			pthread_cond_signal(&s->control_filled);
 	}
 	pthread_mutex_unlock(&s->queue_lock);
 	return room;
@@ -506,9 +521,26 @@ static void *worker(void *argument)
 	credentials_reset();
 	for (;;) {
 		pthread_mutex_lock(&s->queue_lock);
-		while (!(t = queue_take(&s->urgent)) && !(t = queue_take(&s->fresh)) &&
-		       !s->queue_stopped)
+		while (!(t = queue_take(&s->urgent)) && !(t = queue_take(&s->control)) &&
+		       !(t = queue_take(&s->fresh)) && !s->queue_stopped)
 			pthread_cond_wait(&s->queue_filled, &s->queue_lock);
+		pthread_mutex_unlock(&s->queue_lock);
+		if (!t)
+			return NULL;
+		work(t);
+	}
+}
+
+static void *control_worker(void *argument)
+{
+	struct service *s = (struct service *)argument;
+	struct task *t;
+
+	credentials_reset();
+	for (;;) {
+		pthread_mutex_lock(&s->queue_lock);
+		while (!(t = queue_take(&s->control)) && !s->queue_stopped)
+			pthread_cond_wait(&s->control_filled, &s->queue_lock);
 		pthread_mutex_unlock(&s->queue_lock);
 		if (!t)
 			return NULL;
@@ -584,7 +616,7 @@ void service_handle(void *context, struct server_request *request)
 		t->view = view;
 		if (is_message)
 			t->message = message;
-		if (task_enqueue(t, false))
+		if ((is_control(t) || server_request_ordinary(request)) && task_enqueue(t, false))
 			return;
 		t->request = NULL;
 		task_destroy(t);
@@ -701,11 +733,11 @@ static int start_threads(struct service *s, unsigned count)
 {
 	int error;
 
-	s->workers = (pthread_t *)calloc(count, sizeof(*s->workers));
+	s->workers = (pthread_t *)calloc(count + 1u, sizeof(*s->workers));
 	if (!s->workers)
 		return -ENOMEM;
-	for (unsigned i = 0; i < count; i++) {
-		error = pthread_create(&s->workers[i], NULL, worker, s);
+	for (unsigned i = 0; i <= count; i++) {
+		error = pthread_create(&s->workers[i], NULL, i ? worker : control_worker, s);
 		if (error)
 			return -error;
 		s->worker_count++;
@@ -738,7 +770,9 @@ int service_create(const struct service_config *config, struct service **ret_ser
 	pthread_cond_init(&s->timer_changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	pthread_cond_init(&s->queue_filled, NULL);
+	pthread_cond_init(&s->control_filled, NULL);
 	s->urgent.end = &s->urgent.first;
+	s->control.end = &s->control.first;
 	s->fresh.end = &s->fresh.first;
 	authority_actions_init(&s->actions, &heap);
 	s->exports = (struct service_export *)calloc(config->export_count, sizeof(*s->exports));
@@ -837,12 +871,14 @@ void service_stop(struct service *s)
 	pthread_mutex_lock(&s->queue_lock);
 	s->queue_stopped = true;
 	pthread_cond_broadcast(&s->queue_filled);
+	pthread_cond_broadcast(&s->control_filled);
 	pthread_mutex_unlock(&s->queue_lock);
 	for (unsigned i = 0; i < s->worker_count; i++)
 		pthread_join(s->workers[i], NULL);
 	s->worker_count = 0;
 	pthread_mutex_lock(&s->queue_lock);
-	while ((t = queue_take(&s->urgent)) || (t = queue_take(&s->fresh)))
+	while ((t = queue_take(&s->urgent)) || (t = queue_take(&s->control)) ||
+	       (t = queue_take(&s->fresh)))
 		drop(t, STATUS_DRAINING);
 	pthread_mutex_unlock(&s->queue_lock);
 	service_replaced_end(s);
@@ -877,6 +913,7 @@ void service_destroy(struct service *s)
 	pthread_mutex_destroy(&s->pool_lock);
 	pthread_cond_destroy(&s->timer_changed);
 	pthread_cond_destroy(&s->queue_filled);
+	pthread_cond_destroy(&s->control_filled);
 	free(s->workers);
 	free(s->exports);
 	free(s->tls_directory);

@@ -24,6 +24,7 @@
 #define PEER_BYTES 72
 #define SESSION_BUCKETS 4096u
 #define QUEUE_COUNT_MAX 8192u    /* requests that no worker has taken yet; beyond: PUSHBACK */
+#define CONTROL_COUNT_MAX 1024u  /* the same of session_open and reclaim */
 #define OUTSIDE_COUNT_MAX 256u   /* recalls for changes behind our back that are under way */
 #define MODIFY_TRIES_MAX 16u     /* names that change under a modification; then BUSY */
 #define LOOKUP_TRIES_MAX 16u
@@ -153,10 +154,12 @@ struct service {
 	/* Work. */
 	pthread_mutex_t queue_lock;
 	pthread_cond_t queue_filled;
+	pthread_cond_t control_filled;
 	struct task_queue urgent; /* operations whose turn has come, and our own work */
+	struct task_queue control; /* about sessions: others may be waiting for these */
 	struct task_queue fresh;
 	bool queue_stopped;
-	pthread_t *workers;
+	pthread_t *workers; /* the first has nothing to do with data, however long that takes */
 	unsigned worker_count;
 	pthread_t timer;
 	bool timer_started;

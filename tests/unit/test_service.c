@@ -616,6 +616,56 @@ START_TEST(a_worker_that_acted_as_a_user_still_writes_the_record_of_sessions)
 }
 END_TEST
 
+START_TEST(a_session_is_opened_while_every_worker_waits_for_the_store)
+{
+	struct host a, b;
+	struct handle file;
+	struct item_node node;
+	struct message m;
+	struct call read, call;
+	int fd;
+
+	origin_stop();
+	origin_workers = 1;
+	origin_start();
+	host_start(&a, 1);
+	host_connect(&b, 2);
+	fd = openat(path_fd, "tree/file", O_RDWR | O_CREAT, 0644);
+	ck_assert_int_ge(fd, 0);
+	m = request_of(&a, MESSAGE_lookup);
+	m.lookup.directory = a.root;
+	m.lookup.name = slice_of("file");
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_OK);
+	file = node.handle;
+	/* Whoever opens the file waits until its owner lets him (fcntl(2), "Leases"). */
+	signal(SIGIO, SIG_IGN);
+	ck_assert_int_eq(fcntl(fd, F_SETLEASE, F_WRLCK), 0);
+	m = request_of(&a, MESSAGE_read);
+	m.read.handle = file;
+	m.read.count = 10;
+	call_start(&a, &read, &m, NULL);
+	while (fcntl(fd, F_GETLEASE) == F_WRLCK) {
+		struct timespec pause = { 0, 1000000 };
+
+		nanosleep(&pause, NULL);
+	}
+	ck_assert_uint_eq(open_session(&b), STATUS_OK);
+	m = (struct message){ .type = MESSAGE_reclaim,
+			      .reclaim = { .session = b.session, .last = 1 } };
+	call_start(&b, &call, &m, NULL);
+	call_wait(&call);
+	ck_assert_uint_eq(call.message.reclaimed.status, STATUS_OK);
+	call_finish(&call);
+	ck_assert(!wait_flag(&a, &read.done, 0));
+	close(fd);
+	call_wait(&read);
+	ck_assert_uint_eq(read.message.reply.status, STATUS_OK);
+	call_finish(&read);
+	host_stop(&a);
+	host_stop(&b);
+}
+END_TEST
+
 /* ---- racing ---- */
 
 #define RACE_NAMES 3
@@ -757,6 +807,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, a_change_behind_the_origins_back_is_recalled_when_it_is_noticed);
 	tcase_add_test(tc, a_session_belongs_to_the_host_that_opened_it);
 	tcase_add_test(tc, a_worker_that_acted_as_a_user_still_writes_the_record_of_sessions);
+	tcase_add_test(tc, a_session_is_opened_while_every_worker_waits_for_the_store);
 	tcase_add_test(tc, hosts_that_race_for_names_all_get_answers_and_one_tree);
 	return tc;
 }

@@ -166,6 +166,12 @@ static void handle(void *context, struct server_request *request)
 		answer_status(request, STATUS_OK, checksum(view.bulk.data, view.bulk.length));
 		break;
 	case MESSAGE_fsync:
+		if (server_request_ordinary(request))
+			hold(lab, request);
+		else
+			answer_status(request, STATUS_PUSHBACK, 0);
+		break;
+	case MESSAGE_keepalive:
 		hold(lab, request);
 		break;
 	case MESSAGE_recall_stream:
@@ -335,12 +341,18 @@ static struct message of_type(enum message_type type, uint64_t sequence)
 	return m;
 }
 
+static void call_on(struct lab *lab, enum client_channel channel, const struct message *m,
+		    struct slice bulk, uint64_t timeout_ms, struct outcome *o)
+{
+	ck_assert_int_eq(client_call(lab->client, channel, "/v1/rpc", m, bulk,
+				     duration_ms(timeout_ms), take_answer, o, NULL),
+			 0);
+}
+
 static void call(struct lab *lab, const struct message *m, struct slice bulk, uint64_t timeout_ms,
 		 struct outcome *o)
 {
-	ck_assert_int_eq(client_call(lab->client, CLIENT_DATA, "/v1/rpc", m, bulk,
-				     duration_ms(timeout_ms), take_answer, o, NULL),
-			 0);
+	call_on(lab, CLIENT_DATA, m, bulk, timeout_ms, o);
 }
 
 static const struct slice nothing = { NULL, 0 };
@@ -790,6 +802,81 @@ START_TEST(requests_beyond_the_bound_are_pushed_back)
 }
 END_TEST
 
+/* The answer to one more, which must come at once. */
+static void call_one(struct lab *lab, enum client_channel channel, enum message_type type,
+		     struct outcome *o)
+{
+	struct message m = of_type(type, 1);
+
+	outcome_init(o);
+	call_on(lab, channel, &m, nothing, 60000, o);
+	outcome_wait(o, 1);
+	ck_assert_int_eq(o->error, 0);
+}
+
+START_TEST(control_messages_have_room_when_requests_are_at_their_bound)
+{
+	struct lab lab;
+	struct outcome held;
+	struct outcome o;
+	struct message m = of_type(MESSAGE_fsync, 1);
+
+	lab_init(&lab, true, 4);
+	outcome_init(&held);
+	for (unsigned i = 0; i < 4; i++)
+		call(&lab, &m, nothing, 60000, &held);
+	wait_held(&lab, 4);
+	call_one(&lab, CLIENT_DATA, MESSAGE_statfs, &o);
+	ck_assert_int_eq(o.http_status, 429);
+	call_one(&lab, CLIENT_CONTROL, MESSAGE_statfs, &o);
+	ck_assert_uint_eq(o.status, STATUS_NOENT);
+	/* What is none, for all that its header says, is one of the others. */
+	call_one(&lab, CLIENT_CONTROL, MESSAGE_fsync, &o);
+	ck_assert_int_eq(o.http_status, 429);
+	ck_assert_uint_eq(o.status, STATUS_PUSHBACK);
+	answer_held(&lab);
+	outcome_wait(&held, 4);
+	/* Its room is given back either way. */
+	outcome_init(&held);
+	for (unsigned i = 0; i < 4; i++)
+		call_on(&lab, i % 2 ? CLIENT_CONTROL : CLIENT_DATA, &m, nothing, 60000, &held);
+	wait_held(&lab, 4);
+	call_one(&lab, CLIENT_DATA, MESSAGE_statfs, &o);
+	ck_assert_int_eq(o.http_status, 429);
+	answer_held(&lab);
+	outcome_wait(&held, 4);
+	ck_assert_uint_eq(held.good, 4);
+	call_one(&lab, CLIENT_DATA, MESSAGE_statfs, &o);
+	ck_assert_uint_eq(o.status, STATUS_NOENT);
+	lab_finish(&lab);
+}
+END_TEST
+
+#define RESERVED_EACH 64 /* RESERVE_COUNT_EACH of transport/server_internal.h */
+
+START_TEST(a_connection_has_a_bounded_share_of_the_reserve)
+{
+	struct lab lab;
+	struct outcome held;
+	struct outcome o;
+	struct message m = of_type(MESSAGE_keepalive, 0);
+
+	lab_init(&lab, true, 1);
+	outcome_init(&held);
+	/* One more than its share: that is one of the others, and takes all their room. */
+	for (unsigned i = 0; i < RESERVED_EACH + 1; i++)
+		call_on(&lab, CLIENT_CONTROL, &m, nothing, 60000, &held);
+	wait_held(&lab, RESERVED_EACH + 1);
+	call_one(&lab, CLIENT_CONTROL, MESSAGE_statfs, &o);
+	ck_assert_int_eq(o.http_status, 429);
+	answer_held(&lab);
+	outcome_wait(&held, RESERVED_EACH + 1);
+	call_one(&lab, CLIENT_CONTROL, MESSAGE_statfs, &o);
+	ck_assert_uint_eq(o.status, STATUS_NOENT);
+	lab_finish(&lab);
+}
+END_TEST
+
 START_TEST(draining_finishes_what_is_under_way)
 {
 	struct lab lab;
@@ -886,6 +973,8 @@ static TCase *transport_case(void)
 	tcase_add_test(tcase, the_peer_has_the_name_in_its_certificate);
 	tcase_add_test(tcase, a_host_of_another_origin_is_refused);
 	tcase_add_test(tcase, requests_beyond_the_bound_are_pushed_back);
+	tcase_add_test(tcase, control_messages_have_room_when_requests_are_at_their_bound);
+	tcase_add_test(tcase, a_connection_has_a_bounded_share_of_the_reserve);
 	tcase_add_test(tcase, what_is_too_large_is_refused);
 	tcase_add_test(tcase, draining_finishes_what_is_under_way);
 	return tcase;
