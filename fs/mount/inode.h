@@ -93,7 +93,8 @@ struct inode {
 	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
-	uint32_t dropping_pages;       /* of these: that drop all pages */
+	uint32_t dropping_pages;       /* of these, of drop_session: that drop all pages */
+	struct session_id drop_session; /* of the latest of them */
 	uint32_t settle_serial;        /* our own modifications and recalls that ended */
 	uint32_t write_serial;         /* our own modifications that were answered */
 	uint32_t weak_fills;           /* page fills answered under such a recall, without a lease */

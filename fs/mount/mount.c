@@ -121,7 +121,7 @@ void mount_replies_drain(struct mount *m)
 	unsigned old;
 
 	pthread_mutex_lock(&m->lock);
-	/* Two lanes may drain at a time: each waits for both parities that it saw. */
+	/* Several lanes may drain at a time: each waits for both parities that it saw. */
 	while (m->replies[(m->reply_generation + 1) & 1] > 0)
 		pthread_cond_wait(&m->replies_done, &m->lock);
 	old = m->reply_generation++ & 1;

@@ -228,12 +228,14 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 		}
 		open = inode->open_count > 0;
 		inode->dropping--;
-		inode->dropping_pages -= work->pages;
+		if (inode->drop_session.value == work->action.session.value)
+			inode->dropping_pages -= work->pages;
 		inode->settle_serial++;
 		if (open)
 			inode->open_registered = true; /* the acknowledgement says so */
+		inode->stored_drops -= work->stored;
 		/* From here on nothing of it may arrive any more. */
-		if (work->stored && --inode->stored_drops == 0)
+		if (work->stored && inode->stored.session.value == work->action.session.value)
 			inode->stored = (struct stored_under){ .kept = false };
 	}
 	COUNT(m, drops);
@@ -255,6 +257,10 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 			struct notifier_work *work)
 {
 	inode->dropping++;
+	/* Drops of an earlier session, if they are not over, answer for nothing in this one. */
+	if (inode->drop_session.value != action->session.value)
+		inode->dropping_pages = 0;
+	inode->drop_session = action->session;
 	inode->attributes_instance = 0;
 	if (S_ISDIR(inode->type)) {
 		if (inode->listing)
@@ -397,7 +403,7 @@ bool notifier_lose(struct mount *m, const struct handle *handle)
 	drop_around(all, inode);
 	work->context = all;
 	work->done = lost_done;
-	notifier_push(m, LANE_RECALL, work);
+	notifier_push(m, LANE_FENCE, work);
 	return true;
 }
 
@@ -441,7 +447,7 @@ bool notifier_drop_all(struct mount *m, const struct holder_action *action)
 	work->epoch = true;
 	work->context = all;
 	work->done = drop_all_done;
-	notifier_push(m, LANE_RECALL, work);
+	notifier_push(m, LANE_FENCE, work);
 	return true;
 }
 

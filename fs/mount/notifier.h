@@ -1,15 +1,17 @@
 /*
- * notifier.h - the two threads that send notifications to the kernel; nobody else does.
+ * notifier.h - the three threads that send notifications to the kernel; nobody else does.
  *
  * fuse_lowlevel_notify_inval_inode() waits for a READ of these pages that is in flight. Nothing
- * that answers a READ waits for these threads. They are two, since what they wait for differs:
+ * that answers a READ waits for these threads. They are three, since what they wait for differs:
  *
- *   LANE_RECALL  recalls and the end of a session. A READ of an inode whose lease this host has
+ *   LANE_RECALL  recalls. A READ of an inode whose lease this host has
  *                not yet given up is answered by the origin at once (PROTOCOL.md 5.4), so this
  *                lane goes on within a round trip, whatever else is pending.
  *   LANE_MODIFY  before and after this host's own modifications. A READ here may be queued at
  *                the origin behind another host's change, which may wait for a recall that this
  *                host has to acknowledge: with one lane the two would wait for each other.
+ *   LANE_FENCE   the end of a session: waits for no READ. A recall of that session may wait for one
+ *                that waits for the next session, which is opened behind the fence.
  *
  * Within a lane, work is done in the order in which it was queued.
  */
@@ -49,8 +51,8 @@ struct notifier_work {
 int notifier_create(struct mount *m) MUST_CHECK;
 void notifier_destroy(struct mount *m);
 
-enum notifier_lane { LANE_RECALL, LANE_MODIFY };
-#define LANE_COUNT 2
+enum notifier_lane { LANE_RECALL, LANE_MODIFY, LANE_FENCE };
+#define LANE_COUNT 3
 
 /* Queues work. Under the lock or not. */
 void notifier_push(struct mount *m, enum notifier_lane lane, struct notifier_work *work);

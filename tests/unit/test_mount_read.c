@@ -355,6 +355,30 @@ START_TEST(the_end_of_a_session_does_not_wait_for_readers)
 }
 END_TEST
 
+/* Nor for a recall of that session, which does wait for one. */
+START_TEST(the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader)
+{
+	struct origin_request *first, *refused;
+	uint64_t unique;
+
+	lab.options.read_ahead = 0;
+	begin(LARGE_FILE_BYTES);
+	unique = kernel_read(node, fh, 4096, 4);
+	first = origin_expect(MESSAGE_read);
+	(void)origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
+	(void)kernel_lookup(FUSE_ROOT_ID, "other");
+	refused = origin_expect(MESSAGE_lookup);
+	origin_forget_session();
+	origin_answer_status(refused, STATUS_NOSESSION);
+	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_STALE); /* in the next session */
+	/* What the old session brings is nothing that anybody drops in time. */
+	answer(first, 1, LEASE_NONE, "old");
+	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
+	kernel_expect_text(unique, "new");
+}
+END_TEST
+
 static TCase *read_case(void)
 {
 	TCase *tcase = lab_case("mount_read");
@@ -375,6 +399,7 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, an_answer_that_a_recall_overtook_is_not_kept);
 	tcase_add_test(tcase, who_joins_after_a_recall_does_not_get_an_answer_from_before_it);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
+	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
 	return tcase;
 }
 
