@@ -18,6 +18,7 @@ struct reading {
 	struct reading *wait_next;               /* behind a fetch */
 	uint64_t id;
 	fuse_req_t request;
+	fuse_req_t answering; /* taken out: a fetch answers it now */
 	uint64_t thread;
 	bool interrupted;
 	struct instant deadline;
@@ -284,23 +285,47 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	return USE_ONCE;
 }
 
+/* Bytes of the fetch that are this reading's. */
+static size_t fetched(const struct call *call, const struct reading *reading)
+{
+	uint64_t skip = reading->offset - call->offset;
+	size_t have = skip < call->data.length ? call->data.length - skip : 0;
+
+	return have < reading->size ? have : reading->size;
+}
+
+static bool suffices(const struct call *call, const struct reading *reading)
+{
+	return fetched(call, reading) == reading->size || call->reply.eof;
+}
+
+/*
+ * Everybody who waits for the fetch. Whom it answers is taken out in the section in which that is
+ * allowed: from then on its pages are not stepped around any more (read_busy_ranges), but waited for
+ * with its reply. Under the lock.
+ */
+static struct reading *fetch_take_answered(struct mount *m, struct call *call)
+{
+	struct reading *first = fetch_take(call);
+
+	for (struct reading *reading = first; reading; reading = reading->wait_next)
+		if (suffices(call, reading))
+			reading->answering = reading_take(m, reading);
+	return first;
+}
+
 /* Answers one reading from the bytes of the fetch. False: they do not suffice. */
 static bool serve(struct mount *m, struct call *call, struct reading *reading)
 {
 	uint64_t skip = reading->offset - call->offset;
-	size_t have = skip < call->data.length ? call->data.length - skip : 0;
-	fuse_req_t request;
+	size_t have = fetched(call, reading);
 
-	if (have < reading->size && !call->reply.eof)
+	if (!suffices(call, reading))
 		return false;
-	if (have > reading->size)
-		have = reading->size;
-	pthread_mutex_lock(&m->lock);
-	request = reading_take(m, reading);
-	pthread_mutex_unlock(&m->lock);
 	COUNT_BY(m, read_bytes, have);
-	if (request)
-		fuse_reply_buf(request, have ? (const char *)call->data.data + skip : NULL, have);
+	if (reading->answering)
+		fuse_reply_buf(reading->answering,
+			       have ? (const char *)call->data.data + skip : NULL, have);
 	reading_free(m, reading);
 	return true;
 }
@@ -389,7 +414,7 @@ static void fetch_work(struct mount *m, struct call *call)
 	if (node->present)
 		use = usable(m, call, node);
 	if (use != USE_NONE) {
-		waiting = fetch_take(call);
+		waiting = fetch_take_answered(m, call);
 		for (const struct reading *at = waiting; at; at = at->wait_next)
 			call->inode->filled_serial += !at->direct;
 		token = mount_reply_begin(m);

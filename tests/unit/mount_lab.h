@@ -101,6 +101,7 @@ static struct mount_lab {
 	struct kernel_fill fills[RECORDS_MAX];
 	unsigned fill_count;
 	bool refuses;      /* the next reply: its caller was interrupted, and nobody takes it in */
+	uint64_t stuck;    /* the reply to this request is not written yet */
 	int notify_error;  /* what invalidations return */
 	bool notify_waits; /* they do not return, but for the first `notify_let` of all */
 	unsigned notify_let;
@@ -245,6 +246,8 @@ static inline ssize_t kernel_writev(int fd, struct iovec *iov, int count, void *
 	for (int i = 0; i < count; i++)
 		total += iov[i].iov_len;
 	pthread_mutex_lock(&lab.lock);
+	while (header->unique != 0 && lab.stuck == header->unique)
+		pthread_cond_wait(&lab.changed, &lab.lock);
 	if (header->unique == 0)
 		r = kernel_notified(iov, count);
 	else
@@ -352,6 +355,14 @@ static inline void kernel_let_notifications(bool wait)
 static inline void kernel_let_one_notification(void)
 {
 	kernel_let_notifications(true);
+}
+
+static inline void kernel_hold_reply(uint64_t unique)
+{
+	pthread_mutex_lock(&lab.lock);
+	lab.stuck = unique;
+	pthread_cond_broadcast(&lab.changed);
+	pthread_mutex_unlock(&lab.lock);
 }
 
 static inline uint64_t kernel_name(uint32_t opcode, uint64_t nodeid, const char *name)

@@ -34,6 +34,17 @@ static void answer_late(struct origin_request *read, const char *text)
 	origin_answer(read, &late);
 }
 
+/* Text of so many bytes. */
+static const char *large(size_t bytes)
+{
+	static char text[8192];
+
+	ck_assert_uint_lt(bytes, sizeof(text));
+	memset(text, 'x', bytes);
+	text[bytes] = 0;
+	return text;
+}
+
 /* Invalidations of the file's pages that were begun. */
 static unsigned page_notices(void)
 {
@@ -379,6 +390,35 @@ START_TEST(the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_read
 }
 END_TEST
 
+/* An answer that was allowed into the kernel by the lease comes before the fence, which takes it out. */
+START_TEST(the_end_of_a_session_drops_pages_whose_answer_is_on_its_way)
+{
+	struct origin_request *read, *refused;
+	uint64_t first, second, other;
+
+	begin(LARGE_FILE_BYTES);
+	first = kernel_read(node, fh, 0, 4096);
+	second = kernel_read(node, fh, 0, 4);
+	read = origin_expect(MESSAGE_read);
+	kernel_hold_reply(second); /* it is answered first */
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, large(4096), false);
+	LAB_WAIT_MOUNT(lab.m.counters.fetches == 1);
+	other = kernel_lookup(FUSE_ROOT_ID, "other");
+	refused = origin_expect(MESSAGE_lookup);
+	origin_forget_session();
+	origin_answer_status(refused, STATUS_NOSESSION);
+	LAB_WAIT_MOUNT(holder_state(lab.m.holder) != HOLDER_ACTIVE);
+	kernel_hold_reply(0);
+	ck_assert_int_eq(kernel_error(first), 0);
+	ck_assert_int_eq(kernel_error(second), 0);
+	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_STALE); /* in the next session */
+	ck_assert_int_eq(kernel_error(other), ESTALE);
+	ck_assert_uint_eq(page_notices(), 1);
+	ck_assert_int_eq(lab.notices[lab.notice_count - 1].offset, 0);
+	ck_assert_int_eq(lab.notices[lab.notice_count - 1].length, 0);
+}
+END_TEST
+
 static TCase *read_case(void)
 {
 	TCase *tcase = lab_case("mount_read");
@@ -400,6 +440,7 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, who_joins_after_a_recall_does_not_get_an_answer_from_before_it);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
+	tcase_add_test(tcase, the_end_of_a_session_drops_pages_whose_answer_is_on_its_way);
 	return tcase;
 }
 
