@@ -14,7 +14,6 @@
 #define TAKE_IN_US 50
 #define STORE_MS 2 /* for which whoever waited for a page may have it: hosts that take turns go on */
 #define AROUND_US 200 /* for those who read one page after the other to come and be held */
-#define DROP_RANGES_MAX 64 /* page fills in flight of one inode that a fence steps around */
 
 struct lane {
 	struct mount *mount;
@@ -319,9 +318,23 @@ struct drop_one {
 };
 
 struct drop_all {
+	struct busy_range *busy; /* room for those of one inode */
 	size_t count;
 	struct drop_one items[];
 };
+
+/* For so many inodes with so many page fills in flight together. */
+static struct drop_all *drop_all_new(size_t inodes, size_t fills)
+{
+	struct drop_all *all = malloc(sizeof(*all) + (inodes + fills) * sizeof(all->items[0]) +
+				      fills * sizeof(*all->busy));
+
+	if (all) {
+		all->busy = (struct busy_range *)&all->items[inodes + fills];
+		all->count = 0;
+	}
+	return all;
+}
 
 /*
  * READs that wait for a lost origin keep their pages locked for as long as their callers want to
@@ -331,15 +344,14 @@ struct drop_all {
  */
 static void drop_around(struct drop_all *all, const struct inode *inode)
 {
-	struct busy_range busy[DROP_RANGES_MAX];
-	unsigned count = read_busy_ranges(inode, false, busy, DROP_RANGES_MAX);
+	unsigned count = read_busy_ranges(inode, false, all->busy, inode->fills);
 	uint64_t start = 0;
 
 	for (unsigned i = 0; i < count; i++) {
-		if (busy[i].start > start)
+		if (all->busy[i].start > start)
 			all->items[all->count++] = (struct drop_one){ inode->nodeid, start,
-								      busy[i].start - start };
-		start = busy[i].end;
+								      all->busy[i].start - start };
+		start = all->busy[i].end;
 	}
 	all->items[all->count++] = (struct drop_one){ inode->nodeid, start, 0 };
 }
@@ -392,14 +404,13 @@ bool notifier_lose(struct mount *m, const struct handle *handle)
 	if (inode->lookup_count == 0 || !inode->pages)
 		return false;
 	work = calloc(1, sizeof(*work));
-	all = malloc(sizeof(*all) + (DROP_RANGES_MAX + 1) * sizeof(struct drop_one));
+	all = drop_all_new(1, inode->fills);
 	if (!work || !all) {
 		mount_log("error", "no memory to drop pages; the guardian will do it");
 		free(work);
 		free(all);
 		return false;
 	}
-	all->count = 0;
 	drop_around(all, inode);
 	work->context = all;
 	work->done = lost_done;
@@ -412,20 +423,17 @@ bool notifier_drop_all(struct mount *m, const struct holder_action *action)
 	struct notifier_work *work = calloc(1, sizeof(*work));
 	struct inode *inode, *next;
 	struct drop_all *all;
-	size_t most = m->inodes->count;
+	size_t fills = 0;
 
 	for (inode = m->inodes->by_nodeid; inode; inode = inode->by_nodeid.next)
-		if (inode->readings)
-			most += DROP_RANGES_MAX;
-	all = malloc(sizeof(*all) + most * sizeof(struct drop_one));
-
+		fills += inode->fills;
+	all = drop_all_new(m->inodes->count, fills);
 	if (!work || !all) {
 		mount_log("error", "no memory to drop the kernel's caches; the guardian will do it");
 		free(work);
 		free(all);
 		return false;
 	}
-	all->count = 0;
 	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
 		bool kept = inode->stored.session.value &&
 			    holder_kept(m->holder, mount_now(), &inode->handle);

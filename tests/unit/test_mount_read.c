@@ -419,6 +419,29 @@ START_TEST(the_end_of_a_session_drops_pages_whose_answer_is_on_its_way)
 }
 END_TEST
 
+/* However many there are. */
+START_TEST(the_end_of_a_session_does_not_wait_for_many_readers)
+{
+	enum { READERS = 100 };
+	uint64_t uniques[READERS];
+
+	lab.options.read_ahead = 0;
+	begin(LARGE_FILE_BYTES);
+	for (unsigned i = 0; i < READERS; i++)
+		uniques[i] = kernel_read(node, fh, 8192 * i, 4);
+	LAB_WAIT(lab.stream);
+	origin_forget_session();
+	pthread_mutex_lock(&lab.lock);
+	server_stream_end(lab.stream); /* the next one is refused */
+	lab.stream = NULL;
+	pthread_mutex_unlock(&lab.lock);
+	LAB_WAIT(lab.received[MESSAGE_session_open] == 2);
+	ck_assert_uint_eq(page_notices(), READERS); /* between them, and behind the last */
+	for (unsigned i = 0; i < READERS; i++)
+		ck_assert(!kernel_answered(uniques[i]));
+}
+END_TEST
+
 static TCase *read_case(void)
 {
 	TCase *tcase = lab_case("mount_read");
@@ -441,6 +464,7 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
 	tcase_add_test(tcase, the_end_of_a_session_drops_pages_whose_answer_is_on_its_way);
+	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_many_readers);
 	return tcase;
 }
 
