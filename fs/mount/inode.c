@@ -294,6 +294,12 @@ void inode_set_attributes(struct inode *inode, const struct attributes *attribut
 	inode->attributes_instance = instance;
 }
 
+void inode_give_attributes(struct inode *inode)
+{
+	inode->attributes_given = true;
+	inode->given_serial++;
+}
+
 /* ---- listings ---- */
 
 struct listing *listing_create(uint64_t instance, uint32_t serial, uint64_t first_cookie)

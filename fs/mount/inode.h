@@ -81,7 +81,8 @@ struct inode {
 	struct listing *listing;
 	uint32_t listing_serial;       /* moves with every drop and every change of our own */
 	bool names_given;              /* the kernel may hold names of it with a validity */
-	bool attributes_given;         /* the same of its attributes */
+	bool attributes_given;         /* the same of its attributes: until they were invalidated */
+	uint32_t given_serial;         /* times that they were given */
 
 	struct cache_file *file;       /* regular files, once needed */
 	struct call *fetches;          /* reads in flight at the origin, linked by fetch_next */
@@ -162,6 +163,8 @@ uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant 
 const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now);
 void inode_set_attributes(struct inode *inode, const struct attributes *attributes,
 			  uint64_t instance);
+/* The kernel gets attributes of it with a validity, or what it keeps for as long as these. */
+void inode_give_attributes(struct inode *inode);
 
 /* What is known of a name: true, with *ret_child (NULL: absent); false: ask the origin. */
 bool inode_name_find(struct mount *m, struct inode *directory, struct slice name,

@@ -51,11 +51,11 @@ bool notifier_collect(struct mount *m, struct notifier_work *work, struct inode 
 	pages = pages && inode->pages;
 	if (inode->lookup_count == 0 || (!pages && !inode->attributes_given))
 		return false;
-	inode->attributes_given = false;
 	inode_use(m, inode);
 	work->notices[work->count++] = (struct notice){
 		.inode = inode,
 		.attributes = true,
+		.given_serial = inode->given_serial,
 		.pages = pages,
 		.offset = offset,
 		.length = length,
@@ -186,8 +186,14 @@ static void perform(struct mount *m, struct notifier_work *work)
 			notify(m, &work->notices[i]);
 	}
 	pthread_mutex_lock(&m->lock);
-	for (unsigned i = 0; i < work->count; i++)
-		inode_unuse(m, work->notices[i].inode);
+	for (unsigned i = 0; i < work->count; i++) {
+		struct inode *inode = work->notices[i].inode;
+
+		/* Not before: until now whatever else drops the inode had to drop them, too. */
+		if (inode->given_serial == work->notices[i].given_serial)
+			inode->attributes_given = false;
+		inode_unuse(m, inode);
+	}
 	pthread_mutex_unlock(&m->lock);
 	work->count = 0;
 }

@@ -25,6 +25,7 @@
 struct notice {
 	struct inode *inode; /* with a use that the notifier drops; NULL: none */
 	bool attributes;
+	uint32_t given_serial; /* of the inode */
 	bool pages;
 	uint64_t offset, length; /* of the pages; length 0: all from offset on */
 };

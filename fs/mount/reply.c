@@ -127,7 +127,7 @@ double attributes_validity(struct mount *m, struct inode *inode, struct instant 
 	/* With attributes the kernel keeps access control lists: xattr.c. */
 	if (inode->weak_acls > 0)
 		return 0;
-	inode->attributes_given = true;
+	inode_give_attributes(inode);
 	return validity(m, now);
 }
 

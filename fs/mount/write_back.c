@@ -109,7 +109,7 @@ static void tell_of_mode(struct mount *m, struct inode *inode, uint32_t mode)
 		work = calloc(1, sizeof(*work));
 	if (work) {
 		work->done = told;
-		inode->attributes_given = true; /* the kernel has the bits, valid or not */
+		inode_give_attributes(inode); /* the kernel has the bits, valid or not */
 		if (notifier_collect(m, work, inode, false, 0, 0))
 			notifier_push(m, LANE_MODIFY, work);
 		else

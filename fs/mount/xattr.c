@@ -137,7 +137,8 @@ static void acl_work(struct mount *m, struct call *call)
 		work->count = 1;
 		work->notices[0] = (struct notice){ .inode = inode, .attributes = true };
 	}
-	inode->attributes_given |= granted;
+	if (granted)
+		inode_give_attributes(inode);
 	token = mount_reply_begin(m);
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, &answer);
@@ -195,7 +196,8 @@ static bool known_absent(struct mount *m, fuse_req_t request, fuse_ino_t nodeid,
 		attributes = inode_attributes(m, inode, mount_now());
 	absent = attributes && (attributes->mode & bit);
 	if (absent) {
-		inode->attributes_given |= is_acl(name);
+		if (is_acl(name))
+			inode_give_attributes(inode);
 		token = mount_reply_begin(m);
 	}
 	pthread_mutex_unlock(&m->lock);

@@ -210,6 +210,68 @@ START_TEST(a_drop_takes_the_first_page_of_a_file_that_was_opened_meanwhile)
 }
 END_TEST
 
+/* ---- what both lanes have to drop ---- */
+
+static bool noticed(uint64_t nodeid)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&lab.lock);
+	for (unsigned i = 0; i < lab.notice_count; i++)
+		found |= !lab.notices[i].epoch && lab.notices[i].nodeid == nodeid &&
+			 lab.notices[i].returned;
+	pthread_mutex_unlock(&lab.lock);
+	return found;
+}
+
+/*
+ * The kernel has attributes of "f". Our own chmod of it is about to invalidate them, but waits for the
+ * lane, in which a write to "g" waits for a reader. Returns the reader; nodes in `ret`.
+ */
+static uint64_t begin_behind_a_reader(uint64_t ret[2])
+{
+	uint64_t reader, fh, writer;
+
+	lab_start();
+	ret[0] = lab_find_file("f", FILE_NUMBER, 5);
+	ret[1] = lab_find_file("g", FILE_NUMBER + 1, 5);
+	fh = lab_open(ret[1], O_RDONLY);
+	writer = lab_open(ret[1], O_WRONLY);
+	reader = kernel_read(ret[1], fh, 0, 5);
+	(void)kernel_write(ret[1], writer, 0, "g");
+	LAB_WAIT(lab.notice_count == 1);
+	(void)kernel_setattr(ret[0], FATTR_MODE, 0, 0600);
+	return reader;
+}
+
+START_TEST(a_recall_drops_attributes_that_our_own_change_is_about_to_drop)
+{
+	uint64_t node[2], reader = begin_behind_a_reader(node);
+
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	ck_assert(noticed(node[0]));
+	ck_assert(!kernel_answered(reader));
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER + 1, 1, LEASE_READ, "old g", true);
+	origin_answer_status(origin_expect(MESSAGE_write), STATUS_IO);
+	origin_answer_status(origin_expect(MESSAGE_setattr), STATUS_IO);
+}
+END_TEST
+
+START_TEST(a_fence_drops_attributes_that_our_own_change_is_about_to_drop)
+{
+	uint64_t node[2], reader = begin_behind_a_reader(node);
+
+	origin_forget_session();
+	pthread_mutex_lock(&lab.lock);
+	server_stream_end(lab.stream); /* the next one is refused */
+	lab.stream = NULL;
+	pthread_mutex_unlock(&lab.lock);
+	LAB_WAIT(lab.received[MESSAGE_session_open] == 2);
+	ck_assert(noticed(node[0]));
+	ck_assert(!kernel_answered(reader));
+}
+END_TEST
+
 /* ---- a kernel that refuses ---- */
 
 START_TEST(an_error_of_the_kernel_does_not_keep_a_recall_waiting)
@@ -302,6 +364,8 @@ static TCase *notifier_case(void)
 	tcase_add_test(tcase, names_without_epochs_have_no_validity_and_need_no_invalidation);
 	tcase_add_test(tcase, a_drop_waits_for_replies_on_their_way);
 	tcase_add_test(tcase, a_drop_takes_the_first_page_of_a_file_that_was_opened_meanwhile);
+	tcase_add_test(tcase, a_recall_drops_attributes_that_our_own_change_is_about_to_drop);
+	tcase_add_test(tcase, a_fence_drops_attributes_that_our_own_change_is_about_to_drop);
 	tcase_add_test(tcase, an_error_of_the_kernel_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again);
 	tcase_add_test(tcase, an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever);
