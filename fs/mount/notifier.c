@@ -232,6 +232,10 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 			return;
 		}
 		open = inode->open_count > 0;
+		/* None were given since, but under a later session. */
+		if (work->action.scope == RECALL_ALL &&
+		    holder_session(m->holder).value == work->action.session.value)
+			inode->names_given = false;
 		inode->dropping--;
 		if (inode->drop_session.value == work->action.session.value)
 			inode->dropping_pages -= work->pages;
@@ -279,8 +283,6 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 								    action->name_length[i] });
 		if (inode->names_given)
 			work->epoch = true;
-		if (action->scope == RECALL_ALL)
-			inode->names_given = false;
 	}
 	work->stored = inode->stored.session.value != 0;
 	if (work->stored)

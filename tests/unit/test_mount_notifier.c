@@ -272,6 +272,31 @@ START_TEST(a_fence_drops_attributes_that_our_own_change_is_about_to_drop)
 }
 END_TEST
 
+START_TEST(our_own_change_drops_names_that_a_recall_is_about_to_drop)
+{
+	uint64_t other, fh;
+	unsigned before, epochs = 0;
+
+	lab_start();
+	(void)lab_find_file("f", FILE_NUMBER, 5);
+	other = lab_find_file("g", FILE_NUMBER + 1, 5);
+	fh = lab_open(other, O_RDONLY);
+	(void)kernel_read(other, fh, 0, 5);
+	(void)origin_recall(FILE_NUMBER + 1, NULL); /* waits for the reader */
+	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
+	(void)origin_recall(ROOT_NUMBER, NULL); /* behind it */
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, FUSE_ROOT_ID)->dropping);
+	before = kernel_notices();
+	(void)kernel_name(FUSE_UNLINK, FUSE_ROOT_ID, "f");
+	origin_answer_status(origin_expect(MESSAGE_unlink), STATUS_NOENT);
+	(void)kernel_notices();
+	for (unsigned i = before; i < lab.notice_count; i++)
+		epochs += lab.notices[i].epoch;
+	ck_assert_uint_eq(epochs, 1);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER + 1, 1, LEASE_NONE, "old g", true);
+}
+END_TEST
+
 /* ---- a kernel that refuses ---- */
 
 START_TEST(an_error_of_the_kernel_does_not_keep_a_recall_waiting)
@@ -366,6 +391,7 @@ static TCase *notifier_case(void)
 	tcase_add_test(tcase, a_drop_takes_the_first_page_of_a_file_that_was_opened_meanwhile);
 	tcase_add_test(tcase, a_recall_drops_attributes_that_our_own_change_is_about_to_drop);
 	tcase_add_test(tcase, a_fence_drops_attributes_that_our_own_change_is_about_to_drop);
+	tcase_add_test(tcase, our_own_change_drops_names_that_a_recall_is_about_to_drop);
 	tcase_add_test(tcase, an_error_of_the_kernel_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again);
 	tcase_add_test(tcase, an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever);
