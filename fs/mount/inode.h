@@ -96,6 +96,7 @@ struct inode {
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
 	uint32_t dropping_pages;       /* of these, of drop_session: that drop all pages */
 	struct session_id drop_session; /* of the latest of them */
+	bool dropping_now;             /* the kernel is at it */
 	uint32_t settle_serial;        /* our own modifications and recalls that ended */
 	uint32_t write_serial;         /* our own modifications that were answered */
 	uint32_t weak_fills;           /* page fills answered under such a recall, without a lease */

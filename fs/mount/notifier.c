@@ -168,9 +168,32 @@ static void drop_stored(struct mount *m, struct notifier_work *work)
 	notify_around(m, &all, true);
 }
 
+/*
+ * The first page for a mapping may have come since the recall: mapping the file has dropped what was
+ * there, and that page is given under a lease only, when this is over (read.c).
+ */
+static void drop_begin(struct mount *m, struct notifier_work *work)
+{
+	struct inode *inode = work->recalled;
+
+	pthread_mutex_lock(&m->lock);
+	if (inode->mapped && inode->weak_fills == work->weak_fills) {
+		for (unsigned i = 0; i < work->count; i++)
+			work->notices[i].pages = false;
+		if (inode->drop_session.value == work->action.session.value)
+			inode->dropping_pages--;
+		work->pages = false;
+	} else {
+		inode->dropping_now = true;
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
 static void perform(struct mount *m, struct notifier_work *work)
 {
 	mount_replies_drain(m);
+	if (work->recalled && work->pages && !work->stored)
+		drop_begin(m, work);
 	if (work->stored)
 		drop_stored(m, work);
 	if (work->epoch && m->has_epoch) {
@@ -186,6 +209,8 @@ static void perform(struct mount *m, struct notifier_work *work)
 			notify(m, &work->notices[i]);
 	}
 	pthread_mutex_lock(&m->lock);
+	if (work->recalled)
+		work->recalled->dropping_now = false;
 	for (unsigned i = 0; i < work->count; i++) {
 		struct inode *inode = work->notices[i].inode;
 

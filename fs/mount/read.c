@@ -10,6 +10,7 @@
 
 #define TRY_MAX 3
 #define AGAIN_MAX_MS 64
+#define MAPPED_TRIES 5 /* 30 ms: few invalidations take so long */
 
 /* One READ of the kernel's that is not answered. */
 struct reading {
@@ -280,6 +281,11 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	if (inode->dropping_pages == 0 || inode->settle_serial != call->settle_serial ||
 	    inode->drop_session.value != call->session.value ||
 	    holder_session(m->holder).value != call->session.value)
+		return USE_NONE;
+	/* What is stored to such a page could not be written back, so it is not given away, unless
+	   the kernel seems to wait for it. */
+	if (exclusive && inode->mapped && inode->stored_drops == 0 &&
+	    !(inode->dropping_now && call->retries >= MAPPED_TRIES))
 		return USE_NONE;
 	inode->weak_fills++;
 	return USE_ONCE;

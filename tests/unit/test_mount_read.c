@@ -442,6 +442,68 @@ START_TEST(the_end_of_a_session_does_not_wait_for_many_readers)
 }
 END_TEST
 
+/*
+ * Nobody may store to a page that comes while a read lease is recalled: there is no lease to write it
+ * back under. So the first page for a mapping, which the drop need not touch, waits for its end.
+ */
+START_TEST(a_page_for_a_mapping_waits_for_the_end_of_a_recall)
+{
+	uint64_t unique, sequence;
+	unsigned token;
+
+	lab_start();
+	lab.m.maps_writable = true;
+	node = lab_find_file("f", FILE_NUMBER, 3);
+	fh = lab_open(node, O_RDWR);
+	pthread_mutex_lock(&lab.m.lock);
+	token = mount_reply_begin(&lab.m); /* the drop begins later */
+	pthread_mutex_unlock(&lab.m.lock);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->dropping);
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_NONE, "old");
+	mount_reply_end(&lab.m, token);
+	origin_wait_acknowledged(sequence);
+	ck_assert(!kernel_answered(unique));
+	answer(origin_expect(MESSAGE_read_exclusive), 2, LEASE_WRITE, "new");
+	kernel_expect_text(unique, "new");
+}
+END_TEST
+
+/* But when the kernel is dropping already, it may have met that page, and waits for it. */
+START_TEST(a_page_for_a_mapping_does_not_keep_a_recall_waiting)
+{
+	uint64_t reader, other, unique, sequence;
+	struct fuse_open_out out;
+
+	lab.options.read_ahead = 0;
+	begin(LARGE_FILE_BYTES);
+	reader = kernel_read(node, fh, 0, 4);
+	sequence = origin_recall(FILE_NUMBER, NULL);
+	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
+	lab.m.maps_writable = true;
+	other = kernel_open(node, O_RDWR);
+	origin_answer_status(origin_expect(MESSAGE_open), STATUS_OK);
+	ck_assert_int_eq(kernel_error(other), 0);
+	memcpy(&out, kernel_wait(other)->data, sizeof(out));
+	unique = kernel_read(node, out.fh, 4096, 4);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_NONE, "old1", false);
+	kernel_expect_text(reader, "old1");
+	while (!kernel_answered(unique)) {
+		struct origin_request *read;
+
+		pthread_mutex_lock(&lab.lock);
+		read = origin_take(MESSAGE_read_exclusive);
+		pthread_mutex_unlock(&lab.lock);
+		if (read)
+			origin_answer_read(read, FILE_NUMBER, 1, LEASE_NONE, "old2", false);
+		usleep(1000);
+	}
+	kernel_expect_text(unique, "old2");
+	origin_wait_acknowledged(sequence);
+}
+END_TEST
+
 static TCase *read_case(void)
 {
 	TCase *tcase = lab_case("mount_read");
@@ -461,6 +523,8 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, a_fill_under_a_recall_is_dropped_before_it_is_acknowledged);
 	tcase_add_test(tcase, an_answer_that_a_recall_overtook_is_not_kept);
 	tcase_add_test(tcase, who_joins_after_a_recall_does_not_get_an_answer_from_before_it);
+	tcase_add_test(tcase, a_page_for_a_mapping_waits_for_the_end_of_a_recall);
+	tcase_add_test(tcase, a_page_for_a_mapping_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
 	tcase_add_test(tcase, the_end_of_a_session_drops_pages_whose_answer_is_on_its_way);
