@@ -52,9 +52,12 @@ bool service_changed(struct service *s, struct store *store, const struct identi
 /* As authority_leased(). */
 uint32_t service_leased(struct service *s, size_t *cursor, struct handle *ret_handles,
 			uint32_t max);
-/* Compares the inode with what its last number was given for. True: it was modified; its leases are
-   recalled. */
-bool service_look(struct service *s, const struct handle *handle);
+/*
+ * Compares the inode with what its last number was given for. 1: it was modified, and its leases are
+ * recalled; 0: it was not. -EAGAIN: it was, but too many such recalls are under way: call it once more
+ * with `again`, since a look alone finds nothing any more.
+ */
+int service_look(struct service *s, const struct handle *handle, bool again) MUST_CHECK;
 
 void service_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* For GET /status; the server may be NULL. */

@@ -325,7 +325,7 @@ uint32_t service_leased(struct service *s, size_t *cursor, struct handle *ret_ha
 	return count;
 }
 
-bool service_look(struct service *s, const struct handle *handle)
+int service_look(struct service *s, const struct handle *handle, bool again)
 {
 	for (uint32_t i = 0; i < s->export_count; i++) {
 		struct store *store = s->exports[i].store;
@@ -342,12 +342,12 @@ bool service_look(struct service *s, const struct handle *handle)
 			store_unlock_shared(store, inode);
 			store_put(store, inode);
 		}
-		outside |= error == -ESTALE;
-		if (outside)
-			(void)service_outside(s, store, handle); /* else the next scan does */
+		outside |= again || error == -ESTALE;
+		if (outside && !service_outside(s, store, handle))
+			return -EAGAIN;
 		return outside;
 	}
-	return false;
+	return 0;
 }
 
 void task_refuse(struct task *t)

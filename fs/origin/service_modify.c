@@ -553,11 +553,14 @@ struct outcome {
 	uint16_t status;
 	uint32_t count;
 	struct item_node nodes[STORE_TOUCH_MAX + 1];
+	struct inode *inodes[STORE_TOUCH_MAX + 1];
 	bool made[STORE_TOUCH_MAX + 1]; /* not one of the operation's targets */
 };
 
-static void outcome_add(struct outcome *o, const struct item_node *node, uint8_t role, bool made)
+static void outcome_add(struct outcome *o, struct inode *inode, const struct item_node *node,
+			uint8_t role, bool made)
 {
+	o->inodes[o->count] = inode;
 	o->nodes[o->count] = *node;
 	o->nodes[o->count].role = role;
 	o->made[o->count++] = made;
@@ -570,10 +573,10 @@ static void describe_others(struct task *t, struct outcome *o)
 	struct item_node node;
 
 	if (target && !is_touched(t, target) && store_look(t->store, target, &node, NULL) == 0)
-		outcome_add(o, &node, NODE_TARGET, true);
+		outcome_add(o, target, &node, NODE_TARGET, true);
 	if (directory && !is_touched(t, directory) &&
 	    store_look(t->store, directory, &node, NULL) == 0)
-		outcome_add(o, &node, NODE_DIRECTORY, true);
+		outcome_add(o, directory, &node, NODE_DIRECTORY, true);
 }
 
 static void describe(struct task *t, int error, struct outcome *o)
@@ -590,7 +593,7 @@ static void describe(struct task *t, int error, struct outcome *o)
 		struct item_node node;
 
 		store_touch_end(t->store, &t->touches[i], left_no_trace(&t->message, error), &node);
-		outcome_add(o, &node, t->touched_roles[i], false);
+		outcome_add(o, t->touches[i].inode, &node, t->touched_roles[i], false);
 	}
 	if (!error)
 		describe_others(t, o);
@@ -631,6 +634,19 @@ static void keep_reply(struct task *t, const struct outcome *o)
 		slots_store(s->slots, session->place, common->slot, common->sequence, &t->reply);
 }
 
+/* What others modified behind our back before the grant nobody recalls but who looks again. */
+static void look_again(struct task *t, const struct outcome *o)
+{
+	struct change now;
+	bool outside;
+
+	for (uint32_t i = 0; i < o->count; i++)
+		if (o->nodes[i].lease != LEASE_NONE &&
+		    store_change(t->store, o->inodes[i], &now, &outside) == 0 &&
+		    !change_equal(now, o->nodes[i].change))
+			(void)service_outside(t->service, t->store, &o->nodes[i].handle);
+}
+
 /* Grants, keeps the answer, and ends the operation, in one step of the authority. */
 static void conclude(struct task *t, struct outcome *o)
 {
@@ -653,6 +669,7 @@ static void conclude(struct task *t, struct outcome *o)
 	joined = t->joined;
 	t->joined = NULL;
 	(void)service_unlock(s, NULL);
+	look_again(t, o);
 	while (joined) {
 		struct task *next = joined->next;
 

@@ -5,20 +5,49 @@
 
 #include "fs/origin/service_private.h"
 
-/* Looks at `inode` under its lock, grants, and adds the node. */
-static int answer_node(struct task *t, enum node_role role, struct inode *inode, uint64_t op,
-		       struct item_node *ret_node)
+/*
+ * Under the inode's lock nobody modifies it but those who do so behind our back. What they do after the
+ * grant is recalled when it is noticed; what they did before it the look that follows sees. So an
+ * answer comes with a lease only if what it says is what the inode was when it was granted.
+ */
+static int look_granted(struct task *t, struct inode *inode, enum lease_kind lease,
+			const struct change *before, struct item_node *ret_node)
 {
-	struct item_node node;
-	bool outside;
-	int error = store_look(t->store, inode, &node, &outside);
+	bool outside, recalled;
+	int error = store_look(t->store, inode, ret_node, &outside);
 
 	if (error)
 		return error;
-	/* After the recall was ordered: what it overtakes is void. */
-	if (outside)
-		(void)service_outside(t->service, t->store, &node.handle);
-	node.lease = (uint8_t)task_grant(t, &node.handle, op);
+	/* A recall that comes after the grant makes it void. */
+	recalled = outside && service_outside(t->service, t->store, &ret_node->handle);
+	if (!recalled && (outside || (before && !change_equal(*before, ret_node->change))))
+		lease = LEASE_NONE;
+	ret_node->lease = (uint8_t)lease;
+	return 0;
+}
+
+/* The change of `inode` before something of it is read, for answer_node(). */
+static int look_before(struct task *t, struct inode *inode, struct change *ret_change)
+{
+	bool outside;
+	int error = store_change(t->store, inode, ret_change, &outside);
+
+	if (!error && outside)
+		(void)service_outside(t->service, t->store, &inode->identity.handle);
+	return error;
+}
+
+/* Grants, looks at `inode` under its lock, and adds the node. `before`: what was read of it meanwhile
+   is of this change or later; NULL: nothing was. */
+static int answer_node(struct task *t, enum node_role role, struct inode *inode, uint64_t op,
+		       const struct change *before, struct item_node *ret_node)
+{
+	enum lease_kind lease = task_grant(t, &inode->identity.handle, op);
+	struct item_node node;
+	int error = look_granted(t, inode, lease, before, &node);
+
+	if (error)
+		return error;
 	task_add_node(t, role, &node);
 	if (ret_node)
 		*ret_node = node;
@@ -63,18 +92,23 @@ static int lookup_once(struct task *t, struct inode *directory)
 	const struct message_lookup *m = &t->message.lookup;
 	struct item_node node;
 	struct inode *inode = NULL;
-	int found, error;
+	struct change before;
+	int found = 0, error;
 
 	t->nodes.at = 0;
 	store_lock_shared(t->store, directory);
-	found = store_lookup(t->store, &t->caller, directory, m->name, &inode);
+	error = look_before(t, directory, &before);
+	if (!error)
+		found = store_lookup(t->store, &t->caller, directory, m->name, &inode);
 	/* The directory's lease covers what the name leads to, also when that is nothing. */
-	error = found && found != -ENOENT ? found :
-					    answer_node(t, NODE_DIRECTORY, directory, 0, NULL);
+	if (!error)
+		error = found && found != -ENOENT ?
+				found :
+				answer_node(t, NODE_DIRECTORY, directory, 0, &before, NULL);
 	store_unlock_shared(t->store, directory);
 	if (!error && found == 0) {
 		store_lock_shared(t->store, inode);
-		error = answer_node(t, NODE_TARGET, inode, 0, &node);
+		error = answer_node(t, NODE_TARGET, inode, 0, NULL, &node);
 		if (error == -ESTALE)
 			error = -EAGAIN;
 		else if (!error)
@@ -101,6 +135,7 @@ static int read_bytes(struct task *t, struct inode *inode, uint64_t op)
 {
 	const struct message_read *m = &t->message.read;
 	struct item_node node;
+	struct change before;
 	uint32_t count = 0, zeros = 0, stored = 0;
 	int error;
 
@@ -110,14 +145,15 @@ static int read_bytes(struct task *t, struct inode *inode, uint64_t op)
 	if (error)
 		return error;
 	store_lock_shared(t->store, inode);
-	if (m->strict & READ_HOLES)
+	error = look_before(t, inode, &before);
+	if (!error && (m->strict & READ_HOLES))
 		error = store_read_sparse(t->store, &t->caller, inode, m->offset, t->bulk.data,
 					  m->count, &zeros, &stored, &count);
-	else
+	else if (!error)
 		error = store_read(t->store, &t->caller, inode, m->offset, t->bulk.data, m->count,
 				   &count);
 	if (!error)
-		error = answer_node(t, NODE_TARGET, inode, op, &node);
+		error = answer_node(t, NODE_TARGET, inode, op, &before, &node);
 	store_unlock_shared(t->store, inode);
 	if (error)
 		return error;
@@ -151,8 +187,9 @@ static int readdir_entries(struct task *t, struct inode *directory)
 		return error;
 	w = writer_of(t->bulk.data, m->count);
 	store_lock_shared(t->store, directory);
-	/* The directory first: the sequence of the answer is that of the first grant. */
-	error = answer_node(t, NODE_DIRECTORY, directory, 0, NULL);
+	/* The directory first: the sequence of the answer is that of the first grant, and names may be
+	   newer than its change, but not older. */
+	error = answer_node(t, NODE_DIRECTORY, directory, 0, NULL, NULL);
 	if (!error)
 		error = store_readdir(t->store, &t->caller, directory, m->cookie, &w,
 				      m->attributes ? grant_entry : NULL, t, &listing);
@@ -183,12 +220,16 @@ static int seek(struct task *t, struct inode *inode)
 {
 	const struct message_seek *m = &t->message.seek;
 	struct item_node node;
+	struct change before;
 	int error;
 
 	store_lock_shared(t->store, inode);
-	error = store_seek(t->store, &t->caller, inode, m->offset, m->hole, &t->reply.offset);
+	error = look_before(t, inode, &before);
+	if (!error)
+		error = store_seek(t->store, &t->caller, inode, m->offset, m->hole,
+				   &t->reply.offset);
 	if (!error || error == -ENXIO) {
-		int looked = answer_node(t, NODE_TARGET, inode, 0, &node);
+		int looked = answer_node(t, NODE_TARGET, inode, 0, &before, &node);
 
 		error = looked ? looked : error;
 	}
@@ -208,10 +249,11 @@ static int readlink_target(struct task *t, struct inode *inode)
 	if (error)
 		return error;
 	store_lock_shared(t->store, inode);
+	/* Where a symbolic link leads to never changes. */
 	error = store_readlink(t->store, inode, (char *)t->bulk.data, LINK_TARGET_BYTES_MAX + 1,
 			       &length);
 	if (!error)
-		error = answer_node(t, NODE_TARGET, inode, 0, NULL);
+		error = answer_node(t, NODE_TARGET, inode, 0, NULL, NULL);
 	store_unlock_shared(t->store, inode);
 	t->bulk.length = error ? 0 : length;
 	return error;
@@ -219,6 +261,7 @@ static int readlink_target(struct task *t, struct inode *inode)
 
 static int xattr(struct task *t, struct inode *inode, uint32_t size, bool list)
 {
+	struct change before;
 	size_t length = 0;
 	int error;
 
@@ -228,14 +271,15 @@ static int xattr(struct task *t, struct inode *inode, uint32_t size, bool list)
 	if (error)
 		return error;
 	store_lock_shared(t->store, inode);
-	if (list)
+	error = look_before(t, inode, &before);
+	if (!error && list)
 		error = store_listxattr(t->store, &t->caller, inode, t->bulk.data, size, &length);
-	else
+	else if (!error)
 		error = store_getxattr(t->store, &t->caller, inode, t->message.getxattr.name,
 				       t->bulk.data, size, &length);
 	/* An absent attribute is an answer about the inode, too, and may be remembered. */
 	if (!error || error == -ENODATA) {
-		int looked = answer_node(t, NODE_TARGET, inode, 0, NULL);
+		int looked = answer_node(t, NODE_TARGET, inode, 0, &before, NULL);
 
 		error = looked ? looked : error;
 	}
@@ -251,17 +295,14 @@ static int open_inode(struct task *t, struct inode *inode)
 {
 	const struct message_open *m = &t->message.open;
 	struct item_node node;
-	bool outside;
 	int error;
 
 	store_lock_shared(t->store, inode);
 	error = store_access(t->store, &t->caller, inode, m->access, false);
 	if (!error)
-		error = store_look(t->store, inode, &node, &outside);
+		error = look_granted(t, inode, task_grant(t, &inode->identity.handle, 0), NULL,
+				     &node);
 	if (!error) {
-		if (outside)
-			(void)service_outside(t->service, t->store, &node.handle);
-		node.lease = (uint8_t)task_grant(t, &node.handle, 0);
 		node_open(t, &node);
 		if (node.open)
 			task_add_node(t, NODE_TARGET, &node);
@@ -348,7 +389,7 @@ static int answer(struct task *t, struct inode *inode)
 		return lookup(t, inode);
 	case MESSAGE_getattr:
 		store_lock_shared(t->store, inode);
-		error = answer_node(t, NODE_TARGET, inode, 0, NULL);
+		error = answer_node(t, NODE_TARGET, inode, 0, NULL, NULL);
 		store_unlock_shared(t->store, inode);
 		return error;
 	case MESSAGE_read:

@@ -291,19 +291,19 @@ static enum confirmed reclaim_one(struct task *t, struct store *store, struct se
 			const struct item_claim *claim)
 {
 	struct service *s = t->service;
-	struct item_node node;
 	struct inode *inode;
-	bool granted = false, current = false;
+	bool granted = false, current = false, outside;
+	struct change change, after;
 
 	if (store_get(store, &claim->handle, &inode) < 0)
 		return CONFIRMED_NOT;
 	store_lock_shared(store, inode);
-	if (store_look(store, inode, &node, NULL) == 0) {
+	if (store_change(store, inode, &change, &outside) == 0) {
 		service_lock(s);
-		current = change_equal(node.change, claim->change);
+		current = change_equal(change, claim->change);
 		if ((claim->lease == LEASE_READ && current) ||
 		    (claim->lease == LEASE_WRITE &&
-		     node.change.incarnation == claim->change.incarnation))
+		     change.incarnation == claim->change.incarnation))
 			granted = authority_reclaim(s->authority, service_now(), id,
 						    &claim->handle, (enum lease_kind)claim->lease,
 						    claim->open, &s->actions);
@@ -311,6 +311,13 @@ static enum confirmed reclaim_one(struct task *t, struct store *store, struct se
 		if (!granted && claim->open)
 			(void)authority_open(s->authority, id, &claim->handle);
 		(void)service_unlock(s, NULL);
+		/* What others modify from the grant on is recalled; before it, it must not be confirmed. */
+		if (granted && (store_change(store, inode, &after, &outside) < 0 ||
+				!change_equal(change, after))) {
+			current = false;
+			granted = claim->lease == LEASE_WRITE;
+			(void)service_outside(s, store, &claim->handle);
+		}
 	}
 	store_unlock_shared(store, inode);
 	store_put(store, inode);

@@ -289,21 +289,38 @@ static uint32_t lacks_of(const struct inode *inode)
 	return store_lacks(path, true);
 }
 
-int store_look(struct store *s, struct inode *inode, struct item_node *ret_node, bool *ret_outside)
+static int look(struct store *s, struct inode *inode, struct stat *ret_st,
+		struct change *ret_change, bool *ret_outside)
 {
 	struct changes_seen seen;
-	struct change change;
-	struct stat st;
-	bool outside;
 
-	if (fstat(inode->fd, &st) < 0)
+	if (fstat(inode->fd, ret_st) < 0)
 		return -errno;
-	if (st.st_nlink == 0) {
+	if (ret_st->st_nlink == 0) {
 		inodes_forget(s->inodes, inode);
 		return -ESTALE;
 	}
-	seen = store_seen(&st);
-	change = changes_get(s->changes, &inode->identity.key, &seen, &outside);
+	seen = store_seen(ret_st);
+	*ret_change = changes_get(s->changes, &inode->identity.key, &seen, ret_outside);
+	return 0;
+}
+
+int store_change(struct store *s, struct inode *inode, struct change *ret_change, bool *ret_outside)
+{
+	struct stat st;
+
+	return look(s, inode, &st, ret_change, ret_outside);
+}
+
+int store_look(struct store *s, struct inode *inode, struct item_node *ret_node, bool *ret_outside)
+{
+	struct change change;
+	struct stat st;
+	bool outside;
+	int error = look(s, inode, &st, &change, &outside);
+
+	if (error)
+		return error;
 	store_fill_node(s, &inode->identity, &st, lacks_of(inode), change, change, ret_node);
 	if (ret_outside)
 		*ret_outside = outside;

@@ -93,6 +93,10 @@ void store_unlock_exclusive(struct store *s, const struct store_locks *locks);
 int store_look(struct store *s, struct inode *inode, struct item_node *ret_node,
 	       bool *ret_outside) MUST_CHECK;
 
+/* The change alone, from before something else of the inode is read. As store_look(). */
+int store_change(struct store *s, struct inode *inode, struct change *ret_change, bool *ret_outside)
+	MUST_CHECK;
+
 struct store_touch {
 	struct inode *inode;
 	struct changes_token token;

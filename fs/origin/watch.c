@@ -110,6 +110,20 @@ static void drain(struct watch *w, struct watched *export)
 	}
 }
 
+/* Whether it was modified. What a look found no later one finds: it is recalled now. */
+static bool look(struct watch *w, const struct handle *handle)
+{
+	bool again = false;
+	int result;
+
+	while ((result = service_look(w->service, handle, again)) == -EAGAIN) {
+		again = true;
+		if (stopping(w, PUSHBACK_MS))
+			return false;
+	}
+	return result > 0;
+}
+
 /* Looks at all that hosts hold leases on. */
 static void rescan(struct watch *w)
 {
@@ -126,7 +140,7 @@ static void rescan(struct watch *w)
 	while ((count = service_leased(w->service, &cursor, handles, RESCAN_BATCH)) > 0) {
 		for (uint32_t i = 0; i < count; i++) {
 			looked++;
-			found += service_look(w->service, &handles[i]);
+			found += look(w, &handles[i]);
 		}
 		if (stopping(w, 0))
 			return;
