@@ -230,7 +230,7 @@ static void outside_over(struct task *t)
 	task_destroy(t);
 }
 
-static bool still_used(void *context, const struct handle *handle)
+bool service_orphan_used(void *context, const struct handle *handle)
 {
 	struct service *s = (struct service *)context;
 	bool used;
@@ -253,10 +253,11 @@ void service_remove_orphan(struct service *s, const struct handle *handle)
 		if (store_get(store, handle, &inode) < 0)
 			continue;
 		store_lock_exclusive(store, &inode, 1, &locks);
-		if (!still_used(s, handle))
+		if (!service_orphan_used(s, handle))
 			store_remove_orphan(store, inode);
 		store_unlock_exclusive(store, &locks);
 		store_put(store, inode);
+		atomic_fetch_add(&s->reaped, 1);
 	}
 }
 
@@ -266,7 +267,7 @@ static void sweep(struct task *t)
 
 	for (uint32_t i = 0; i < s->export_count; i++)
 		if (!store_read_only(s->exports[i].store))
-			store_sweep_orphans(s->exports[i].store, still_used, s);
+			store_sweep_orphans(s->exports[i].store, service_orphan_used, s);
 	task_destroy(t);
 }
 
@@ -571,6 +572,7 @@ static void *timer(void *argument)
 		}
 		settle_when_quiet(s, now);
 		service_replaced_tick(s, now);
+		service_room_tick(s, now);
 		/* A condition cannot wait by CLOCK_BOOTTIME: look again after a second. */
 		s->timer_armed = instant_before(due, latest) ? due : latest;
 		ns = instant_until(now, s->timer_armed).ns;
@@ -842,6 +844,7 @@ void service_drain(struct service *s)
 	pthread_mutex_lock(&s->lock);
 	s->stopping = true;
 	service_locks_tick(s, service_now());
+	service_room_tick(s, service_now());
 	pthread_cond_broadcast(&s->timer_changed);
 	/* Acknowledgements do not come in any more: what waits for them never runs here. */
 	for (t = s->tasks; t; t = older) {

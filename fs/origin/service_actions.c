@@ -218,8 +218,10 @@ static bool perform(struct service *s, const struct authority_action *action,
 struct instant service_timer(const struct service *s)
 {
 	struct instant authority = authority_timer(s->authority);
-	struct instant locks = service_locks_timer(s);
+	struct instant locks = service_locks_timer(s), room = service_room_timer(s);
 
+	if (instant_before(room, locks))
+		locks = room;
 	return instant_before(locks, authority) ? locks : authority;
 }
 

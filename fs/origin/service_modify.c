@@ -401,26 +401,57 @@ static int apply_unlink(struct task *t)
 				    victim, m->is_directory, keep);
 }
 
+static bool is_full(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT;
+}
+
 static int apply_rename(struct task *t)
 {
 	const struct message_rename *m = &t->message.rename;
 	struct inode *replaced = t->inodes[TASK_REPLACED];
-	bool keep;
+	bool keep, open;
 	int error;
 
 	if (!t->inodes[TASK_TARGET])
 		return -ENOENT;
 	if (replaced == t->inodes[TASK_TARGET] && !m->flags)
 		return 0; /* two names of one inode: POSIX says that nothing happens */
-	error = ask_who_has_it_open(t, replaced, &m->victim_open, &keep);
+	error = ask_who_has_it_open(t, replaced, &m->victim_open, &open);
+	if (error)
+		return error;
 	/* Also what is open: it may be closed at once. */
-	if (!error && replaced && !m->flags &&
-	    service_replaced_keep(t->service, &replaced->identity.handle))
-		keep = true;
-	return error ? error :
-		       store_rename(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
-				    t->inodes[TASK_NEW_DIRECTORY], m->new_name, replaced, m->flags,
-				    keep);
+	keep = replaced && !m->flags &&
+	       service_replaced_keep(t->service, &replaced->identity.handle);
+	error = store_rename(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
+			     t->inodes[TASK_NEW_DIRECTORY], m->new_name, replaced, m->flags,
+			     keep || open);
+	/* No room even for the name by which it is kept. */
+	if (is_full(error) && keep && !open)
+		error = store_rename(t->store, &t->caller, t->inodes[TASK_DIRECTORY], m->name,
+				     t->inodes[TASK_NEW_DIRECTORY], m->new_name, replaced,
+				     m->flags, false);
+	return error;
+}
+
+/* As much of `data` as there is room for, with the room that can be made. */
+static int write_data(struct task *t, struct slice data, bool append, bool kill_suid)
+{
+	uint64_t offset = t->message.write.offset, at;
+	uint32_t more;
+	int error = store_write(t->store, &t->caller, t->inodes[TASK_TARGET], offset, append,
+				kill_suid, data, &t->reply.offset, &t->reply.count);
+
+	if (!error && t->reply.count < data.length &&
+	    service_make_room(t->service, t->store, t->reaped)) {
+		struct slice rest = { data.data + t->reply.count, data.length - t->reply.count };
+
+		if (store_write(t->store, &t->caller, t->inodes[TASK_TARGET],
+				t->reply.offset + t->reply.count, false, false, rest, &at,
+				&more) == 0)
+			t->reply.count += more;
+	}
+	return error;
 }
 
 /* PROTOCOL.md 5.7: what lies behind the end was cut off since it was stored. */
@@ -433,8 +464,7 @@ static int apply_write_back(struct task *t)
 
 	if (data.length > room)
 		data.length = (size_t)room;
-	return store_write(t->store, &t->caller, t->inodes[TASK_TARGET], m->offset, false, false,
-			   data, &t->reply.offset, &t->reply.count);
+	return write_data(t, data, false, false);
 }
 
 static int apply_write(struct task *t)
@@ -445,9 +475,7 @@ static int apply_write(struct task *t)
 		return -EINVAL;
 	if (t->write_back)
 		return apply_write_back(t);
-	return store_write(t->store, &t->caller, t->inodes[TASK_TARGET], m->offset, m->append,
-			   (m->flags & WRITE_KILL_SUID) != 0, t->view.bulk, &t->reply.offset,
-			   &t->reply.count);
+	return write_data(t, t->view.bulk, m->append, (m->flags & WRITE_KILL_SUID) != 0);
 }
 
 static int apply(struct task *t)
@@ -709,7 +737,7 @@ static bool is_exchange(const struct message *m)
 	return m->type == MESSAGE_rename && (m->rename.flags & RENAME_FLAG_EXCHANGE);
 }
 
-enum run_result { RUN_DONE, RUN_AGAIN, RUN_REFUSED };
+enum run_result { RUN_DONE, RUN_AGAIN, RUN_REFUSED, RUN_NO_ROOM };
 
 static enum run_result run_once(struct task *t, struct outcome *o)
 {
@@ -741,13 +769,19 @@ static enum run_result run_once(struct task *t, struct outcome *o)
 		if (!error) {
 			intent = service_intent_begin(t);
 			t->reply.incarnation = changes_incarnation(t->service->changes);
+			t->reaped = atomic_load(&t->service->reaped);
 			error = apply(t);
+			if (is_full(error) && service_make_room(t->service, t->store, t->reaped))
+				error = apply(t);
+			if (is_full(error) && service_room_may_come(t))
+				result = RUN_NO_ROOM;
 			if (!error)
 				error = make_durable(t);
 		}
 		o->status = lost ? STATUS_NOLEASE : service_status(error);
 		describe(t, error, o);
-		conclude(t, o);
+		if (result == RUN_DONE)
+			conclude(t, o);
 		if (intent)
 			slots_intent_end(t->service->slots, intent);
 		if (!error && t->inodes[TASK_REPLACED] && !is_exchange(&t->message))
@@ -796,6 +830,9 @@ void service_modify_run(struct task *t)
 		case RUN_REFUSED:
 			take_back(t);
 			refuse_all(t, STATUS_NOSESSION);
+			return;
+		case RUN_NO_ROOM:
+			service_wait_for_room(t); /* in its place; the locks are free */
 			return;
 		case RUN_AGAIN:
 			take_back(t);

@@ -87,6 +87,8 @@ struct task {
 	struct item_node touched_nodes[STORE_TOUCH_MAX];
 	uint8_t touched_roles[STORE_TOUCH_MAX];
 	uint32_t touch_count;
+	uint64_t reaped; /* of the service, before it */
+	struct instant room_until; /* how long it waits for room; 0: it did not need to */
 
 	/* The answer. */
 	struct message_reply reply;
@@ -135,6 +137,7 @@ struct service {
 	bool record_queued;
 	bool settle_queued;
 	struct replaced *replaced; /* service_replaced.c */
+	struct task *roomless;     /* wait for room; by `next` */
 	uint64_t quiet_activity; /* of the change table, since `quiet_since` */
 	struct instant quiet_since;
 	bool stopping;
@@ -168,6 +171,7 @@ struct service {
 	void *pool[POOL_COUNT_MAX];
 	uint32_t pool_count;
 
+	_Atomic uint64_t reaped; /* orphans removed */
 	_Atomic uint64_t requests, pushbacks, outside_dropped, retries, replays;
 };
 
@@ -195,6 +199,8 @@ void task_unwrap(struct task *t);
 
 /* Removes it, if it is an orphan and nobody has it open. */
 void service_remove_orphan(struct service *s, const struct handle *handle);
+/* May it be needed yet? `context` is the service. */
+bool service_orphan_used(void *context, const struct handle *handle);
 
 uint16_t service_status(int error);
 /* Answers a request's message with `status` and what `reply`, nodes and bulk hold; destroys. */
@@ -291,6 +297,19 @@ bool service_replaced_keep(struct service *s, const struct handle *handle);
 bool service_replaced_is_kept(const struct service *s, const struct handle *handle);
 /* On the timer, with the service's lock held: those whose moment is over go, unless they are open. */
 void service_replaced_tick(struct service *s, struct instant now);
+/* The store is full: those go now, and other orphans that nobody uses. The caller may hold locks of
+   inodes. True: something went since s->reaped was `reaped`. */
+bool service_make_room(struct service *s, struct store *store, uint64_t reaped);
+/*
+ * Nothing went, but what is open without a name may be closed by its last user this moment: a host hears
+ * of that from its kernel after close(2) returned. False: `t` has waited, or there is nothing to wait for.
+ */
+bool service_room_may_come(struct task *t);
+/* `t` is run again when something went, or when it has waited. The caller lets go of it. */
+void service_wait_for_room(struct task *t);
+/* With the service's lock held: when to look, and the look. While stopping nobody waits. */
+struct instant service_room_timer(const struct service *s);
+void service_room_tick(struct service *s, struct instant now);
 /* At the end, alone: all of them. */
 void service_replaced_end(struct service *s);
 

@@ -177,6 +177,14 @@ void store_remove_orphan(struct store *s, struct inode *inode);
  */
 void store_sweep_orphans(struct store *s, bool (*used)(void *context, const struct handle *handle),
 			 void *context);
+/*
+ * The same of those that had a name, without waiting for locks: the caller may hold some. How many were
+ * removed; `*ret_busy`: others were locked.
+ */
+uint32_t store_reap_orphans(struct store *s,
+			    bool (*used)(void *context, const struct handle *handle),
+			    void *context, bool *ret_busy);
+bool store_has_orphans(struct store *s);
 /* A name of it was removed: lets go of descriptors and record if that was the last. */
 void store_settle_removed(struct store *s, struct inode *inode);
 

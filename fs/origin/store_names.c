@@ -298,6 +298,16 @@ bool store_orphan_known(struct store *s, const struct file_id *id)
 	return known;
 }
 
+bool store_has_orphans(struct store *s)
+{
+	bool any;
+
+	pthread_mutex_lock(&s->orphan_lock);
+	any = s->orphan_count > 0;
+	pthread_mutex_unlock(&s->orphan_lock);
+	return any;
+}
+
 /* True when it is an orphan that never had a name. */
 static bool orphan_linkable(struct store *s, const struct file_id *id)
 {
@@ -510,8 +520,8 @@ static void sweep_one(struct store *s, const struct file_id *id,
 	inodes_put(s->inodes, inode);
 }
 
-void store_sweep_orphans(struct store *s, bool (*used)(void *context, const struct handle *handle),
-			 void *context)
+/* The orphans of this moment, in memory of the caller's; `named`: but those that never had a name. */
+static struct file_id *orphan_ids(struct store *s, bool named, uint32_t *ret_count)
 {
 	struct file_id *ids;
 	uint32_t count = 0;
@@ -520,12 +530,58 @@ void store_sweep_orphans(struct store *s, bool (*used)(void *context, const stru
 	ids = (struct file_id *)calloc(s->orphan_count + 1, sizeof(*ids));
 	for (uint32_t i = 0; ids && i < ORPHAN_BUCKETS; i++)
 		for (struct orphan *o = s->orphans[i]; o; o = o->next)
-			ids[count++] = o->id;
+			if (!named || !o->linkable)
+				ids[count++] = o->id;
 	pthread_mutex_unlock(&s->orphan_lock);
+	*ret_count = count;
+	return ids;
+}
+
+void store_sweep_orphans(struct store *s, bool (*used)(void *context, const struct handle *handle),
+			 void *context)
+{
+	uint32_t count;
+	struct file_id *ids = orphan_ids(s, false, &count);
+
 	credentials_reset();
 	for (uint32_t i = 0; i < count; i++)
 		sweep_one(s, &ids[i], used, context);
 	free(ids);
+}
+
+uint32_t store_reap_orphans(struct store *s,
+			    bool (*used)(void *context, const struct handle *handle),
+			    void *context, bool *ret_busy)
+{
+	uint32_t count, removed = 0;
+	/* What is being made without a name is an orphan before it is known to be open. */
+	struct file_id *ids = orphan_ids(s, true, &count);
+
+	*ret_busy = false;
+	credentials_reset();
+	for (uint32_t i = 0; i < count; i++) {
+		pthread_rwlock_t *stripe;
+		struct inode *inode;
+
+		if (inodes_get(s->inodes, &ids[i], &inode) < 0)
+			continue;
+		stripe = &s->stripes[store_stripe(&inode->identity.key)];
+		if (used(context, &inode->identity.handle)) {
+			/* It stays. */
+		} else if (pthread_rwlock_trywrlock(stripe) != 0) {
+			*ret_busy = true;
+		} else {
+			/* Once more: it is opened with its lock held. */
+			if (!used(context, &inode->identity.handle)) {
+				store_remove_orphan(s, inode);
+				removed++;
+			}
+			pthread_rwlock_unlock(stripe);
+		}
+		inodes_put(s->inodes, inode); /* its space is free with this */
+	}
+	free(ids);
+	return removed;
 }
 
 /* ---- removing and renaming ---- */

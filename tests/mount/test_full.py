@@ -91,6 +91,28 @@ def test_what_is_removed_makes_room_at_once(w):
     on_a_small_disk(w, test)
 
 
+def test_what_is_replaced_makes_room_at_once(w):
+    """What a rename replaces can be opened for a moment yet; not if that costs somebody the room."""
+    def test(host):
+        space = os.statvfs(host.path)
+        data = pattern(space.f_bavail * space.f_frsize * 6 // 10)
+        for number in range(ROUNDS // 4):
+            # Made there, so that no close of it is on its way.
+            write_file(os.path.join(host.origin.export, "big"), data)
+            eventually(lambda: os.path.exists(host / "big"), "it is seen")
+            write_file(host / "new", b"")
+            os.rename(host / "new", host / "big")
+            fd = os.open(host / "other", os.O_WRONLY | os.O_CREAT, 0o644)
+            expect(os.pwrite(fd, data, 0), len(data), "bytes written in round %d" % number)
+            os.close(fd)
+            expect(read_file(host / "other"), data, "what was written")
+            os.unlink(host / "other")
+            os.unlink(host / "big")
+            eventually(lambda: os.statvfs(host.path).f_bavail >= space.f_bavail * 9 // 10,
+                       "there is room again")
+    on_a_small_disk(w, test)
+
+
 def allocate(fd, size, late):
     def done():
         try:
