@@ -93,8 +93,10 @@ int store_open(const struct store_config *config, struct store **ret_store,
 	pthread_rwlockattr_destroy(&attributes);
 	pthread_mutex_init(&s->orphan_lock, NULL);
 	s->name = strdup(config->name);
-	error = s->name ? open_tree(s, config, ret_text) :
-			  fail(ret_text, -ENOMEM, config->directory, "no memory");
+	s->directory = strdup(config->directory);
+	error = s->name && s->directory ?
+			open_tree(s, config, ret_text) :
+			fail(ret_text, -ENOMEM, config->directory, "no memory");
 	if (error) {
 		store_close(s);
 		return error;
@@ -119,6 +121,7 @@ void store_close(struct store *s)
 	if (s->private_fd >= 0)
 		close(s->private_fd);
 	free(s->name);
+	free(s->directory);
 	free(s);
 }
 
@@ -150,6 +153,20 @@ struct inodes *store_inodes(struct store *s)
 int store_root_fd(const struct store *s)
 {
 	return s->root_fd;
+}
+
+bool store_is_at_its_path(const struct store *s)
+{
+	struct stat here, there;
+
+	return fstat(s->root_fd, &here) < 0 ||
+	       (stat(s->directory, &there) == 0 && here.st_dev == there.st_dev &&
+		here.st_ino == there.st_ino);
+}
+
+const char *store_directory(const struct store *s)
+{
+	return s->directory;
 }
 
 void store_identify(const struct store *s, const struct file_id *id, struct identity *ret_identity)

@@ -55,6 +55,10 @@ bool store_read_only(const struct store *s);
 struct inodes *store_inodes(struct store *s);
 /* The export's root, open for reading; borrowed. */
 int store_root_fd(const struct store *s);
+/* Does the directory that was exported still lead to the export's root? What is open here stays what
+   it is: mounting, unmounting and renaming change paths only. */
+bool store_is_at_its_path(const struct store *s);
+const char *store_directory(const struct store *s);
 /* Who an inode of the export's file system is. */
 void store_identify(const struct store *s, const struct file_id *id, struct identity *ret_identity);
 

@@ -18,6 +18,7 @@ struct orphan {
 
 struct store {
 	char *name;
+	char *directory;
 	bool read_only;
 	bool root_squash;
 	int root_fd;    /* open for reading: syncfs and open_by_handle_at need more than O_PATH */

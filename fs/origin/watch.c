@@ -19,11 +19,13 @@
 #define RESCAN_BATCH 256u
 #define RESCAN_MS 10000 /* between two, where nothing is reported */
 #define PUSHBACK_MS 50  /* the service has enough of such recalls under way */
+#define MOUNTS_PATH "/proc/self/mountinfo"
 
 struct watched {
 	struct store *store;
 	int fd; /* fanotify; -1: looked at now and then */
 	bool lost;
+	bool hidden; /* its path leads elsewhere */
 };
 
 struct watch {
@@ -31,6 +33,7 @@ struct watch {
 	struct watched *exports;
 	uint32_t export_count;
 	int stop_fd;
+	int mounts_fd; /* tells when something was mounted or unmounted; -1: nothing does */
 	pid_t self;
 	pthread_t thread;
 	struct pollfd *polls;
@@ -152,22 +155,44 @@ static void rescan(struct watch *w)
 				   "could report)" : "");
 }
 
+/* Something was mounted or unmounted. What hosts have is right all the same, and nobody else sees it. */
+static void look_at_paths(struct watch *w)
+{
+	for (uint32_t i = 0; i < w->export_count; i++) {
+		struct watched *export = &w->exports[i];
+		bool hidden = !store_is_at_its_path(export->store);
+
+		if (hidden && !export->hidden)
+			service_log("event=export_hidden export=%s (%s was unmounted or mounted over; "
+				    "hosts go on with the file system that was there, which stays in "
+				    "use: mount it there again, or restart the origin)",
+				    store_name(export->store), store_directory(export->store));
+		else if (!hidden && export->hidden)
+			service_log("event=export_back export=%s", store_name(export->store));
+		export->hidden = hidden;
+	}
+}
+
 static void *watch_thread(void *context)
 {
 	struct watch *w = context;
+	struct pollfd *stop = &w->polls[w->export_count], *mounts = stop + 1;
 	bool blind = false;
 
 	for (uint32_t i = 0; i < w->export_count; i++) {
 		w->polls[i] = (struct pollfd){ .fd = w->exports[i].fd, .events = POLLIN };
 		blind |= w->exports[i].fd < 0;
 	}
-	w->polls[w->export_count] = (struct pollfd){ .fd = w->stop_fd, .events = POLLIN };
+	*stop = (struct pollfd){ .fd = w->stop_fd, .events = POLLIN };
+	*mounts = (struct pollfd){ .fd = w->mounts_fd, .events = POLLPRI };
 	for (;;) {
 		bool lost = false;
-		int ready = poll(w->polls, w->export_count + 1, blind ? RESCAN_MS : -1);
+		int ready = poll(w->polls, w->export_count + 2, blind ? RESCAN_MS : -1);
 
-		if (w->polls[w->export_count].revents)
+		if (stop->revents)
 			return NULL;
+		if (ready > 0 && mounts->revents)
+			look_at_paths(w);
 		for (uint32_t i = 0; ready > 0 && i < w->export_count; i++) {
 			if (w->polls[i].revents)
 				drain(w, &w->exports[i]);
@@ -211,7 +236,8 @@ int watch_start(struct service *service, const struct service_export *exports,
 	w->export_count = export_count;
 	w->self = getpid();
 	w->exports = calloc(export_count, sizeof(*w->exports));
-	w->polls = calloc(export_count + 1, sizeof(*w->polls));
+	w->polls = calloc(export_count + 2, sizeof(*w->polls));
+	w->mounts_fd = open(MOUNTS_PATH, O_RDONLY | O_CLOEXEC);
 	w->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (w->stop_fd < 0)
 		error = -errno;
@@ -245,6 +271,8 @@ void watch_stop(struct watch *w)
 			close(w->exports[i].fd);
 	if (w->stop_fd >= 0)
 		close(w->stop_fd);
+	if (w->mounts_fd >= 0)
+		close(w->mounts_fd);
 	free(w->exports);
 	free(w->polls);
 	free(w);

@@ -12,6 +12,9 @@
  * host reclaims or asks. Stores through a mapping are reported by nobody (fanotify(7)); they are
  * found when their ctime has moved.
  *
+ * It also says in the log when what is exported was unmounted or mounted over. Its file system stays in
+ * use, so that no handle ever leads to another one.
+ *
  * One thread of its own; it waits for nobody but the service's bound on such recalls.
  */
 #ifndef FS_ORIGIN_WATCH_H

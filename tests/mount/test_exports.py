@@ -194,6 +194,33 @@ def test_changes_made_directly_in_the_directory_are_seen(w):
         soon(lambda h=h: read_file(h / "d/f"), b"three", "new bytes after many events")
 
 
+def test_hosts_go_on_with_a_file_system_that_was_mounted_over(w):
+    """Never with what is there now; the log says so; what they did is there when it is uncovered."""
+    if leasehold.LOCAL:
+        raise leasehold.Skip("it is mounted over itself")
+    o = w.origin()
+    host = w.host("a")
+    write_file(host / "f", b"one")
+    result = run("mount", "-t", "tmpfs", "none", o.export, check=False)
+    if result.returncode != 0:
+        raise leasehold.Skip("mount -t tmpfs: " + result.stderr.strip())
+    try:
+        leasehold.eventually(lambda: b"event=export_hidden" in o.log(), "the log says it")
+        write_file(o.path_of("other"), b"other")
+        expect(os.listdir(host.path), ["f"])
+        write_file(host / "f", b"two")
+        write_file(host / "g", b"new")
+        expect(os.listdir(o.export), ["other"])
+    finally:
+        if run("umount", o.export, check=False).returncode != 0:
+            run("umount", "-l", o.export)
+    leasehold.eventually(lambda: b"event=export_back" in o.log(), "and that it is back")
+    expect(read_file(o.path_of("f")), b"two")
+    expect(read_file(o.path_of("g")), b"new")
+    write_file(o.path_of("f"), b"three")
+    soon(lambda: read_file(host / "f"), b"three", "what others write there now")
+
+
 def test_nothing_changes_on_an_export_that_is_read_only(w):
     path, options = export(w, "fixed", ",ro")
     data = pattern(100000)
