@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 
@@ -253,6 +254,45 @@ def test_changes_made_while_the_origin_was_down_are_found(w):
     for host in (a, b):
         eventually(lambda: read_file(host / "f") == b"behind", host.name + " sees the new bytes")
         eventually(lambda: sorted(os.listdir(host.path)) == ["f", "g"], "and the new name")
+
+
+def test_changes_that_keep_sizes_and_times_are_found_after_a_restart(w):
+    w.allow_log("")
+    o = w.origin("--lease-term", "20s")
+    host = w.host("a")
+
+    def keeping_times(name, change):
+        path = o.path_of(name)
+        old = os.stat(path)
+        change(path)
+        os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+    def write_in_place(path):
+        with open(path, "r+b") as f:
+            f.write(b"behind")
+
+    def state():
+        return (read_file(host / "f"), read_file(host / "r"), sorted(os.listdir(host / "d")),
+                stat.S_IMODE(os.stat(host / "m").st_mode), os.path.exists(host / "gone"),
+                read_file(host / "same"))
+    os.mkdir(host / "d")
+    for name in ("f", "r", "m", "gone", "same", "d/one"):
+        write_file(host / name, b"before")
+    os.chmod(host / "m", 0o600)
+    expect(state(), (b"before", b"before", ["one"], 0o600, True, b"before"))
+    o.kill()
+    keeping_times("f", write_in_place)
+    write_file(o.path_of("d/two"), b"")
+    keeping_times("d", lambda path: os.rename(path + "/two", o.path_of("d/three")))
+    keeping_times("m", lambda path: os.chmod(path, 0o640))
+    write_file(o.path_of("new"), b"behind")
+    old = os.stat(o.path_of("r"))
+    os.utime(o.path_of("new"), ns=(old.st_atime_ns, old.st_mtime_ns))
+    os.rename(o.path_of("new"), o.path_of("r"))
+    os.unlink(o.path_of("gone"))
+    o.start()
+    wanted = (b"behind", b"behind", ["one", "three"], 0o640, False, b"before")
+    eventually(lambda: state() == wanted, "all of it is seen")
 
 
 def test_unlinked_files_survive_a_restart_of_the_origin(w):
