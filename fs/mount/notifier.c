@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/mount/drop_all.h"
 #include "fs/mount/read.h"
 #include "fs/mount/session.h"
 
@@ -84,8 +85,7 @@ static bool taken_in_late(struct mount *m, const struct inode *inode, struct ins
 	return told;
 }
 
-/* Invalidates what a notice names. Waits for a READ of these pages, if there is one. */
-static void notify(struct mount *m, const struct notice *notice)
+void notifier_tell(struct mount *m, const struct notice *notice)
 {
 	off_t offset = notice->pages ? (off_t)notice->offset : -1;
 	off_t length = notice->pages ? (off_t)notice->length : 0;
@@ -104,12 +104,7 @@ static void notify(struct mount *m, const struct notice *notice)
 		mount_log("error", "kernel refused an invalidation: %s", strerror(-r));
 }
 
-/*
- * Invalidates the pages but for those whose fills are in flight, of which some may be answered only
- * afterwards. A fill that comes while the kernel is at it may hold the very page that it waits for, and
- * is answered; it counts as one that came behind the invalidation.
- */
-static void notify_around(struct mount *m, const struct notice *pages, bool held)
+bool notifier_tell_around(struct mount *m, const struct notice *pages, bool held)
 {
 	struct notice notice = { .inode = pages->inode, .pages = true };
 	uint64_t end = pages->length ? pages->offset + pages->length : UINT64_MAX;
@@ -124,7 +119,7 @@ static void notify_around(struct mount *m, const struct notice *pages, bool held
 		pages->inode->filled_serial++;
 		pages->inode->weak_fills++;
 		pthread_mutex_unlock(&m->lock);
-		return;
+		return false;
 	}
 	count = read_busy_ranges(pages->inode, held, busy, pages->inode->fills);
 	pages->inode->invalidating++;
@@ -135,7 +130,7 @@ static void notify_around(struct mount *m, const struct notice *pages, bool held
 		notice.offset = at;
 		notice.length = until == UINT64_MAX ? 0 : until - at;
 		if (at < until) {
-			notify(m, &notice);
+			notifier_tell(m, &notice);
 			told++;
 		}
 		if (i < count && busy[i].end > at)
@@ -143,11 +138,12 @@ static void notify_around(struct mount *m, const struct notice *pages, bool held
 	}
 	notice.pages = false;
 	if (!told)
-		notify(m, &notice); /* the attributes */
+		notifier_tell(m, &notice); /* the attributes */
 	pthread_mutex_lock(&m->lock);
 	pages->inode->invalidating--;
 	pthread_mutex_unlock(&m->lock);
 	free(busy);
+	return true;
 }
 
 /* Drops the pages of a file that was stored to, which writes them back. Page fills wait meanwhile. */
@@ -165,7 +161,7 @@ static void drop_stored(struct mount *m, struct notifier_work *work)
 	pthread_mutex_lock(&m->lock);
 	work->weak_fills = inode->weak_fills;
 	pthread_mutex_unlock(&m->lock);
-	notify_around(m, &all, true);
+	(void)notifier_tell_around(m, &all, true);
 }
 
 /*
@@ -204,9 +200,9 @@ static void perform(struct mount *m, struct notifier_work *work)
 		(void)usleep(AROUND_US);
 	for (unsigned i = 0; i < work->count; i++) {
 		if (work->around && work->notices[i].pages)
-			notify_around(m, &work->notices[i], false);
+			(void)notifier_tell_around(m, &work->notices[i], false);
 		else
-			notify(m, &work->notices[i]);
+			notifier_tell(m, &work->notices[i]);
 	}
 	pthread_mutex_lock(&m->lock);
 	if (work->recalled)
@@ -343,155 +339,6 @@ void notifier_drop(struct mount *m, const struct holder_action *action)
 	notifier_push(m, LANE_RECALL, work);
 }
 
-/* ---- the end of a session ---- */
-
-struct drop_one {
-	uint64_t nodeid;
-	uint64_t offset, length; /* length 0: to the end; offset -1: attributes only */
-};
-
-struct drop_all {
-	struct busy_range *busy; /* room for those of one inode */
-	size_t count;
-	struct drop_one items[];
-};
-
-/* For so many inodes with so many page fills in flight together. */
-static struct drop_all *drop_all_new(size_t inodes, size_t fills)
-{
-	struct drop_all *all = malloc(sizeof(*all) + (inodes + fills) * sizeof(all->items[0]) +
-				      fills * sizeof(*all->busy));
-
-	if (all) {
-		all->busy = (struct busy_range *)&all->items[inodes + fills];
-		all->count = 0;
-	}
-	return all;
-}
-
-/*
- * READs that wait for a lost origin keep their pages locked for as long as their callers want to
- * wait; such pages are not up to date and serve nothing. What is around them is invalidated, so
- * that the fence does not wait for the network; their answer is given to the kernel only under a
- * lease that stands then.
- */
-static void drop_around(struct drop_all *all, const struct inode *inode)
-{
-	unsigned count = read_busy_ranges(inode, false, all->busy, inode->fills);
-	uint64_t start = 0;
-
-	for (unsigned i = 0; i < count; i++) {
-		if (all->busy[i].start > start)
-			all->items[all->count++] = (struct drop_one){ inode->nodeid, start,
-								      all->busy[i].start - start };
-		start = all->busy[i].end;
-	}
-	all->items[all->count++] = (struct drop_one){ inode->nodeid, start, 0 };
-}
-
-/* Drops all of it; then the guardian has nothing left to drop, if no lease stands. */
-static void drop_now(struct mount *m, const struct drop_all *all)
-{
-	for (size_t i = 0; i < all->count; i++) {
-		COUNT(m, invalidations);
-		/* Errors: the inode is gone from the kernel, or all of it is. */
-		(void)fuse_lowlevel_notify_inval_inode(m->fuse, all->items[i].nodeid,
-						       (off_t)all->items[i].offset,
-						       (off_t)all->items[i].length);
-	}
-	pthread_mutex_lock(&m->lock);
-	if (!holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
-		guardian_renew(m->guardian, (struct instant){ 0 });
-	pthread_mutex_unlock(&m->lock);
-}
-
-static void drop_all_done(struct mount *m, struct notifier_work *work)
-{
-	drop_now(m, work->context);
-	COUNT(m, fences);
-	session_fenced(m);
-	free(work->context);
-	free(work);
-}
-
-static void lost_done(struct mount *m, struct notifier_work *work)
-{
-	drop_now(m, work->context);
-	pthread_mutex_lock(&m->lock);
-	session_lost_dropped(m);
-	pthread_mutex_unlock(&m->lock);
-	free(work->context);
-	free(work);
-}
-
-bool notifier_lose(struct mount *m, const struct handle *handle)
-{
-	struct inode *inode = inode_find(m, handle);
-	struct notifier_work *work;
-	struct drop_all *all;
-
-	if (!inode || !inode->stored.kept)
-		return false;
-	inode->stored = (struct stored_under){ .kept = false }; /* what is written back is refused */
-	calls_session_changed(m);
-	if (inode->lookup_count == 0 || !inode->pages)
-		return false;
-	work = calloc(1, sizeof(*work));
-	all = drop_all_new(1, inode->fills);
-	if (!work || !all) {
-		mount_log("error", "no memory to drop pages; the guardian will do it");
-		free(work);
-		free(all);
-		return false;
-	}
-	drop_around(all, inode);
-	work->context = all;
-	work->done = lost_done;
-	notifier_push(m, LANE_FENCE, work);
-	return true;
-}
-
-bool notifier_drop_all(struct mount *m, const struct holder_action *action)
-{
-	struct notifier_work *work = calloc(1, sizeof(*work));
-	struct inode *inode, *next;
-	struct drop_all *all;
-	size_t fills = 0;
-
-	for (inode = m->inodes->by_nodeid; inode; inode = inode->by_nodeid.next)
-		fills += inode->fills;
-	all = drop_all_new(m->inodes->count, fills);
-	if (!work || !all) {
-		mount_log("error", "no memory to drop the kernel's caches; the guardian will do it");
-		free(work);
-		free(all);
-		return false;
-	}
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
-		bool kept = inode->stored.session.value &&
-			    holder_kept(m->holder, mount_now(), &inode->handle);
-
-		if (inode->lookup_count > 0 && kept)
-			all->items[all->count++] = (struct drop_one){ inode->nodeid, UINT64_MAX, 0 };
-		else if (inode->lookup_count > 0 && (inode->pages || inode->attributes_given))
-			drop_around(all, inode);
-		inode->attributes_given = false;
-		inode->names_given = false;
-		if (kept)
-			inode->stored.kept = true;
-		else
-			inode->stored = (struct stored_under){ .kept = false }; /* it is refused now */
-		if (inode->hold_count > 0 || inode->fence_count > 0)
-			calls_release_held(m, inode);
-	}
-	work->action = *action;
-	work->epoch = true;
-	work->context = all;
-	work->done = drop_all_done;
-	notifier_push(m, LANE_FENCE, work);
-	return true;
-}
-
 /* ---- the threads ---- */
 
 static void *run(void *context)
@@ -574,6 +421,7 @@ void notifier_destroy(struct mount *m)
 		pthread_mutex_destroy(&lane->lock);
 		pthread_cond_destroy(&lane->filled);
 	}
+	drop_all_wait(m);
 	free(n);
 	m->notifier = NULL;
 }

@@ -1,5 +1,5 @@
 /*
- * notifier.h - the three threads that send notifications to the kernel; nobody else does.
+ * notifier.h - the threads that send notifications to the kernel.
  *
  * fuse_lowlevel_notify_inval_inode() waits for a READ of these pages that is in flight. Nothing
  * that answers a READ waits for these threads. They are three, since what they wait for differs:
@@ -10,8 +10,8 @@
  *   LANE_MODIFY  before and after this host's own modifications. A READ here may be queued at
  *                the origin behind another host's change, which may wait for a recall that this
  *                host has to acknowledge: with one lane the two would wait for each other.
- *   LANE_FENCE   the end of a session: waits for no READ. A recall of that session may wait for one
- *                that waits for the next session, which is opened behind the fence.
+ *   LANE_FENCE   the end of a session: waits for no READ (drop_all.h). A recall of that session may
+ *                wait for one that waits for the next session, which is opened behind the fence.
  *
  * Within a lane, work is done in the order in which it was queued.
  */
@@ -59,17 +59,20 @@ enum notifier_lane { LANE_RECALL, LANE_MODIFY, LANE_FENCE };
 void notifier_push(struct mount *m, enum notifier_lane lane, struct notifier_work *work);
 /* A recall: drops what is cached of it in memory and kernel, then tells the session. Under lock. */
 void notifier_drop(struct mount *m, const struct holder_action *action);
-/* A write lease that was kept is lost: its pages; then session_lost_dropped(). Under the lock. False:
-   there is nothing to drop. */
-bool notifier_lose(struct mount *m, const struct handle *handle);
-/* The session is over: everything that is not kept; then session_fenced(). Under the lock. False: no
-   memory, and the guardian will do it. */
-bool notifier_drop_all(struct mount *m, const struct holder_action *action);
-
 /* Adds to `work` what the kernel may hold of `inode` (pages too, with `pages`), and takes a use.
    Under the lock. False: nothing to do. */
 bool notifier_collect(struct mount *m, struct notifier_work *work, struct inode *inode,
 		      bool pages, uint64_t offset, uint64_t length);
+
+/* Invalidates what a notice names. Waits for a READ of these pages, if there is one. Without the lock. */
+void notifier_tell(struct mount *m, const struct notice *notice);
+/*
+ * Invalidates the pages but for those whose fills are in flight (`held`: are held), of which some may
+ * be answered only afterwards. A fill that comes while the kernel is at it may hold the very page that it
+ * waits for: it is answered, if it can be, and counts as one that came behind the invalidation
+ * (filled_serial, weak_fills). Without the lock. False: no memory, nothing was done.
+ */
+bool notifier_tell_around(struct mount *m, const struct notice *pages, bool held);
 
 /* Probes FUSE_NOTIFY_INC_EPOCH on a mounted connection. */
 bool notifier_probe_epoch(struct mount *m);

@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "fs/mount/call.h"
+#include "fs/mount/drop_all.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/notifier.h"
@@ -154,7 +155,7 @@ static void fence_stale(struct mount *m)
 {
 	const struct holder_action all = { .kind = HOLDER_DROP_ALL };
 
-	if (!notifier_drop_all(m, &all))
+	if (!drop_all(m, &all))
 		return; /* without memory: at the next answer */
 	m->session->fencing++;
 	m->session->served_stale = false;
@@ -685,7 +686,7 @@ void session_act(struct mount *m, struct holder_actions *actions)
 				  "until there is a new one", m->origin_url);
 			m->session->lost_at = mount_now();
 			locks_session_lost(m);
-			if (notifier_drop_all(m, a))
+			if (drop_all(m, a))
 				m->session->fencing++;
 			else
 				m->session->unfenced = true;
@@ -695,7 +696,7 @@ void session_act(struct mount *m, struct holder_actions *actions)
 			calls_session_changed(m);
 			break;
 		case HOLDER_LOST:
-			m->session->losing += notifier_lose(m, &a->handle);
+			m->session->losing += drop_lost(m, &a->handle);
 			break;
 		case HOLDER_RENEWED:
 			/* This daemon fences by itself at `until`; the guardian when it did not. */

@@ -163,6 +163,33 @@ START_TEST(the_next_session_is_opened_when_the_kernel_has_dropped)
 }
 END_TEST
 
+/* A READ came when what there is to drop had been looked at: its page waits for the next session. */
+START_TEST(the_next_session_does_not_wait_for_a_read_that_comes_while_the_kernel_drops)
+{
+	struct origin_request *refused;
+	uint64_t node, fh, read, unique;
+	unsigned before;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	fh = lab_open(node, O_RDONLY);
+	unique = kernel_lookup(FUSE_ROOT_ID, "x");
+	refused = origin_expect(MESSAGE_lookup);
+	before = kernel_notices();
+	kernel_let_notifications(true);
+	origin_forget_session();
+	origin_answer_status(refused, STATUS_NOSESSION);
+	LAB_WAIT(lab.notice_count > before && !lab.notices[lab.notice_count - 1].returned);
+	read = kernel_read(node, fh, 0, 5);
+	kernel_let_notifications(false); /* but it waits for that page */
+	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_NOENT);
+	ck_assert_int_eq(kernel_error(unique), ENOENT);
+	ck_assert_uint_eq(session_now(), 2);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "abcde", true);
+	kernel_expect_text(read, "abcde");
+}
+END_TEST
+
 START_TEST(nothing_of_an_old_session_is_answered_from_memory)
 {
 	struct item_node f = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, 2, LEASE_READ);
@@ -427,6 +454,8 @@ static TCase *session_case(void)
 	tcase_add_test(tcase, acknowledgements_are_batched_and_repeated_until_they_are_answered);
 	tcase_add_test(tcase, a_close_waits_for_the_acknowledgement_that_says_open);
 	tcase_add_test(tcase, the_next_session_is_opened_when_the_kernel_has_dropped);
+	tcase_add_test(tcase,
+		       the_next_session_does_not_wait_for_a_read_that_comes_while_the_kernel_drops);
 	tcase_add_test(tcase, nothing_of_an_old_session_is_answered_from_memory);
 	tcase_add_test(tcase, leases_and_opens_are_reclaimed_in_the_next_session);
 	tcase_add_test(tcase, who_has_nothing_to_reclaim_says_so);

@@ -1,0 +1,259 @@
+#include "fs/mount/drop_all.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/mount/call.h"
+#include "fs/mount/guardian.h"
+#include "fs/mount/inode.h"
+#include "fs/mount/notifier.h"
+#include "fs/mount/session.h"
+
+#define WALKERS_MAX 16   /* threads; all but one wait for a READ that came in between */
+#define STUCK_MS 100     /* without progress: the first time, then twice as long, and so on */
+#define STUCK_MAX_MS 2000
+
+struct drop_one {
+	uint64_t nodeid;
+	bool attributes; /* only */
+};
+
+struct dropping {
+	struct notifier_work work;
+	struct mount *m;
+	void (*then)(struct mount *m); /* without the lock */
+	/* Under the mount's lock: */
+	pthread_cond_t done;
+	unsigned users;  /* threads that know of it */
+	unsigned walker; /* who goes on; those before wait for a READ */
+	size_t at;
+	size_t count;
+	struct drop_one items[];
+};
+
+/* Under the lock. */
+static void unuse(struct dropping *d)
+{
+	if (--d->users > 0)
+		return;
+	pthread_cond_destroy(&d->done);
+	free(d);
+}
+
+/* False: not yet. */
+static bool drop(struct mount *m, const struct drop_one *one)
+{
+	struct notice notice = { .attributes = true, .pages = !one->attributes };
+	bool done = true;
+
+	pthread_mutex_lock(&m->lock);
+	notice.inode = inode_by_nodeid(m, one->nodeid);
+	if (notice.inode)
+		inode_use(m, notice.inode);
+	pthread_mutex_unlock(&m->lock);
+	if (!notice.inode)
+		return true; /* the kernel had forgotten it */
+	if (one->attributes)
+		notifier_tell(m, &notice);
+	else
+		done = notifier_tell_around(m, &notice, false);
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, notice.inode);
+	pthread_mutex_unlock(&m->lock);
+	return done;
+}
+
+/* Goes on where the one before is, until the end, or until another one does. */
+static void walk(struct dropping *d)
+{
+	struct mount *m = d->m;
+	unsigned walker;
+
+	pthread_mutex_lock(&m->lock);
+	walker = ++d->walker;
+	while (walker == d->walker && d->at < d->count) {
+		const struct drop_one one = d->items[d->at];
+		bool done;
+
+		pthread_mutex_unlock(&m->lock);
+		done = drop(m, &one);
+		pthread_mutex_lock(&m->lock);
+		if (walker == d->walker)
+			d->at += done;
+	}
+	pthread_cond_signal(&d->done);
+	pthread_mutex_unlock(&m->lock);
+}
+
+static void *run(void *context)
+{
+	struct dropping *d = context;
+	struct mount *m = d->m;
+
+	walk(d);
+	pthread_mutex_lock(&m->lock);
+	unuse(d);
+	if (--m->drop_walkers == 0)
+		pthread_cond_broadcast(&m->replies_done);
+	pthread_mutex_unlock(&m->lock);
+	return NULL;
+}
+
+/* Another walker, if there may be one. Under the lock. */
+static void start(struct dropping *d)
+{
+	struct mount *m = d->m;
+	pthread_t thread;
+
+	if (d->users > WALKERS_MAX || pthread_create(&thread, NULL, run, d) != 0)
+		return;
+	pthread_detach(thread);
+	d->users++;
+	m->drop_walkers++;
+}
+
+/* Until `ms` are over or all is done. Under the lock. */
+static void wait_for(struct dropping *d, unsigned ms)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += ms / 1000;
+	until.tv_nsec += (long)(ms % 1000) * (long)NS_PER_MS;
+	if (until.tv_nsec >= (long)NS_PER_S) {
+		until.tv_nsec -= (long)NS_PER_S;
+		until.tv_sec++;
+	}
+	(void)pthread_cond_timedwait(&d->done, &d->m->lock, &until);
+}
+
+/* On the thread of the lane: sees to it that somebody gets on. */
+static void drop_items(struct mount *m, struct notifier_work *work)
+{
+	struct dropping *d = (struct dropping *)work;
+	unsigned ms = STUCK_MS;
+
+	pthread_mutex_lock(&m->lock);
+	start(d);
+	while (d->at < d->count) {
+		size_t before = d->at;
+
+		wait_for(d, ms);
+		if (d->at != before) {
+			ms = STUCK_MS;
+			continue;
+		}
+		start(d);
+		ms = ms < STUCK_MAX_MS ? ms * 2 : ms;
+	}
+	/* The guardian has nothing left to drop, if no lease stands. */
+	if (!holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
+		guardian_renew(m->guardian, (struct instant){ 0 });
+	pthread_mutex_unlock(&m->lock);
+	d->then(m);
+	pthread_mutex_lock(&m->lock);
+	unuse(d);
+	pthread_mutex_unlock(&m->lock);
+}
+
+static struct dropping *dropping_create(struct mount *m, size_t count,
+					void (*then)(struct mount *m))
+{
+	struct dropping *d = calloc(1, sizeof(*d) + count * sizeof(d->items[0]));
+	pthread_condattr_t attributes;
+
+	if (!d) {
+		mount_log("error", "no memory to drop the kernel's caches; the guardian will do it");
+		return NULL;
+	}
+	d->m = m;
+	d->then = then;
+	d->users = 1;
+	d->work.done = drop_items;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&d->done, &attributes);
+	pthread_condattr_destroy(&attributes);
+	return d;
+}
+
+/* ---- a session ---- */
+
+static void all_dropped(struct mount *m)
+{
+	COUNT(m, fences);
+	session_fenced(m);
+}
+
+/* What is stored is kept, or refused from now on. */
+static bool keep_stored(struct mount *m, struct inode *inode)
+{
+	bool kept = inode->stored.session.value &&
+		    holder_kept(m->holder, mount_now(), &inode->handle);
+
+	if (kept)
+		inode->stored.kept = true;
+	else
+		inode->stored = (struct stored_under){ .kept = false };
+	return kept;
+}
+
+bool drop_all(struct mount *m, const struct holder_action *action)
+{
+	struct dropping *d = dropping_create(m, m->inodes->count, all_dropped);
+	struct inode *inode, *next;
+
+	if (!d)
+		return false;
+	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+		bool given = inode->pages || inode->attributes_given;
+		bool kept = keep_stored(m, inode);
+
+		if (inode->lookup_count > 0 && (kept || given))
+			d->items[d->count++] = (struct drop_one){ inode->nodeid, kept };
+		inode->attributes_given = false;
+		inode->names_given = false;
+		if (inode->hold_count > 0 || inode->fence_count > 0)
+			calls_release_held(m, inode);
+	}
+	d->work.action = *action;
+	d->work.epoch = true;
+	notifier_push(m, LANE_FENCE, &d->work);
+	return true;
+}
+
+/* ---- a write lease ---- */
+
+static void lost_dropped(struct mount *m)
+{
+	pthread_mutex_lock(&m->lock);
+	session_lost_dropped(m);
+	pthread_mutex_unlock(&m->lock);
+}
+
+bool drop_lost(struct mount *m, const struct handle *handle)
+{
+	struct inode *inode = inode_find(m, handle);
+	struct dropping *d;
+
+	if (!inode || !inode->stored.kept)
+		return false;
+	inode->stored = (struct stored_under){ .kept = false }; /* what is written back is refused */
+	calls_session_changed(m);
+	if (inode->lookup_count == 0 || !inode->pages)
+		return false;
+	d = dropping_create(m, 1, lost_dropped);
+	if (!d)
+		return false;
+	d->items[d->count++] = (struct drop_one){ inode->nodeid, false };
+	notifier_push(m, LANE_FENCE, &d->work);
+	return true;
+}
+
+void drop_all_wait(struct mount *m)
+{
+	pthread_mutex_lock(&m->lock);
+	while (m->drop_walkers > 0)
+		pthread_cond_wait(&m->replies_done, &m->lock);
+	pthread_mutex_unlock(&m->lock);
+}

@@ -1,0 +1,25 @@
+/*
+ * drop_all.h - the end of a session, or of a write lease that was kept: what the kernel has goes.
+ *
+ * READs that wait for a lost origin keep their pages locked for as long as their callers want to
+ * wait; such pages are not up to date and serve nothing. What is around them is invalidated, so that the
+ * end does not wait for the network; their answer is given to the kernel only under a lease that stands
+ * then. A READ may come between the look and the invalidation, which then waits for it: so where
+ * one makes no progress, another thread looks again, and goes on from there.
+ */
+#ifndef FS_MOUNT_DROP_ALL_H
+#define FS_MOUNT_DROP_ALL_H
+
+#include "fs/mount/state.h"
+#include "lease/holder.h"
+
+/* The session is over: everything that is not kept; then session_fenced(). Under the lock. False: no
+   memory, and the guardian will do it. */
+bool drop_all(struct mount *m, const struct holder_action *action);
+/* A write lease that was kept is lost: its pages; then session_lost_dropped(). Under the lock. False:
+   there is nothing to drop. */
+bool drop_lost(struct mount *m, const struct handle *handle);
+/* Waits until no thread of it is left. After the lanes have ended; without the lock. */
+void drop_all_wait(struct mount *m);
+
+#endif
