@@ -89,12 +89,12 @@ void notifier_tell(struct mount *m, const struct notice *notice)
 {
 	off_t offset = notice->pages ? (off_t)notice->offset : -1;
 	off_t length = notice->pages ? (off_t)notice->length : 0;
-	struct instant end = mount_now();
+	struct instant end;
 	int r;
 
 	COUNT(m, invalidations);
 	pthread_mutex_lock(&m->lock);
-	end = instant_add(end, holder_remaining(m->holder, end));
+	end = m->given_until; /* whatever has become of the session */
 	pthread_mutex_unlock(&m->lock);
 	do
 		r = fuse_lowlevel_notify_inval_inode(m->fuse, notice->inode->nodeid, offset,

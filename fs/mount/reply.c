@@ -118,6 +118,8 @@ double validity(struct mount *m, struct instant now)
 
 	if (m->unguarded)
 		return 0;
+	if (instant_before(m->given_until, instant_add(now, left)))
+		m->given_until = instant_add(now, left);
 	/* The kernel counts whole jiffies from its own clock: a little less is never too long. */
 	return left.ns > 20 * NS_PER_MS ? (double)(left.ns - 20 * NS_PER_MS) / (double)NS_PER_S : 0;
 }

@@ -110,6 +110,7 @@ struct mount {
 	unsigned reply_generation;
 	unsigned replies[2];
 	pthread_cond_t replies_done;
+	struct instant given_until; /* the latest end of a validity that was ever given */
 	uint32_t drop_walkers; /* threads of drop_all.c; the last one signals replies_done */
 
 	struct mount_counters counters;

@@ -21,6 +21,17 @@ static uint64_t open_at_origin(uint64_t node)
 	return out.fh;
 }
 
+/* The origin forgets it, and the next stream is refused. */
+static void lose_session(void)
+{
+	LAB_WAIT(lab.stream);
+	origin_forget_session();
+	pthread_mutex_lock(&lab.lock);
+	server_stream_end(lab.stream);
+	lab.stream = NULL;
+	pthread_mutex_unlock(&lab.lock);
+}
+
 /* ---- order ---- */
 
 static unsigned done_count, done_order[3];
@@ -261,11 +272,7 @@ START_TEST(a_fence_drops_attributes_that_our_own_change_is_about_to_drop)
 {
 	uint64_t node[2], reader = begin_behind_a_reader(node);
 
-	origin_forget_session();
-	pthread_mutex_lock(&lab.lock);
-	server_stream_end(lab.stream); /* the next one is refused */
-	lab.stream = NULL;
-	pthread_mutex_unlock(&lab.lock);
+	lose_session();
 	LAB_WAIT(lab.received[MESSAGE_session_open] == 2);
 	ck_assert(noticed(node[0]));
 	ck_assert(!kernel_answered(reader));
@@ -355,6 +362,29 @@ START_TEST(an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever)
 }
 END_TEST
 
+/* So it is at the end of a session, whose leases may have had a while to go. */
+START_TEST(the_end_of_a_session_waits_for_what_the_kernel_does_not_know_yet)
+{
+	uint64_t node;
+	unsigned before;
+
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	before = kernel_notices();
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_error = ENOENT;
+	pthread_mutex_unlock(&lab.lock);
+	lose_session();
+	LAB_WAIT(lab.notice_count >= before + 3);
+	ck_assert_uint_eq(origin_received(MESSAGE_session_open), 1);
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_error = 0;
+	pthread_mutex_unlock(&lab.lock);
+	LAB_WAIT(lab.received[MESSAGE_session_open] == 2);
+	ck_assert_uint_eq(lab.notices[lab.notice_count - 1].nodeid, node);
+}
+END_TEST
+
 /* After an unmount the kernel knows no inode, and forgets none by name. */
 START_TEST(the_end_of_a_mount_does_not_wait_for_a_kernel_that_has_let_go)
 {
@@ -394,6 +424,7 @@ static TCase *notifier_case(void)
 	tcase_add_test(tcase, our_own_change_drops_names_that_a_recall_is_about_to_drop);
 	tcase_add_test(tcase, an_error_of_the_kernel_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again);
+	tcase_add_test(tcase, the_end_of_a_session_waits_for_what_the_kernel_does_not_know_yet);
 	tcase_add_test(tcase, an_inode_that_the_kernel_forgot_is_not_invalidated_for_ever);
 	tcase_add_test(tcase, the_end_of_a_mount_does_not_wait_for_a_kernel_that_has_let_go);
 	return tcase;
