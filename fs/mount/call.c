@@ -175,6 +175,8 @@ void call_destroy(struct mount *m, struct call *call)
 
 	pthread_mutex_lock(&m->lock);
 	slot_free(m, call);
+	if (call->sizes)
+		call->inode->size_count--;
 	HASH_DELETE(hh, table->by_id, call);
 	table->count--;
 	for (unsigned i = 0; i < 4; i++)
@@ -843,6 +845,24 @@ void calls_release_held(struct mount *m, const struct inode *inode)
 	}
 	if (any)
 		calls_session_changed(m);
+}
+
+void calls_unbind(struct mount *m, struct inode *inode)
+{
+	struct call *call, *next;
+
+	HASH_ITER(hh, m->calls->by_id, call, next) {
+		if (call->inode != inode || !call->bound ||
+		    call->message.type != MESSAGE_setattr ||
+		    (call->state == CALL_ANSWERED && !call->modify_marks)) /* it is over */
+			continue;
+		call->bound = 0;
+		/* The pages have just been dropped: so it is fenced. */
+		inode->hold_count++;
+		call->modify_marks |= 1u << 4;
+		call->sizes = inode->mapped;
+		inode->size_count += call->sizes;
+	}
 }
 
 void calls_release_closes(struct mount *m)

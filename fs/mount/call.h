@@ -72,6 +72,7 @@ struct call {
 	size_t size;
 	bool plus;
 	unsigned retries;          /* the operation's own */
+	bool sizes;                /* counted in inode->size_count */
 	unsigned modify_marks;     /* which of inode, inode2, child, child2 were marked as modifying */
 	void *context;
 
@@ -141,6 +142,9 @@ bool call_caller_dies(uint64_t thread);
 void calls_session_changed(struct mount *m);
 /* What held calls about `inode` back may be over: those that need not wait go out. Under lock. */
 void calls_release_held(struct mount *m, const struct inode *inode);
+/* The write lease on `inode` was given up: what was to change its size ahead of that takes its turn,
+   as without one. Under the lock. */
+void calls_unbind(struct mount *m, struct inode *inode);
 /* Acknowledgements or claims were answered: closes that waited for them go out. Under the lock. */
 void calls_release_closes(struct mount *m);
 /* A slot was given out under `session`; these are how many the origin granted. Under the lock. */

@@ -90,6 +90,7 @@ struct inode {
 	uint32_t open_count;
 	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
 	uint32_t fence_count;          /* those that will, and hold them while they fence: modify.c */
+	uint32_t size_count;           /* those that change its size while it is mapped: attributes.c */
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */

@@ -24,6 +24,13 @@ static void affected(struct call *call, struct inode *ret_inodes[4])
 	ret_inodes[3] = call->child2;
 }
 
+/* A change of the size of what is mapped by now, which drops no pages (attributes.c): mapping it has. */
+static bool mapped_since(const struct call *call)
+{
+	return call->operation == MESSAGE_setattr && call->message.type == MESSAGE_setattr &&
+	       (call->message.setattr.valid & SETATTR_SIZE) && call->inode->mapped;
+}
+
 /* Collects what the kernel holds of the affected inodes. Under the lock. */
 static bool collect(struct mount *m, struct fencing *fencing)
 {
@@ -72,7 +79,8 @@ static void fenced(struct mount *m, struct notifier_work *work)
 	bool filled, late;
 
 	pthread_mutex_lock(&m->lock);
-	filled = data && inode->pages && inode->filled_serial != fencing->filled_serial;
+	filled = data && inode->pages && inode->filled_serial != fencing->filled_serial &&
+		 !mapped_since(call);
 	late = filled && !instant_before(mount_now(), call->deadline);
 	if (filled && !late) {
 		if (!fencing->holding)
@@ -291,7 +299,7 @@ void modify_settle(struct mount *m, struct call *call, uint64_t offset, uint64_t
 	bool any = false;
 
 	pthread_mutex_lock(&m->lock);
-	if (call->inode && call->inode->pages)
+	if (call->inode && call->inode->pages && !mapped_since(call))
 		fencing = calloc(1, sizeof(*fencing));
 	if (fencing) {
 		fencing->call = call;

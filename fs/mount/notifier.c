@@ -265,8 +265,10 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 			inode->open_registered = true; /* the acknowledgement says so */
 		inode->stored_drops -= work->stored;
 		/* From here on nothing of it may arrive any more. */
-		if (work->stored && inode->stored.session.value == work->action.session.value)
+		if (work->stored && inode->stored.session.value == work->action.session.value) {
 			inode->stored = (struct stored_under){ .kept = false };
+			calls_unbind(m, inode);
+		}
 	}
 	COUNT(m, drops);
 	/* In the same section: a close that follows must find the acknowledgement before it. */

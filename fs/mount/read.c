@@ -265,6 +265,8 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	   from before it: others may see the new state already. It is sent again behind it. */
 	if (held && !exclusive && inode_fills_wait(inode))
 		return USE_NONE;
+	if (exclusive && inode->size_count > 0)
+		return USE_NONE;
 	if (node->instance && node->instance == held) {
 		inode->filled_at = mount_now();
 		return USE_KEEP;
@@ -628,7 +630,8 @@ static bool from_cache(struct mount *m, struct reading *reading)
 		attributes = inode_attributes(m, inode, mount_now());
 		if (!instance || !attributes ||
 		    locks_file(m, &inode->handle, reading->lock_file) != HOLDER_LOCK_GOOD ||
-		    (reading->exclusive && !write_back_lease(m, inode))) {
+		    (reading->exclusive &&
+		     (!write_back_lease(m, inode) || inode->size_count > 0))) {
 			pthread_mutex_unlock(&m->lock);
 			return false;
 		}

@@ -504,6 +504,78 @@ START_TEST(a_page_for_a_mapping_does_not_keep_a_recall_waiting)
 }
 END_TEST
 
+/* ---- changes of the size of what is mapped ---- */
+
+/* A file that is open for reading and writing, and the first page of a mapping under the write lease. */
+static void begin_mapped(void)
+{
+	uint64_t unique;
+
+	lab_start();
+	lab.m.maps_writable = true;
+	node = lab_find_file("f", FILE_NUMBER, 3);
+	fh = lab_open(node, O_RDWR);
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_WRITE, "map");
+	kernel_expect_text(unique, "map");
+	lab_wait_calls();
+}
+
+static void answer_size(struct origin_request *setattr, uint64_t before, uint64_t after)
+{
+	struct item_node target = origin_node(NODE_TARGET, FILE_NUMBER, S_IFREG | 0644, after,
+					      LEASE_NONE);
+
+	target.before.counter = before;
+	origin_answer_node(setattr, &target);
+}
+
+/* The kernel writes back only when it is answered, so no drop of pages, which would wait for that. */
+START_TEST(a_change_of_the_size_of_what_is_mapped_drops_no_pages_and_lets_none_come)
+{
+	struct origin_request *setattr;
+	uint64_t size, unique;
+	unsigned before;
+
+	begin_mapped();
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	before = page_notices();
+	size = kernel_setattr(node, FATTR_SIZE, 2, 0);
+	setattr = origin_expect(MESSAGE_setattr);
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_WRITE, "old");
+	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_WRITE, "old");
+	ck_assert(!kernel_answered(unique));
+	answer_size(setattr, 1, 2);
+	ck_assert_int_eq(kernel_error(size), 0);
+	ck_assert_uint_eq(page_notices(), before);
+	answer(origin_expect(MESSAGE_read_exclusive), 2, LEASE_WRITE, "ne");
+	kernel_expect_text(unique, "ne");
+}
+END_TEST
+
+/* What was sent ahead under the write lease is no error when that is given up before it was done. */
+START_TEST(a_change_of_the_size_outlives_the_write_lease)
+{
+	struct origin_request *setattr;
+	uint64_t size;
+
+	begin_mapped();
+	size = kernel_setattr(node, FATTR_SIZE, 2, 0);
+	setattr = origin_expect(MESSAGE_setattr);
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	usleep(300000); /* the ticker would have found it */
+	ck_assert(!kernel_answered(size));
+	answer_size(setattr, 2, 3);
+	ck_assert_int_eq(kernel_error(size), 0);
+	lab_wait_calls();
+	pthread_mutex_lock(&lab.m.lock);
+	ck_assert_uint_eq(inode_by_nodeid(&lab.m, node)->hold_count, 0);
+	ck_assert_uint_eq(inode_by_nodeid(&lab.m, node)->size_count, 0);
+	pthread_mutex_unlock(&lab.m.lock);
+}
+END_TEST
+
 static TCase *read_case(void)
 {
 	TCase *tcase = lab_case("mount_read");
@@ -525,6 +597,8 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, who_joins_after_a_recall_does_not_get_an_answer_from_before_it);
 	tcase_add_test(tcase, a_page_for_a_mapping_waits_for_the_end_of_a_recall);
 	tcase_add_test(tcase, a_page_for_a_mapping_does_not_keep_a_recall_waiting);
+	tcase_add_test(tcase, a_change_of_the_size_of_what_is_mapped_drops_no_pages_and_lets_none_come);
+	tcase_add_test(tcase, a_change_of_the_size_outlives_the_write_lease);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
 	tcase_add_test(tcase, the_end_of_a_session_drops_pages_whose_answer_is_on_its_way);
