@@ -266,25 +266,6 @@ static bool truncates_unasked(struct mount *m, fuse_req_t request, int valid,
 	return true;
 }
 
-/*
- * Until a change of the size is answered the kernel writes nothing back, and dropping what was stored
- * to would wait for that. Under the write lease nothing has to be dropped (write_back.h). Of a file that
- * is mapped there are no pages without, and none may come: read.c. Under the lock.
- */
-static void size_scope(struct mount *m, struct call *call, struct modify_scope *scope)
-{
-	struct inode *inode = call->inode;
-
-	if (write_back_expected(m, inode)) {
-		call->bound = inode->stored.number;
-	} else if (inode->mapped) {
-		call->sizes = true;
-		inode->size_count++;
-	} else {
-		scope->data = true;
-	}
-}
-
 void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int valid,
 		struct fuse_file_info *info)
 {
@@ -336,7 +317,7 @@ void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int va
 	message->through_descriptor = info != NULL;
 	if (valid & FUSE_SET_ATTR_SIZE) {
 		pthread_mutex_lock(&m->lock);
-		size_scope(m, call, &scope);
+		modify_size(m, call, &scope);
 		pthread_mutex_unlock(&m->lock);
 		scope.offset = message->size;
 	}

@@ -860,8 +860,8 @@ void calls_unbind(struct mount *m, struct inode *inode)
 		/* The pages have just been dropped: so it is fenced. */
 		inode->hold_count++;
 		call->modify_marks |= 1u << 4;
-		call->sizes = inode->mapped;
-		inode->size_count += call->sizes;
+		inode->size_count += !call->sizes;
+		call->sizes = true;
 	}
 }
 

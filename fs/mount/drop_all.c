@@ -8,6 +8,7 @@
 #include "fs/mount/inode.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/session.h"
+#include "fs/mount/write_back.h"
 
 #define WALKERS_MAX 16   /* threads; all but one wait for a READ that came in between */
 #define STUCK_MS 100     /* without progress: the first time, then twice as long, and so on */
@@ -16,12 +17,15 @@
 struct drop_one {
 	uint64_t nodeid;
 	bool attributes; /* only */
+	uint64_t offset; /* of the pages */
 };
 
 struct dropping {
 	struct notifier_work work;
 	struct mount *m;
-	void (*then)(struct mount *m); /* without the lock */
+	void (*then)(struct mount *m, void *context); /* without the lock */
+	void *context;
+	struct inode *sized; /* its size is to change; with a use */
 	/* Under the mount's lock: */
 	pthread_cond_t done;
 	unsigned users;  /* threads that know of it */
@@ -43,7 +47,8 @@ static void unuse(struct dropping *d)
 /* False: not yet. */
 static bool drop(struct mount *m, const struct drop_one *one)
 {
-	struct notice notice = { .attributes = true, .pages = !one->attributes };
+	struct notice notice = { .attributes = true, .pages = !one->attributes,
+				 .offset = one->offset };
 	bool done = true;
 
 	pthread_mutex_lock(&m->lock);
@@ -127,6 +132,13 @@ static void wait_for(struct dropping *d, unsigned ms)
 	(void)pthread_cond_timedwait(&d->done, &d->m->lock, &until);
 }
 
+/* Nothing is left of it that has to go. Under the lock. */
+static bool is_done(const struct dropping *d)
+{
+	return d->at == d->count ||
+	       (d->sized && (d->sized->mapped || write_back_expected(d->m, d->sized)));
+}
+
 /* On the thread of the lane: sees to it that somebody gets on. */
 static void drop_items(struct mount *m, struct notifier_work *work)
 {
@@ -135,7 +147,7 @@ static void drop_items(struct mount *m, struct notifier_work *work)
 
 	pthread_mutex_lock(&m->lock);
 	start(d);
-	while (d->at < d->count) {
+	while (!is_done(d)) {
 		size_t before = d->at;
 
 		wait_for(d, ms);
@@ -146,18 +158,21 @@ static void drop_items(struct mount *m, struct notifier_work *work)
 		start(d);
 		ms = ms < STUCK_MAX_MS ? ms * 2 : ms;
 	}
+	d->walker++; /* nobody goes on */
 	/* The guardian has nothing left to drop, if no lease stands. */
-	if (!holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
+	if (!d->sized && !holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
 		guardian_renew(m->guardian, (struct instant){ 0 });
 	pthread_mutex_unlock(&m->lock);
-	d->then(m);
+	d->then(m, d->context);
 	pthread_mutex_lock(&m->lock);
+	if (d->sized)
+		inode_unuse(m, d->sized);
 	unuse(d);
 	pthread_mutex_unlock(&m->lock);
 }
 
 static struct dropping *dropping_create(struct mount *m, size_t count,
-					void (*then)(struct mount *m))
+					void (*then)(struct mount *m, void *context))
 {
 	struct dropping *d = calloc(1, sizeof(*d) + count * sizeof(d->items[0]));
 	pthread_condattr_t attributes;
@@ -179,8 +194,9 @@ static struct dropping *dropping_create(struct mount *m, size_t count,
 
 /* ---- a session ---- */
 
-static void all_dropped(struct mount *m)
+static void all_dropped(struct mount *m, void *context)
 {
+	(void)context;
 	COUNT(m, fences);
 	session_fenced(m);
 }
@@ -210,7 +226,7 @@ bool drop_all(struct mount *m, const struct holder_action *action)
 		bool kept = keep_stored(m, inode);
 
 		if (inode->lookup_count > 0 && (kept || given))
-			d->items[d->count++] = (struct drop_one){ inode->nodeid, kept };
+			d->items[d->count++] = (struct drop_one){ inode->nodeid, kept, 0 };
 		inode->attributes_given = false;
 		inode->names_given = false;
 		if (inode->hold_count > 0 || inode->fence_count > 0)
@@ -224,8 +240,9 @@ bool drop_all(struct mount *m, const struct holder_action *action)
 
 /* ---- a write lease ---- */
 
-static void lost_dropped(struct mount *m)
+static void lost_dropped(struct mount *m, void *context)
 {
+	(void)context;
 	pthread_mutex_lock(&m->lock);
 	session_lost_dropped(m);
 	pthread_mutex_unlock(&m->lock);
@@ -245,7 +262,24 @@ bool drop_lost(struct mount *m, const struct handle *handle)
 	d = dropping_create(m, 1, lost_dropped);
 	if (!d)
 		return false;
-	d->items[d->count++] = (struct drop_one){ inode->nodeid, false };
+	d->items[d->count++] = (struct drop_one){ inode->nodeid, false, 0 };
+	notifier_push(m, LANE_FENCE, &d->work);
+	return true;
+}
+
+/* ---- a size ---- */
+
+bool drop_for_size(struct mount *m, struct inode *inode, uint64_t offset,
+		   void (*then)(struct mount *m, void *context), void *context)
+{
+	struct dropping *d = dropping_create(m, 1, then);
+
+	if (!d)
+		return false;
+	d->context = context;
+	d->sized = inode;
+	inode_use(m, inode);
+	d->items[d->count++] = (struct drop_one){ inode->nodeid, false, offset };
 	notifier_push(m, LANE_FENCE, &d->work);
 	return true;
 }

@@ -1,5 +1,6 @@
 /*
- * drop_all.h - the end of a session, or of a write lease that was kept: what the kernel has goes.
+ * drop_all.h - what the kernel has goes, and what cannot go is not waited for: at the end of a session,
+ * or of a write lease that was kept, and around a change of a file's size.
  *
  * READs that wait for a lost origin keep their pages locked for as long as their callers want to
  * wait; such pages are not up to date and serve nothing. What is around them is invalidated, so that the
@@ -13,12 +14,22 @@
 #include "fs/mount/state.h"
 #include "lease/holder.h"
 
+struct inode;
+
 /* The session is over: everything that is not kept; then session_fenced(). Under the lock. False: no
    memory, and the guardian will do it. */
 bool drop_all(struct mount *m, const struct holder_action *action);
 /* A write lease that was kept is lost: its pages; then session_lost_dropped(). Under the lock. False:
    there is nothing to drop. */
 bool drop_lost(struct mount *m, const struct handle *handle);
+/*
+ * The pages of one file from `offset` on, and its attributes, before and after a change of its size: until
+ * that is answered the kernel writes nothing back, so that a page which is stored to meanwhile cannot be
+ * dropped. It need not be: it is under the write lease, and mapping the file has dropped what was there.
+ * `then` is called when nothing older is left, with no lock. Under the lock. False: no memory.
+ */
+bool drop_for_size(struct mount *m, struct inode *inode, uint64_t offset,
+		   void (*then)(struct mount *m, void *context), void *context);
 /* Waits until no thread of it is left. After the lanes have ended; without the lock. */
 void drop_all_wait(struct mount *m);
 

@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fs/mount/drop_all.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/read.h"
 #include "fs/mount/sync.h"
+#include "fs/mount/write_back.h"
 
 struct fencing {
 	struct notifier_work work;
@@ -24,11 +26,36 @@ static void affected(struct call *call, struct inode *ret_inodes[4])
 	ret_inodes[3] = call->child2;
 }
 
-/* A change of the size of what is mapped by now, which drops no pages (attributes.c): mapping it has. */
-static bool mapped_since(const struct call *call)
+static bool changes_size(const struct call *call)
 {
 	return call->operation == MESSAGE_setattr && call->message.type == MESSAGE_setattr &&
-	       (call->message.setattr.valid & SETATTR_SIZE) && call->inode->mapped;
+	       (call->message.setattr.valid & SETATTR_SIZE);
+}
+
+/*
+ * Until a change of the size is answered the kernel writes nothing back, and dropping what was stored
+ * to would wait for that. Under the write lease nothing has to be dropped (write_back.h). Of a file that
+ * is mapped there are no pages without, and none may come: read.c.
+ */
+void modify_size(struct mount *m, struct call *call, struct modify_scope *scope)
+{
+	struct inode *inode = call->inode;
+
+	if (write_back_expected(m, inode)) {
+		call->bound = inode->stored.number;
+	} else if (inode->mapped) {
+		call->sizes = true;
+		inode->size_count++;
+	} else {
+		scope->data = true;
+	}
+}
+
+/* A process may have mapped the file since it was asked for. Under the lock. */
+static bool stored_since(struct mount *m, const struct call *call)
+{
+	return changes_size(call) &&
+	       (call->inode->mapped || write_back_expected(m, call->inode));
 }
 
 /* Collects what the kernel holds of the affected inodes. Under the lock. */
@@ -56,6 +83,35 @@ static bool collect(struct mount *m, struct fencing *fencing)
 	return any;
 }
 
+/* drop_for_size() has done what `work` is for. */
+static void size_dropped(struct mount *m, void *context)
+{
+	struct fencing *fencing = context;
+
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < fencing->work.count; i++)
+		inode_unuse(m, fencing->work.notices[i].inode);
+	fencing->work.count = 0;
+	pthread_mutex_unlock(&m->lock);
+	fencing->work.done(m, &fencing->work);
+}
+
+/* Drops what was collected; then `work.done` is called. */
+static void push(struct mount *m, struct fencing *fencing)
+{
+	struct call *call = fencing->call;
+	bool dropped = false;
+
+	if (changes_size(call) && fencing->scope.data) {
+		pthread_mutex_lock(&m->lock);
+		dropped = drop_for_size(m, call->inode, fencing->scope.offset, size_dropped,
+					fencing);
+		pthread_mutex_unlock(&m->lock);
+	}
+	if (!dropped)
+		notifier_push(m, LANE_MODIFY, &fencing->work);
+}
+
 /* Page fills are held from here on. */
 static void hold(struct fencing *fencing)
 {
@@ -79,15 +135,18 @@ static void fenced(struct mount *m, struct notifier_work *work)
 	bool filled, late;
 
 	pthread_mutex_lock(&m->lock);
-	filled = data && inode->pages && inode->filled_serial != fencing->filled_serial &&
-		 !mapped_since(call);
+	if (data && stored_since(m, call)) {
+		fencing->scope.data = data = false;
+		modify_size(m, call, &fencing->scope);
+	}
+	filled = data && inode->pages && inode->filled_serial != fencing->filled_serial;
 	late = filled && !instant_before(mount_now(), call->deadline);
 	if (filled && !late) {
 		if (!fencing->holding)
 			hold(fencing);
 		collect(m, fencing);
 		pthread_mutex_unlock(&m->lock);
-		notifier_push(m, LANE_MODIFY, &fencing->work);
+		push(m, fencing);
 		return;
 	}
 	if (fencing->holding)
@@ -95,6 +154,8 @@ static void fenced(struct mount *m, struct notifier_work *work)
 	if (data && !late) {
 		inode->hold_count++;
 		call->modify_marks |= 1u << 4;
+		call->sizes = changes_size(call);
+		inode->size_count += call->sizes;
 	} else if (fencing->holding) {
 		calls_release_held(m, inode);
 	}
@@ -159,7 +220,7 @@ void modify_send(struct mount *m, struct call *call, const struct modify_scope *
 	any = collect(m, fencing);
 	pthread_mutex_unlock(&m->lock);
 	if (any)
-		notifier_push(m, LANE_MODIFY, &fencing->work);
+		push(m, fencing);
 	else
 		fenced(m, &fencing->work);
 }
@@ -299,17 +360,18 @@ void modify_settle(struct mount *m, struct call *call, uint64_t offset, uint64_t
 	bool any = false;
 
 	pthread_mutex_lock(&m->lock);
-	if (call->inode && call->inode->pages && !mapped_since(call))
+	if (call->inode && call->inode->pages && !stored_since(m, call))
 		fencing = calloc(1, sizeof(*fencing));
 	if (fencing) {
 		fencing->call = call;
 		fencing->then = then;
+		fencing->scope = (struct modify_scope){ .data = true, .offset = offset };
 		fencing->work.done = settled;
 		any = notifier_collect(m, &fencing->work, call->inode, true, offset, length);
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (any) {
-		notifier_push(m, LANE_MODIFY, &fencing->work);
+		push(m, fencing);
 	} else {
 		free(fencing);
 		then(m, call);

@@ -31,6 +31,9 @@ struct modify_scope {
 void modify_send(struct mount *m, struct call *call, const struct modify_scope *scope,
 		 call_work *work);
 
+/* What a change of the size of call->inode affects, beside its attributes. Under the lock. */
+void modify_size(struct mount *m, struct call *call, struct modify_scope *scope);
+
 /*
  * Sends a modification of call->inode alone which nobody can see before the write lease that it is
  * made under is given up: nothing has to leave the kernel first.

@@ -265,7 +265,7 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	   from before it: others may see the new state already. It is sent again behind it. */
 	if (held && !exclusive && inode_fills_wait(inode))
 		return USE_NONE;
-	if (exclusive && inode->size_count > 0)
+	if (exclusive && inode->size_count > 0 && inode->dropping_pages == 0)
 		return USE_NONE;
 	if (node->instance && node->instance == held) {
 		inode->filled_at = mount_now();

@@ -554,6 +554,37 @@ START_TEST(a_change_of_the_size_of_what_is_mapped_drops_no_pages_and_lets_none_c
 }
 END_TEST
 
+/*
+ * It had pages, which are being dropped, when it was mapped and stored to: the kernel cannot drop that page
+ * before the change of the size is answered.
+ */
+START_TEST(a_change_of_the_size_does_not_wait_for_a_page_that_is_stored_to)
+{
+	struct origin_request *setattr;
+	uint64_t size, unique;
+	unsigned before;
+
+	lab_start();
+	lab.m.maps_writable = true;
+	node = lab_find_file("f", FILE_NUMBER, 3);
+	unique = kernel_read(node, lab_open(node, O_RDONLY), 0, 3);
+	answer(origin_expect(MESSAGE_read), 1, LEASE_READ, "old");
+	kernel_expect_text(unique, "old");
+	fh = lab_open(node, O_RDWR);
+	before = kernel_notices();
+	kernel_let_notifications(true);
+	size = kernel_setattr(node, FATTR_SIZE, 2, 0);
+	LAB_WAIT(lab.notice_count > before && !lab.notices[lab.notice_count - 1].returned);
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_WRITE, "map");
+	kernel_expect_text(unique, "map");
+	setattr = origin_expect(MESSAGE_setattr);
+	answer_size(setattr, 1, 2);
+	ck_assert_int_eq(kernel_error(size), 0);
+	kernel_let_notifications(false);
+}
+END_TEST
+
 /* What was sent ahead under the write lease is no error when that is given up before it was done. */
 START_TEST(a_change_of_the_size_outlives_the_write_lease)
 {
@@ -598,6 +629,7 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, a_page_for_a_mapping_waits_for_the_end_of_a_recall);
 	tcase_add_test(tcase, a_page_for_a_mapping_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, a_change_of_the_size_of_what_is_mapped_drops_no_pages_and_lets_none_come);
+	tcase_add_test(tcase, a_change_of_the_size_does_not_wait_for_a_page_that_is_stored_to);
 	tcase_add_test(tcase, a_change_of_the_size_outlives_the_write_lease);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
