@@ -347,6 +347,8 @@ void inodes_give_data_fd(struct inode *inode, int fd)
 {
 	int none = -1;
 
+	/* Not when it was opened: then a refusal would come after the file was made. */
+	(void)fcntl(fd, F_SETFL, O_NOATIME);
 	if (!atomic_compare_exchange_strong(&inode->write_fd, &none, fd))
 		close(fd);
 }

@@ -981,6 +981,41 @@ START_TEST(a_sync_that_is_told_no_error_because_another_was_says_so)
 }
 END_TEST
 
+static void same_access_time(const char *name, const struct stat *before)
+{
+	struct stat after;
+
+	ck_assert_int_eq(fstatat(state_fd, name, &after, 0), 0);
+	ck_assert_int_eq(after.st_atim.tv_sec, before->st_atim.tv_sec);
+	ck_assert_int_eq(after.st_atim.tv_nsec, before->st_atim.tv_nsec);
+}
+
+/* Hosts that have the attributes under a lease would not hear of it. */
+START_TEST(reading_and_listing_what_was_just_made_moves_no_access_time)
+{
+	uint8_t buffer[4096];
+	struct writer w = writer_of(buffer, sizeof(buffer));
+	struct store_listing listing;
+	struct inode *file = make_file("a", &as_user, 0600);
+	struct stat of_file, of_directory;
+	uint64_t offset;
+	uint32_t count;
+	char byte;
+
+	ck_assert_int_eq(store_write(store, &as_user, file, 0, false, false, text_of("x"), &offset,
+				     &count), 0);
+	ck_assert_int_eq(fstatat(state_fd, "tree/a", &of_file, 0), 0);
+	ck_assert_int_eq(fstatat(state_fd, "tree", &of_directory, 0), 0);
+	usleep(20000); /* longer than a tick of the clock that such times are taken from */
+	ck_assert_int_eq(store_read(store, &as_user, file, 0, &byte, 1, &count), 0);
+	ck_assert_uint_eq(count, 1);
+	ck_assert_int_eq(store_readdir(store, &as_root, root, 0, &w, NULL, NULL, &listing), 0);
+	same_access_time("tree/a", &of_file);
+	same_access_time("tree", &of_directory);
+	store_put(store, file);
+}
+END_TEST
+
 START_TEST(paths_for_plain_reading_stay_below_the_root)
 {
 	int fd;
@@ -1036,6 +1071,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, an_error_that_a_closed_descriptor_would_have_been_told_is_told);
 	tcase_add_test(tc, an_error_from_the_time_of_an_earlier_process_is_told);
 	tcase_add_test(tc, a_sync_that_is_told_no_error_because_another_was_says_so);
+	tcase_add_test(tc, reading_and_listing_what_was_just_made_moves_no_access_time);
 	tcase_add_test(tc, paths_for_plain_reading_stay_below_the_root);
 	return tc;
 }
