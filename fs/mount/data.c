@@ -35,14 +35,14 @@ static void close_work(struct mount *m, struct call *call)
 	call_destroy(m, call);
 }
 
-static void uncount_open(struct mount *m, struct inode *inode)
+void data_closed(struct mount *m, struct inode *inode)
 {
 	struct call *call = NULL;
 	bool tell;
 
 	pthread_mutex_lock(&m->lock);
-	inode->open_count--;
-	tell = inode->open_count == 0 && inode->open_registered && !inode->closing;
+	tell = inode->open_count == 0 && inode->open_registered && !inode->closing &&
+	       !inode->open_told;
 	if (tell) {
 		inode->open_registered = false;
 		inode->closing = true; /* opens wait for it: it must not undo what they register */
@@ -62,6 +62,14 @@ static void uncount_open(struct mount *m, struct inode *inode)
 	inode->closing = false;
 	calls_release_held(m, inode); /* opens may have come to wait for it */
 	pthread_mutex_unlock(&m->lock);
+}
+
+static void uncount_open(struct mount *m, struct inode *inode)
+{
+	pthread_mutex_lock(&m->lock);
+	inode->open_count--;
+	pthread_mutex_unlock(&m->lock);
+	data_closed(m, inode);
 }
 
 /*

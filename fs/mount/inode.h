@@ -112,6 +112,7 @@ struct inode {
 	bool locks_used;               /* something was locked here: closes are told to us */
 	bool closing;                  /* a close is on its way to the origin; opens wait for it */
 	bool open_registered;          /* the origin knows that it is open here */
+	uint32_t open_told;            /* unlinks and renames in flight that tell the origin so */
 	bool pages;                    /* the kernel may have pages: has a guardian slot */
 	int guardian_slot;
 	uint64_t unsynced_incarnation; /* of the store at the first change since the last fsync, 0 */

@@ -5,9 +5,12 @@
 
 #include "fs/mount/drop_all.h"
 #include "fs/mount/notifier.h"
+#include "fs/mount/ops.h"
 #include "fs/mount/read.h"
 #include "fs/mount/sync.h"
 #include "fs/mount/write_back.h"
+
+#define MARK_TOLD (1u << 5) /* in modify_marks: counted in the victim's open_told */
 
 struct fencing {
 	struct notifier_work work;
@@ -167,14 +170,21 @@ static void fenced(struct mount *m, struct notifier_work *work)
 	free(fencing);
 }
 
+static struct inode *victim_of(const struct call *call)
+{
+	return call->operation == MESSAGE_rename ? call->child2 : call->child;
+}
+
 /*
  * Tells the origin that what loses its name is open here. In the same section as the marks: from
- * then on an open of it asks the origin, which knows. Under the lock.
+ * then on an open of it asks the origin, which knows. A close waits until this is answered
+ * (modify_end): what comes first would not find it open, and it would stay open for ever. Under the
+ * lock.
  */
 static void tell_victim(struct call *call)
 {
 	bool renames = call->message.type == MESSAGE_rename;
-	struct inode *victim = renames ? call->child2 : call->child;
+	struct inode *victim = victim_of(call);
 
 	if ((!renames && call->message.type != MESSAGE_unlink) || !victim ||
 	    victim->open_count == 0)
@@ -184,6 +194,8 @@ static void tell_victim(struct call *call)
 	else
 		call->message.unlink.victim_open = victim->handle;
 	victim->open_registered = true;
+	victim->open_told++;
+	call->modify_marks |= MARK_TOLD;
 }
 
 void modify_send(struct mount *m, struct call *call, const struct modify_scope *scope,
@@ -299,7 +311,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 	struct slice made = slice_of(call->names[0]);
 	bool makes = call->status == STATUS_OK && makes_name(call);
 	struct inode *inodes[4];
-	bool kept = false;
+	bool kept = false, told;
 
 	affected(call, inodes);
 	pthread_mutex_lock(&m->lock);
@@ -340,8 +352,13 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 			holder_modified(m->holder, &inodes[i]->handle, names,
 					touched(call, i, names));
 	}
+	told = call->modify_marks & MARK_TOLD;
+	if (told)
+		victim_of(call)->open_told--;
 	call->modify_marks = 0;
 	pthread_mutex_unlock(&m->lock);
+	if (told)
+		data_closed(m, victim_of(call));
 	return kept;
 }
 

@@ -92,5 +92,7 @@ int data_open(struct mount *m, struct inode *inode, const struct credential *cre
 void data_open_undo(struct mount *m, struct open_file *file);
 /* At the end: descriptors that the kernel did not release, since the connection was aborted. */
 void data_forget_all(struct mount *m);
+/* Tells the origin when nothing has it open here any more, and the origin thinks so. */
+void data_closed(struct mount *m, struct inode *inode);
 
 #endif

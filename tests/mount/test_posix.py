@@ -554,6 +554,34 @@ def test_a_file_without_a_name_gets_one(w):
                          "nothing is left of what had no name")
 
 
+def test_what_is_removed_while_it_is_being_closed_goes(w):
+    """The close must not come to the origin before the unlink, or rename, that says it is open."""
+    a, _ = hosts(w)
+    os.mkdir(a / "d")
+    for round_ in range(150):
+        path = a / "d/f"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.write(fd, b"bytes")
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(write_end)
+            os.read(read_end, 1)
+            os._exit(0)  # closes it
+        os.close(fd)
+        os.close(read_end)
+        if round_ % 2:
+            write_file(a / "d/new", b"other bytes")
+        os.close(write_end)
+        if round_ % 2:
+            os.rename(a / "d/new", path)
+        else:
+            os.unlink(path)
+        os.waitpid(child, 0)
+    leasehold.eventually(lambda: not os.listdir(w.main_origin.path_of(".leasehold")),
+                         "nothing is left of what was removed")
+
+
 def file_handle(path):
     """What open_by_handle_at(2) takes."""
     handle = ctypes.create_string_buffer(struct.pack("<Ii", 128, 0), 8 + 128)
