@@ -24,15 +24,15 @@
 
 /* Files that one reservation may evict: a bound on the wait, far above what a request needs. */
 #define EVICTIONS_MAX 65536
-/* Files that one choice of a victim may spare for having been used again. */
-#define SPARED_MAX 256
+/* Files in use that one choice of a victim may pass over. */
+#define PASSED_OVER_MAX 256
 
 uint64_t cache_hash(const struct handle *handle)
 {
 	return XXH3_64bits(handle->bytes, handle->length);
 }
 
-/* The list of unreferenced files on disk, in the order of use. c->lock is held. */
+/* The list of files on disk that are not pinned, in the order of use. c->lock is held. */
 static void list_add(struct cache *c, struct cache_file *f)
 {
 	assert(!f->listed);
@@ -61,10 +61,16 @@ static void list_remove(struct cache *c, struct cache_file *f)
 		c->oldest = f->newer;
 }
 
-void cache_reference_locked(struct cache *c, struct cache_file *f)
+void cache_touch(struct cache_file *f)
 {
-	if (f->references++ == 0)
+	struct cache *c = f->cache;
+
+	pthread_mutex_lock(&c->lock);
+	if (f->listed && c->newest != f) {
 		list_remove(c, f);
+		list_add(c, f);
+	}
+	pthread_mutex_unlock(&c->lock);
 }
 
 void cache_list_newest(struct cache *c, struct cache_file *f)
@@ -100,10 +106,8 @@ static struct cache_file *table_find(struct cache *c, const struct handle *handl
 
 	while (f && (f->hash != hash || !handle_equal(&f->handle, handle)))
 		f = f->hash_next;
-	if (!f)
-		return NULL;
-	f->reused = f->reused || (f->references == 0 && f->on_disk);
-	cache_reference_locked(c, f);
+	if (f)
+		f->references++;
 	return f;
 }
 
@@ -122,54 +126,52 @@ struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *ha
 	return f;
 }
 
-/* Takes the least useful file: referenced and off the list. NULL: there is none. */
-static struct cache_file *take_victim(struct cache *c)
+/*
+ * Takes the least useful file: referenced, and locked exclusively. Whoever knows it goes on without
+ * what was cached. Not `self`, nor what somebody reads or writes at this moment, nor what the flusher
+ * has open (its blocks would stay). NULL: there is none.
+ */
+static struct cache_file *take_victim(struct cache *c, const struct cache_file *self)
 {
-	for (int spared = 0; c->oldest; spared++) {
-		struct cache_file *f = c->oldest;
+	struct cache_file *f = c->oldest, *next;
 
-		list_remove(c, f);
-		if (f->reused && spared < SPARED_MAX) {
-			f->reused = false;
-			list_add(c, f);
-			continue;
+	for (int passed_over = 0; f && passed_over < PASSED_OVER_MAX; passed_over++) {
+		next = f->newer;
+		/* Against the order of the locks, but it does not wait. */
+		if (f != self && !f->flushing && pthread_rwlock_trywrlock(&f->lock) == 0) {
+			f->references++;
+			return f;
 		}
-		assert(f->references == 0);
-		f->references = 1;
-		return f;
+		if (f != self) { /* it is in use */
+			list_remove(c, f);
+			list_add(c, f);
+		}
+		f = next;
 	}
 	return NULL;
 }
 
-/*
- * Evicts a file that take_victim() handed out, unless somebody began to use it meanwhile. False:
- * the disk refuses, and would refuse the next as well.
- */
+/* Evicts what take_victim() handed out. False: the disk refuses, and would refuse the next as well. */
 static bool evict(struct cache *c, struct cache_file *f)
 {
-	bool alone, refused = false;
-	uint64_t bytes;
+	uint64_t bytes = f->charged; /* changes only with the file's lock */
+	bool refused;
 
-	pthread_rwlock_wrlock(&f->lock);
-	pthread_mutex_lock(&c->lock);
-	alone = f->references == 1;
-	bytes = f->charged;
-	pthread_mutex_unlock(&c->lock);
-	if (alone) {
-		cache_file_drop_locked(f);
-		refused = f->on_disk;
-		if (!refused) {
-			atomic_fetch_add(&c->statistics.evicted_files, 1);
-			atomic_fetch_add(&c->statistics.evicted_bytes, bytes);
-		}
-	}
+	cache_file_drop_locked(f);
+	refused = f->on_disk;
 	pthread_rwlock_unlock(&f->lock);
+	if (refused) {
+		cache_touch(f); /* not the first choice next time */
+	} else {
+		atomic_fetch_add(&c->statistics.evicted_files, 1);
+		atomic_fetch_add(&c->statistics.evicted_bytes, bytes);
+	}
 	cache_file_put(f);
 	return !refused;
 }
 
-/* Evicts until `bytes` more fit, and takes them. */
-static int make_room(struct cache *c, uint64_t bytes)
+/* Evicts until `bytes` more fit, and takes them for `self`, which may be NULL. */
+static int make_room(struct cache *c, const struct cache_file *self, uint64_t bytes)
 {
 	for (int evictions = 0; evictions < EVICTIONS_MAX; evictions++) {
 		struct cache_file *victim = NULL;
@@ -181,7 +183,7 @@ static int make_room(struct cache *c, uint64_t bytes)
 			return 0;
 		}
 		if (bytes <= c->bytes_max)
-			victim = take_victim(c);
+			victim = take_victim(c, self);
 		pthread_mutex_unlock(&c->lock);
 		if (!victim || !evict(c, victim))
 			return -ENOSPC;
@@ -189,14 +191,14 @@ static int make_room(struct cache *c, uint64_t bytes)
 	return -ENOSPC;
 }
 
-int cache_reserve(struct cache *c, uint64_t bytes)
+int cache_reserve(struct cache_file *f, uint64_t bytes)
 {
-	return make_room(c, bytes);
+	return make_room(f->cache, f, bytes);
 }
 
 void cache_trim(struct cache *c)
 {
-	(void)make_room(c, 0); /* what is referenced stays; its next write is not admitted */
+	(void)make_room(c, NULL, 0); /* what is in use stays; its next write is not admitted */
 }
 
 void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool dirty)
@@ -213,6 +215,10 @@ void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool
 	c->bytes -= f->charged + reserved;
 	c->bytes += charge;
 	f->charged = charge;
+	if (charge == 0)
+		list_remove(c, f);
+	else if (!f->listed && f->pins == 0)
+		list_add(c, f);
 	if (dirty && !f->dirty) {
 		f->dirty = true;
 		f->dirty_next = c->dirty;
@@ -230,7 +236,7 @@ struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
 	pthread_mutex_lock(&c->lock);
 	f = table_find(c, handle, hash);
 	if (!f && c->files >= CACHE_FILES_MAX)
-		victim = take_victim(c);
+		victim = take_victim(c, NULL);
 	pthread_mutex_unlock(&c->lock);
 	if (f)
 		return f;
@@ -275,8 +281,7 @@ void cache_file_put(struct cache_file *f)
 		ranges = f->ranges;
 		range_set_init(&f->ranges, ranges.allocator, CACHE_FILE_RANGES_MAX);
 	}
-	if (f->on_disk)
-		list_add(c, f);
+	assert(f->pins == 0);
 	if (unused)
 		table_remove(c, f);
 	pthread_mutex_unlock(&c->lock);
@@ -288,6 +293,30 @@ void cache_file_put(struct cache_file *f)
 		range_set_finish(&ranges);
 	if (unused)
 		cache_file_free(f);
+}
+
+void cache_file_pin(struct cache_file *f)
+{
+	struct cache *c = f->cache;
+
+	/* The file's lock: an eviction that has begun is over before this returns. */
+	pthread_rwlock_rdlock(&f->lock);
+	pthread_mutex_lock(&c->lock);
+	f->pins++;
+	list_remove(c, f);
+	pthread_mutex_unlock(&c->lock);
+	pthread_rwlock_unlock(&f->lock);
+}
+
+void cache_file_unpin(struct cache_file *f)
+{
+	struct cache *c = f->cache;
+
+	pthread_mutex_lock(&c->lock);
+	assert(f->pins > 0);
+	if (--f->pins == 0 && f->charged > 0)
+		list_add(c, f);
+	pthread_mutex_unlock(&c->lock);
 }
 
 /* An identity that we can read: the host's id. -EINVAL: something else. */

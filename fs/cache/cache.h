@@ -16,7 +16,9 @@
  *
  * The cap counts allocated bytes, whole file-system blocks plus CACHE_FILE_OVERHEAD_BYTES each
  * file, and is held at admission: room is made (whole files, least useful first, never one that is
- * referenced) before bytes are written; what does not fit is not cached. A cache that fails (full,
+ * pinned, or read or written at that moment) before bytes are written; what does not fit is not
+ * cached. So what is cached of a file may go at any time, with or without a reference: that only
+ * means that it is not cached any more. A cache that fails (full,
  * read-only, corrupt) costs speed, never an answer: functions report, the caller goes on without.
  *
  * Thread-safe. Calls do disk I/O and may block on it (never on the network).
@@ -53,6 +55,14 @@ void cache_host_id(const struct cache *c, uint8_t ret_id[16]);
    yet. NULL: no memory. Drop with cache_file_put(). */
 struct cache_file *cache_file_get(struct cache *c, const struct handle *handle);
 void cache_file_put(struct cache_file *f);
+
+/*
+ * Between pin and unpin nothing is evicted of the file (passthrough, mappings; counted). What is
+ * cached of it is looked at after the pin; drops, and writes of another change, go on. A pinned file
+ * stays referenced.
+ */
+void cache_file_pin(struct cache_file *f);
+void cache_file_unpin(struct cache_file *f);
 
 /* The change that the cached bytes belong to; {0,0}: nothing is cached. */
 struct change cache_file_change(struct cache_file *f);

@@ -445,6 +445,7 @@ size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offs
 	if (rc == 0) {
 		atomic_fetch_add_explicit(&c->statistics.hits, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&c->statistics.hit_bytes, length, memory_order_relaxed);
+		cache_touch(f);
 		return length;
 	}
 	/* A transient lack of descriptors says nothing about the file. */
@@ -544,7 +545,7 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 	if (cache_file_covers(f, change, offset, length))
 		return 0;
 	reserved = room_for(c, offset, length);
-	rc = cache_reserve(c, reserved);
+	rc = cache_reserve(f, reserved);
 	if (rc < 0) {
 		atomic_fetch_add(&c->statistics.not_admitted, 1);
 		return rc;

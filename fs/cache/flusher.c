@@ -57,7 +57,7 @@ static unsigned take_batch(struct cache *c)
 		c->dirty_count--;
 		f->dirty = false;
 		f->flushing = true;
-		cache_reference_locked(c, f);
+		f->references++;
 		c->jobs[count++] = (struct flush_job){ .file = f, .fd = -1 };
 	}
 	pthread_mutex_unlock(&c->lock);

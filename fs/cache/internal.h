@@ -39,12 +39,12 @@ struct cache_file {
 
 	/* Under cache.lock. */
 	struct cache_file *hash_next;
-	struct cache_file *newer, *older; /* in the order of use, while unreferenced and on disk */
+	struct cache_file *newer, *older; /* in the order of use, while on disk and not pinned */
 	struct cache_file *dirty_next;
 	uint32_t references; /* the flusher and eviction hold one as well while they work */
+	uint32_t pins;       /* not evicted, and not listed */
 	bool listed;         /* newer and older are in use */
 	bool dirty;          /* on the dirty list: the record is older than the bytes */
-	bool reused;         /* used again after it was put: gets a second round before eviction */
 	bool flushing;       /* the flusher has a descriptor: an unlink frees nothing yet */
 	uint64_t charged;    /* bytes of the cap that this file takes */
 	uint64_t orphaned;   /* unlinked while flushing; given back when the flusher is done */
@@ -109,10 +109,11 @@ struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *ha
 					uint64_t charged);
 /* Puts a scanned file at the newest end of the order of use. */
 void cache_list_newest(struct cache *c, struct cache_file *f);
-/* One more reference; takes an unreferenced file off the list. c->lock is held. */
-void cache_reference_locked(struct cache *c, struct cache_file *f);
-/* Takes `bytes` of the cap, evicting what is in the way. 0 or -ENOSPC. */
-int cache_reserve(struct cache *c, uint64_t bytes) MUST_CHECK;
+/* Takes `bytes` of the cap for `f`, evicting what else is in the way. 0 or -ENOSPC. No file's lock is
+   held: the victims' are taken. */
+int cache_reserve(struct cache_file *f, uint64_t bytes) MUST_CHECK;
+/* The file is in use now: others go before it. */
+void cache_touch(struct cache_file *f);
 /* Evicts until the cap is held, or nothing can be evicted. */
 void cache_trim(struct cache *c);
 /* The file takes `charge` from now on; `reserved` is given back; its record needs writing. */

@@ -469,13 +469,15 @@ START_TEST(a_drop_removes_the_file)
 }
 END_TEST
 
-START_TEST(the_least_recently_used_goes_first_and_never_a_referenced_one)
+START_TEST(the_least_recently_used_goes_first_and_never_a_pinned_one)
 {
 	struct cache *c = open_cache(MIB);
 	struct cache_file *held = get(c, 0), *f;
 	unsigned left = 0;
 
 	ck_assert_int_eq(put_bytes(held, 0, first, 0, 200 * KIB), 0);
+	cache_file_pin(held);
+	cache_file_pin(held);
 	for (uint32_t n = 1; n < 20; n++) {
 		f = get(c, n);
 		ck_assert_int_eq(put_bytes(f, n, first, 0, 100 * KIB), 0);
@@ -498,11 +500,55 @@ START_TEST(the_least_recently_used_goes_first_and_never_a_referenced_one)
 	}
 	ck_assert_uint_gt(left, 3);
 	ck_assert_uint_gt(counters(c).evicted_files, 8);
-	/* Nothing but referenced files: not admitted, and nothing is lost. */
+	/* Nothing but pinned files: not admitted, and nothing is lost. */
+	cache_file_unpin(held);
 	ck_assert_int_eq(put_bytes(held, 0, first, 200 * KIB, MIB), -ENOSPC);
 	ck_assert_uint_ge(counters(c).not_admitted, 1);
 	ck_assert_uint_eq(got_bytes(held, 0, first, 0, 200 * KIB), 200 * KIB);
+	cache_file_unpin(held);
+	/* Now it is a file like any other, though it is referenced. */
+	f = get(c, 30);
+	ck_assert_int_eq(put_bytes(f, 30, first, 0, 900 * KIB), 0);
+	ck_assert_uint_eq(got_bytes(held, 0, first, 0, 200 * KIB), 0);
+	ck_assert_int_eq(put_bytes(held, 0, first, 0, 100 * KIB), 0);
+	ck_assert_uint_eq(got_bytes(held, 0, first, 0, 200 * KIB), 100 * KIB);
+	cache_file_put(f);
 	cache_file_put(held);
+	cache_close(c);
+}
+END_TEST
+
+START_TEST(files_that_are_known_make_room_and_a_large_one_keeps_its_beginning)
+{
+	struct cache *c = open_cache(4 * MIB);
+	struct cache_file *files[40];
+	unsigned cached = 0;
+	char ranges[64];
+
+	for (uint32_t n = 0; n < 40; n++) {
+		files[n] = get(c, n);
+		ck_assert_int_eq(put_bytes(files[n], n, first, 0, 512 * KIB), 0);
+	}
+	ck_assert_uint_eq(counters(c).not_admitted, 0);
+	ck_assert_uint_gt(counters(c).evicted_files, 30);
+	for (uint32_t n = 0; n < 40; n++) {
+		size_t got = got_bytes(files[n], n, first, 0, 512 * KIB);
+
+		ck_assert(got == 0 || got == 512 * KIB);
+		ck_assert(change_known(cache_file_change(files[n])) == (got > 0));
+		cached += got > 0;
+	}
+	ck_assert_uint_ge(cached, 6);
+	/* It does not make room for itself. */
+	for (uint64_t i = 0; i < 16; i++) {
+		int rc = put_bytes(files[0], 0, second, i * 512 * KIB, 512 * KIB);
+
+		ck_assert_int_eq(rc, i < 7 ? 0 : -ENOSPC);
+	}
+	ck_assert_uint_eq(cache_file_ranges(files[0], second, ranges, sizeof(ranges)), 7 * 512 * KIB);
+	ck_assert_str_eq(ranges, "0-3670016");
+	for (uint32_t n = 0; n < 40; n++)
+		cache_file_put(files[n]);
 	cache_close(c);
 }
 END_TEST
@@ -620,10 +666,14 @@ static void *watch_cap(void *argument)
 START_TEST(the_cap_holds_under_parallel_writers)
 {
 	struct worker workers[CAP_THREADS + 1] = { 0 };
+	struct cache_file *known[CAP_FILES];
 	struct cache *c;
 
 	own_disk = mount_tmpfs("size=64m", "watching the disk under the cap");
 	c = open_cache(cap);
+	/* As in a mount, somebody knows every second file all the while. */
+	for (uint32_t n = 0; n < CAP_FILES; n += 2)
+		known[n] = get(c, n);
 	for (unsigned i = 0; i <= CAP_THREADS; i++) {
 		workers[i].cache = c;
 		workers[i].seed = i + 1;
@@ -636,6 +686,8 @@ START_TEST(the_cap_holds_under_parallel_writers)
 		pthread_join(workers[i].thread, NULL);
 		ck_assert_msg(!workers[i].failure, "worker %u: %s", i, workers[i].failure);
 	}
+	for (uint32_t n = 0; n < CAP_FILES; n += 2)
+		cache_file_put(known[n]);
 	cache_flush(c);
 	objects_on_disk();
 	ck_assert_uint_le(found_bytes, counters(c).bytes);
@@ -726,7 +778,8 @@ static TCase *cache_case(void)
 	tcase_add_test(tcase, a_move_keeps_what_the_modification_did_not_touch);
 	tcase_add_test(tcase, zeros_of_a_hole_are_remembered_without_room);
 	tcase_add_test(tcase, a_drop_removes_the_file);
-	tcase_add_test(tcase, the_least_recently_used_goes_first_and_never_a_referenced_one);
+	tcase_add_test(tcase, the_least_recently_used_goes_first_and_never_a_pinned_one);
+	tcase_add_test(tcase, files_that_are_known_make_room_and_a_large_one_keeps_its_beginning);
 	tcase_add_test(tcase, a_smaller_cap_is_held_from_the_start);
 	tcase_add_test(tcase, the_cap_holds_under_parallel_writers);
 	tcase_add_test(tcase, a_full_disk_costs_speed_and_no_answer);
