@@ -1,24 +1,49 @@
 /*
- * bench_io - the measured loops of tools/bench: one kind of access, run once, one number printed.
+ * bench_io - the measured loops of tools/bench: one kind of access, run once by JOBS threads, one
+ * line of JSON printed: the rate, the seconds, a checksum of what was read, processor seconds.
  *
- *   bench_io seq FILE            reads FILE in 1 MiB reads;            bytes per second
- *   bench_io rand FILE COUNT     COUNT reads of 4 KiB at random;       operations per second
- *   bench_io stat DIR COUNT      lstat of DIR/0 .. DIR/COUNT-1;        operations per second
- *   bench_io open DIR COUNT      open, read 4 KiB, close of the same;  operations per second
- *   bench_io write FILE BYTES    writes BYTES in 1 MiB writes, fsync;  bytes per second
+ *   bench_io seq JOBS FILE...        1 MiB reads: of one file each job its part, of several one file
+ *                                    after the other each;                    bytes per second
+ *   bench_io rand JOBS COUNT FILE    COUNT reads of 4 KiB at random;          operations per second
+ *   bench_io mapscan 1 FILE          a word of each page through a mapping;   bytes per second
+ *   bench_io maprand 1 COUNT FILE    COUNT words of random pages;             operations per second
+ *   bench_io stat JOBS COUNT DIR     lstat of DIR/0 .. DIR/COUNT-1;           operations per second
+ *   bench_io open JOBS COUNT DIR     open, read 4 KiB, close of the same;     operations per second
+ *   bench_io first 1 COUNT DIR       open, read to the end, close of the same: median seconds of one
+ *   bench_io write JOBS BYTES FILE   each job BYTES to FILE.JOB in 1 MiB writes, fsync; bytes per s
  *
- * A checksum of what was read goes to standard error, so that two runs can be compared.
+ * The checksum takes the first word of every page; it does not depend on the order of the jobs.
  */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define BLOCK (1u << 20)
+#define BLOCK	 (1u << 20)
+#define PAGE	 4096u
+#define JOBS_MAX 64
+
+struct job {
+	pthread_t thread;
+	unsigned index;
+	uint64_t checksum;
+	uint64_t work; /* bytes or operations */
+	unsigned char *buffer;
+};
+
+static void (*loop)(struct job *job);
+static unsigned jobs;
+static uint64_t count;
+static char **paths;
+static unsigned path_count;
+static double *latencies; /* of `first` */
 
 static double now(void)
 {
@@ -34,124 +59,291 @@ static void fail(const char *what)
 	exit(1);
 }
 
-static uint64_t checksum; /* cheap: a word of every page */
-
-static void add(const unsigned char *data, size_t length)
+static int open_or_fail(const char *path, int flags)
 {
-	for (size_t i = 0; i + 8 <= length; i += 4096) {
+	int fd = open(path, flags, 0644);
+
+	if (fd < 0)
+		fail(path);
+	return fd;
+}
+
+static uint64_t size_of(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		fail("fstat");
+	return (uint64_t)st.st_size;
+}
+
+static uint64_t random_next(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+static uint64_t mixed(uint64_t word)
+{
+	word = (word ^ (word >> 32)) * 0x9e3779b97f4a7c15u;
+	return word ^ (word >> 29);
+}
+
+static void add(struct job *job, const unsigned char *data, size_t length)
+{
+	for (size_t i = 0; i + 8 <= length; i += PAGE) {
 		uint64_t word;
 
 		memcpy(&word, data + i, 8);
-		checksum = checksum * 31 + word;
+		job->checksum += mixed(word);
 	}
 }
 
-static double sequential(const char *path, unsigned char *buffer)
+static void read_range(struct job *job, int fd, uint64_t start, uint64_t end)
 {
-	int fd = open(path, O_RDONLY);
-	uint64_t total = 0;
-	double start = now();
-	ssize_t n;
+	while (start < end) {
+		size_t want = end - start < BLOCK ? (size_t)(end - start) : BLOCK;
+		ssize_t n = pread(fd, job->buffer, want, (off_t)start);
 
-	if (fd < 0)
-		fail(path);
-	while ((n = read(fd, buffer, BLOCK)) > 0) {
-		add(buffer, (size_t)n);
-		total += (uint64_t)n;
+		if (n < 0)
+			fail("read");
+		if (n == 0)
+			break;
+		add(job, job->buffer, (size_t)n);
+		start += (uint64_t)n;
+		job->work += (uint64_t)n;
 	}
-	if (n < 0)
-		fail(path);
+}
+
+static void sequential(struct job *job)
+{
+	if (path_count > 1) {
+		for (unsigned i = job->index; i < path_count; i += jobs) {
+			int fd = open_or_fail(paths[i], O_RDONLY);
+
+			read_range(job, fd, 0, UINT64_MAX);
+			close(fd);
+		}
+	} else {
+		int fd = open_or_fail(paths[0], O_RDONLY);
+		uint64_t part = (size_of(fd) / jobs + BLOCK - 1) / BLOCK * BLOCK;
+		uint64_t start = part * job->index;
+
+		read_range(job, fd, start, job->index + 1 == jobs ? UINT64_MAX : start + part);
+		close(fd);
+	}
+}
+
+static void at_random(struct job *job)
+{
+	int fd = open_or_fail(paths[0], O_RDONLY);
+	uint64_t state = 88172645463325252u + job->index * 7919u, pages = size_of(fd) / PAGE;
+
+	for (uint64_t i = 0; i < count / jobs; i++) {
+		if (pread(fd, job->buffer, PAGE, (off_t)(random_next(&state) % pages * PAGE)) != PAGE)
+			fail(paths[0]);
+		add(job, job->buffer, PAGE);
+		job->work++;
+	}
 	close(fd);
-	return (double)total / (now() - start);
 }
 
-static double at_random(const char *path, uint64_t count, unsigned char *buffer)
+static unsigned char *map(uint64_t *ret_size)
 {
-	int fd = open(path, O_RDONLY);
-	uint64_t state = 88172645463325252u, pages;
-	struct stat st;
-	double start;
+	int fd = open_or_fail(paths[0], O_RDONLY);
+	unsigned char *data;
 
-	if (fd < 0 || fstat(fd, &st) < 0)
-		fail(path);
-	pages = (uint64_t)st.st_size / 4096;
-	start = now();
-	for (uint64_t i = 0; i < count; i++) {
-		state ^= state << 13;
-		state ^= state >> 7;
-		state ^= state << 17;
-		if (pread(fd, buffer, 4096, (off_t)(state % pages * 4096)) != 4096)
-			fail(path);
-		add(buffer, 4096);
-	}
+	*ret_size = size_of(fd);
+	data = mmap(NULL, *ret_size, PROT_READ, MAP_SHARED, fd, 0);
+	if (data == MAP_FAILED)
+		fail("mmap");
 	close(fd);
-	return (double)count / (now() - start);
+	return data;
 }
 
-static double many(const char *directory, uint64_t count, int with_open, unsigned char *buffer)
+static void map_scan(struct job *job)
 {
-	double start = now();
+	uint64_t size;
+	unsigned char *data = map(&size);
+
+	add(job, data, size);
+	job->work = size;
+	munmap(data, size);
+}
+
+static void map_random(struct job *job)
+{
+	uint64_t size, state = 88172645463325252u;
+	unsigned char *data = map(&size);
+
+	for (uint64_t i = 0; i < count; i++)
+		add(job, data + random_next(&state) % (size / PAGE) * PAGE, 8);
+	job->work = count;
+	munmap(data, size);
+}
+
+static void many_stat(struct job *job)
+{
 	char path[4096];
 	struct stat st;
 
-	for (uint64_t i = 0; i < count; i++) {
-		snprintf(path, sizeof(path), "%s/%" PRIu64, directory, i);
-		if (with_open) {
-			int fd = open(path, O_RDONLY);
-			ssize_t n = fd < 0 ? -1 : read(fd, buffer, 4096);
-
-			if (n < 0)
-				fail(path);
-			add(buffer, (size_t)n);
-			close(fd);
-		} else if (lstat(path, &st) < 0) {
+	for (uint64_t i = job->index; i < count; i += jobs) {
+		snprintf(path, sizeof(path), "%s/%" PRIu64, paths[0], i);
+		if (lstat(path, &st) < 0)
 			fail(path);
-		}
+		job->checksum += mixed((uint64_t)st.st_size + i);
+		job->work++;
 	}
-	return (double)count / (now() - start);
 }
 
-static double writing(const char *path, uint64_t bytes, unsigned char *buffer)
+static void many_open(struct job *job)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-	double start = now();
+	char path[4096];
 
-	if (fd < 0)
-		fail(path);
-	memset(buffer, 'w', BLOCK);
-	for (uint64_t done = 0; done < bytes; done += BLOCK)
-		if (write(fd, buffer, BLOCK) != BLOCK)
+	for (uint64_t i = job->index; i < count; i += jobs) {
+		int fd;
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "%s/%" PRIu64, paths[0], i);
+		fd = open_or_fail(path, O_RDONLY);
+		n = read(fd, job->buffer, PAGE);
+		if (n < 0)
 			fail(path);
-	if (fsync(fd) < 0)
+		add(job, job->buffer, (size_t)n);
+		close(fd);
+		job->work++;
+	}
+}
+
+static void first_reads(struct job *job)
+{
+	char path[4096];
+
+	for (uint64_t i = 0; i < count; i++) {
+		double start = now();
+		ssize_t n;
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/%" PRIu64, paths[0], i);
+		fd = open_or_fail(path, O_RDONLY);
+		while ((n = read(fd, job->buffer, BLOCK)) > 0)
+			add(job, job->buffer, (size_t)n);
+		if (n < 0)
+			fail(path);
+		close(fd);
+		latencies[i] = now() - start;
+		job->work++;
+	}
+}
+
+static void writing(struct job *job)
+{
+	char path[4096];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s.%u", paths[0], job->index);
+	fd = open_or_fail(path, O_WRONLY | O_CREAT | O_TRUNC);
+	memset(job->buffer, 'w', BLOCK);
+	for (uint64_t done = 0; done < count; done += BLOCK) {
+		memcpy(job->buffer, &done, sizeof(done));
+		if (write(fd, job->buffer, BLOCK) != BLOCK)
+			fail(path);
+		job->work += BLOCK;
+	}
+	if (fsync(fd) < 0 || close(fd) < 0)
 		fail(path);
-	close(fd);
-	return (double)bytes / (now() - start);
+}
+
+static void *job_main(void *job)
+{
+	loop(job);
+	return NULL;
+}
+
+static int order(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static const struct kind {
+	const char *name;
+	void (*loop)(struct job *job);
+	int counted;
+} KINDS[] = {
+	{ "seq", sequential, 0 },     { "rand", at_random, 1 },   { "mapscan", map_scan, 0 },
+	{ "maprand", map_random, 1 }, { "stat", many_stat, 1 },   { "open", many_open, 1 },
+	{ "first", first_reads, 1 },  { "write", writing, 1 },
+};
+
+static double seconds(struct timeval t)
+{
+	return (double)t.tv_sec + (double)t.tv_usec * 1e-6;
+}
+
+static void run(struct job *all)
+{
+	uint64_t checksum = 0, work = 0;
+	struct rusage usage;
+	double start = now(), took, rate;
+
+	for (unsigned i = 0; i < jobs; i++)
+		if (pthread_create(&all[i].thread, NULL, job_main, &all[i]) != 0)
+			fail("pthread_create");
+	for (unsigned i = 0; i < jobs; i++) {
+		pthread_join(all[i].thread, NULL);
+		checksum += all[i].checksum;
+		work += all[i].work;
+	}
+	took = now() - start;
+	rate = (double)work / took;
+	if (latencies) {
+		qsort(latencies, count, sizeof(*latencies), order);
+		rate = latencies[count / 2];
+	}
+	getrusage(RUSAGE_SELF, &usage);
+	printf("{\"rate\": %.9g, \"seconds\": %.6f, \"work\": %" PRIu64 ", \"checksum\": \"%" PRIx64
+	       "\", \"cpu\": %.6f}\n",
+	       rate, took, work, checksum, seconds(usage.ru_utime) + seconds(usage.ru_stime));
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t count = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
-	unsigned char *buffer = malloc(BLOCK);
-	double rate;
+	const struct kind *kind = NULL;
+	struct job *all;
+	int at = 3;
 
-	if (argc < 3 || !buffer) {
-		fprintf(stderr, "usage: bench_io seq|rand|stat|open|write PATH [COUNT]\n");
+	for (size_t i = 0; argc > 3 && i < sizeof(KINDS) / sizeof(*KINDS); i++)
+		if (strcmp(KINDS[i].name, argv[1]) == 0)
+			kind = &KINDS[i];
+	jobs = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
+	if (kind && kind->counted)
+		count = strtoull(argv[at++], NULL, 10);
+	if (!kind || at >= argc || jobs < 1 || jobs > JOBS_MAX || (kind->counted && !count)) {
+		fprintf(stderr, "usage: bench_io seq|rand|mapscan|maprand|stat|open|first|write JOBS "
+				"[COUNT] PATH...\n");
 		return 2;
 	}
-	if (strcmp(argv[1], "seq") == 0)
-		rate = sequential(argv[2], buffer);
-	else if (strcmp(argv[1], "rand") == 0)
-		rate = at_random(argv[2], count, buffer);
-	else if (strcmp(argv[1], "stat") == 0)
-		rate = many(argv[2], count, 0, buffer);
-	else if (strcmp(argv[1], "open") == 0)
-		rate = many(argv[2], count, 1, buffer);
-	else if (strcmp(argv[1], "write") == 0)
-		rate = writing(argv[2], count, buffer);
-	else
-		return 2;
-	printf("%.0f\n", rate);
-	fprintf(stderr, "%" PRIx64 "\n", checksum);
-	free(buffer);
+	loop = kind->loop;
+	paths = argv + at;
+	path_count = (unsigned)(argc - at);
+	all = calloc(jobs, sizeof(*all));
+	if (!all || (loop == first_reads && !(latencies = calloc(count, sizeof(*latencies)))))
+		fail("memory");
+	for (unsigned i = 0; i < jobs; i++) {
+		all[i].index = i;
+		all[i].buffer = aligned_alloc(PAGE, BLOCK);
+		if (!all[i].buffer)
+			fail("memory");
+		memset(all[i].buffer, 0, BLOCK); /* its page faults are not what is measured */
+	}
+	run(all);
+	for (unsigned i = 0; i < jobs; i++)
+		free(all[i].buffer);
+	free(all);
+	free(latencies);
 	return 0;
 }
