@@ -270,13 +270,14 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 }
 
 /* PROTOCOL.md 5.7: when there is no other. */
-static void lease_make_exclusive(struct lease *lease)
+static void lease_make_exclusive(struct authority *a, struct lease *lease)
 {
 	if (lease->exclusive || lease->inode->lease_count > 1)
 		return;
 	lease->exclusive = true;
 	lease->exclusive_since = lease->session->recall_sequence;
 	lease->inode->exclusive = lease;
+	operations_go_ahead(a, lease);
 }
 
 enum lease_kind authority_grant(struct authority *a, struct instant now, struct session_id id,
@@ -303,7 +304,7 @@ enum lease_kind authority_grant(struct authority *a, struct instant now, struct 
 	if (granted)
 		lease = lease_get(session, authority_inode_get(a, handle));
 	if (lease && o && o->kind == AUTHORITY_ACQUIRE)
-		lease_make_exclusive(lease);
+		lease_make_exclusive(a, lease);
 	if (granted)
 		a->counters.grants++;
 	else
@@ -360,7 +361,7 @@ static bool reclaim_exclusive(struct authority *a, struct session *session,
 	if (!a->grace || !session->claims || (inode && inode->lease_count > (lease ? 1u : 0u)) ||
 	    !lease_grant(a, session, handle, 0, true, true))
 		return false;
-	lease_make_exclusive(lease_get(session, authority_inode_get(a, handle)));
+	lease_make_exclusive(a, lease_get(session, authority_inode_get(a, handle)));
 	/* The first of this session on the inode: all that it writes back was stored under it. */
 	authority_inode_get(a, handle)->exclusive->exclusive_since = 0;
 	return true;

@@ -351,6 +351,26 @@ void operations_promote(struct authority *a, const struct session *session, stru
 }
 
 /*
+ * PROTOCOL.md 5.7: `lease` has become the write lease while modifications of its session wait. Its host may
+ * finish those before it acknowledges the recall that others cause who are before them: they run now.
+ */
+void operations_go_ahead(struct authority *a, const struct lease *lease)
+{
+	LIST_FOR_EACH(at, &lease->inode->places) {
+		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+
+		if (o->kind != AUTHORITY_MODIFY || o->state != OPERATION_QUEUED ||
+		    o->session != lease->session || o->place_count > 1 ||
+		    o->places[0].scope != RECALL_ALL)
+			continue;
+		o->covered = true;
+		o->covered_inode = lease->inode_id;
+		operation_leave(a, o);
+		operation_run(a, o);
+	}
+}
+
+/*
  * PROTOCOL.md 5.4, 5.7: a lease of `session` on `inode` is recalled. Its host's drop may wait for pages
  * that what `session` wants to acquire here would fill: that runs now, and leads to no grant.
  */

@@ -16,7 +16,7 @@
 #define RETRY_FIRST_MS 50
 #define RETRY_MAX_MS 1000
 #define SLOTS_MAX 256
-#define SLOTS_RESERVED 8 /* for what a recall may be waiting for (call->bound): one in so many */
+#define SLOTS_RESERVED 8 /* for what a recall may be waiting for: one in so many */
 
 struct slot {
 	bool used;
@@ -175,8 +175,6 @@ void call_destroy(struct mount *m, struct call *call)
 
 	pthread_mutex_lock(&m->lock);
 	slot_free(m, call);
-	if (call->sizes)
-		call->inode->size_count--;
 	HASH_DELETE(hh, table->by_id, call);
 	table->count--;
 	for (unsigned i = 0; i < 4; i++)
@@ -228,11 +226,18 @@ struct pending_send {
 	struct call *call;
 };
 
+/* What is written back, and a change of the size, before which the kernel writes nothing back. */
+static bool goes_ahead(const struct call *call)
+{
+	return call->bound || (call->message.type == MESSAGE_setattr &&
+			       (call->message.setattr.valid & SETATTR_SIZE));
+}
+
 static bool slot_take(struct call_table *table, struct call *call)
 {
 	uint32_t reserved = (table->slot_count + SLOTS_RESERVED - 1) / SLOTS_RESERVED;
 
-	if (call->bound || reserved == table->slot_count)
+	if (goes_ahead(call) || reserved == table->slot_count)
 		reserved = 0;
 	for (uint32_t i = reserved; i < table->slot_count; i++) {
 		if (!table->slots[i].used) {
@@ -860,8 +865,6 @@ void calls_unbind(struct mount *m, struct inode *inode)
 		/* The pages have just been dropped: so it is fenced. */
 		inode->hold_count++;
 		call->modify_marks |= 1u << 4;
-		inode->size_count += !call->sizes;
-		call->sizes = true;
 	}
 }
 

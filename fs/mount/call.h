@@ -72,7 +72,6 @@ struct call {
 	size_t size;
 	bool plus;
 	unsigned retries;          /* the operation's own */
-	bool sizes;                /* counted in inode->size_count */
 	unsigned modify_marks;     /* which of inode, inode2, child, child2 were marked as modifying */
 	void *context;
 

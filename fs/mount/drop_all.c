@@ -11,7 +11,7 @@
 #include "fs/mount/write_back.h"
 
 #define WALKERS_MAX 16   /* threads; all but one wait for a READ that came in between */
-#define STUCK_MS 100     /* without progress: the first time, then twice as long, and so on */
+#define STUCK_MS 20      /* without progress: the first time, then twice as long, and so on */
 #define STUCK_MAX_MS 2000
 
 struct drop_one {
@@ -139,13 +139,11 @@ static bool is_done(const struct dropping *d)
 	       (d->sized && (d->sized->mapped || write_back_expected(d->m, d->sized)));
 }
 
-/* On the thread of the lane: sees to it that somebody gets on. */
-static void drop_items(struct mount *m, struct notifier_work *work)
+/* On the thread of a lane: sees to it that somebody gets on. Under the lock. */
+static void drop_items(struct dropping *d)
 {
-	struct dropping *d = (struct dropping *)work;
 	unsigned ms = STUCK_MS;
 
-	pthread_mutex_lock(&m->lock);
 	start(d);
 	while (!is_done(d)) {
 		size_t before = d->at;
@@ -159,6 +157,14 @@ static void drop_items(struct mount *m, struct notifier_work *work)
 		ms = ms < STUCK_MAX_MS ? ms * 2 : ms;
 	}
 	d->walker++; /* nobody goes on */
+}
+
+static void drop_pushed(struct mount *m, struct notifier_work *work)
+{
+	struct dropping *d = (struct dropping *)work;
+
+	pthread_mutex_lock(&m->lock);
+	drop_items(d);
 	/* The guardian has nothing left to drop, if no lease stands. */
 	if (!d->sized && !holder_valid(m->holder, mount_now()) && !holder_keeps(m->holder))
 		guardian_renew(m->guardian, (struct instant){ 0 });
@@ -184,7 +190,7 @@ static struct dropping *dropping_create(struct mount *m, size_t count,
 	d->m = m;
 	d->then = then;
 	d->users = 1;
-	d->work.done = drop_items;
+	d->work.done = drop_pushed;
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&d->done, &attributes);
@@ -267,7 +273,21 @@ bool drop_lost(struct mount *m, const struct handle *handle)
 	return true;
 }
 
-/* ---- a size ---- */
+/* ---- one file ---- */
+
+bool drop_around(struct mount *m, const struct inode *inode)
+{
+	struct dropping *d = dropping_create(m, 1, NULL);
+
+	if (!d)
+		return false;
+	d->items[d->count++] = (struct drop_one){ inode->nodeid, false, 0 };
+	pthread_mutex_lock(&m->lock);
+	drop_items(d);
+	unuse(d);
+	pthread_mutex_unlock(&m->lock);
+	return true;
+}
 
 bool drop_for_size(struct mount *m, struct inode *inode, uint64_t offset,
 		   void (*then)(struct mount *m, void *context), void *context)

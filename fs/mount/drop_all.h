@@ -1,6 +1,7 @@
 /*
  * drop_all.h - what the kernel has goes, and what cannot go is not waited for: at the end of a session,
- * or of a write lease that was kept, and around a change of a file's size.
+ * or of a write lease that was kept, around a change of a file's size, and for a recall of what may be
+ * mapped for writing.
  *
  * READs that wait for a lost origin keep their pages locked for as long as their callers want to
  * wait; such pages are not up to date and serve nothing. What is around them is invalidated, so that the
@@ -30,6 +31,9 @@ bool drop_lost(struct mount *m, const struct handle *handle);
  */
 bool drop_for_size(struct mount *m, struct inode *inode, uint64_t offset,
 		   void (*then)(struct mount *m, void *context), void *context);
+/* The pages of one file and its attributes, for a recall. Returns when they are gone; false: no memory.
+   For a lane of notifier.c; without the lock. */
+bool drop_around(struct mount *m, const struct inode *inode);
 /* Waits until no thread of it is left. After the lanes have ended; without the lock. */
 void drop_all_wait(struct mount *m);
 

@@ -90,14 +90,12 @@ struct inode {
 	uint32_t open_count;
 	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
 	uint32_t fence_count;          /* those that will, and hold them while they fence: modify.c */
-	uint32_t size_count;           /* those that change its size while it is mapped: attributes.c */
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
 	uint32_t dropping_pages;       /* of these, of drop_session: that drop all pages */
 	struct session_id drop_session; /* of the latest of them */
-	bool dropping_now;             /* the kernel is at it */
 	uint32_t settle_serial;        /* our own modifications and recalls that ended */
 	uint32_t write_serial;         /* our own modifications that were answered */
 	uint32_t weak_fills;           /* page fills answered under such a recall, without a lease */

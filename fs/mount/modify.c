@@ -37,8 +37,9 @@ static bool changes_size(const struct call *call)
 
 /*
  * Until a change of the size is answered the kernel writes nothing back, and dropping what was stored
- * to would wait for that. Under the write lease nothing has to be dropped (write_back.h). Of a file that
- * is mapped there are no pages without, and none may come: read.c.
+ * to would wait for that. Under the write lease nothing has to be dropped (write_back.h), and of a file
+ * that is mapped there are no pages without. When one comes meanwhile, under a lease that does, this goes
+ * ahead at the origin of what recalls that (PROTOCOL.md 5.7).
  */
 void modify_size(struct mount *m, struct call *call, struct modify_scope *scope)
 {
@@ -46,11 +47,8 @@ void modify_size(struct mount *m, struct call *call, struct modify_scope *scope)
 
 	if (write_back_expected(m, inode)) {
 		call->bound = inode->stored.number;
-	} else if (inode->mapped) {
-		call->sizes = true;
-		inode->size_count++;
 	} else {
-		scope->data = true;
+		scope->data = !inode->mapped;
 	}
 }
 
@@ -157,8 +155,6 @@ static void fenced(struct mount *m, struct notifier_work *work)
 	if (data && !late) {
 		inode->hold_count++;
 		call->modify_marks |= 1u << 4;
-		call->sizes = changes_size(call);
-		inode->size_count += call->sizes;
 	} else if (fencing->holding) {
 		calls_release_held(m, inode);
 	}

@@ -179,8 +179,6 @@ static void drop_begin(struct mount *m, struct notifier_work *work)
 		if (inode->drop_session.value == work->action.session.value)
 			inode->dropping_pages--;
 		work->pages = false;
-	} else {
-		inode->dropping_now = true;
 	}
 	pthread_mutex_unlock(&m->lock);
 }
@@ -198,15 +196,18 @@ static void perform(struct mount *m, struct notifier_work *work)
 	}
 	if (work->around)
 		(void)usleep(AROUND_US);
+	/* Page fills of a file that may be mapped for writing, as it may since a moment ago, are answered
+	   under the write lease only (read.c), which comes after the recall: a drop goes around them. */
 	for (unsigned i = 0; i < work->count; i++) {
-		if (work->around && work->notices[i].pages)
-			(void)notifier_tell_around(m, &work->notices[i], false);
-		else
-			notifier_tell(m, &work->notices[i]);
+		const struct notice *notice = &work->notices[i];
+
+		if (notice->pages && work->around)
+			(void)notifier_tell_around(m, notice, false);
+		else if (!notice->pages || !work->recalled || !m->maps_writable ||
+			 !drop_around(m, notice->inode))
+			notifier_tell(m, notice);
 	}
 	pthread_mutex_lock(&m->lock);
-	if (work->recalled)
-		work->recalled->dropping_now = false;
 	for (unsigned i = 0; i < work->count; i++) {
 		struct inode *inode = work->notices[i].inode;
 

@@ -10,7 +10,6 @@
 
 #define TRY_MAX 3
 #define AGAIN_MAX_MS 64
-#define MAPPED_TRIES 5 /* 30 ms: few invalidations take so long */
 
 /* One READ of the kernel's that is not answered. */
 struct reading {
@@ -265,8 +264,6 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	   from before it: others may see the new state already. It is sent again behind it. */
 	if (held && !exclusive && inode_fills_wait(inode))
 		return USE_NONE;
-	if (exclusive && inode->size_count > 0 && inode->dropping_pages == 0)
-		return USE_NONE;
 	if (node->instance && node->instance == held) {
 		inode->filled_at = mount_now();
 		return USE_KEEP;
@@ -284,10 +281,8 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	    inode->drop_session.value != call->session.value ||
 	    holder_session(m->holder).value != call->session.value)
 		return USE_NONE;
-	/* What is stored to such a page could not be written back, so it is not given away, unless
-	   the kernel seems to wait for it. */
-	if (exclusive && inode->mapped && inode->stored_drops == 0 &&
-	    !(inode->dropping_now && call->retries >= MAPPED_TRIES))
+	/* What is stored to such a page could not be written back; no drop waits for it (notifier.c). */
+	if (exclusive && inode->stored_drops == 0)
 		return USE_NONE;
 	inode->weak_fills++;
 	return USE_ONCE;
@@ -630,8 +625,7 @@ static bool from_cache(struct mount *m, struct reading *reading)
 		attributes = inode_attributes(m, inode, mount_now());
 		if (!instance || !attributes ||
 		    locks_file(m, &inode->handle, reading->lock_file) != HOLDER_LOCK_GOOD ||
-		    (reading->exclusive &&
-		     (!write_back_lease(m, inode) || inode->size_count > 0))) {
+		    (reading->exclusive && !write_back_lease(m, inode))) {
 			pthread_mutex_unlock(&m->lock);
 			return false;
 		}

@@ -6,7 +6,8 @@
  * that covers it (PROTOCOL.md 5.4): it is sent strict, and its answer is given to the kernel only
  *   - when a lease was granted with it, or the lease stands at the same change; or
  *   - while a recall of the inode is being worked in: it is acknowledged only after an
- *     invalidation that began after the last such answer (weak_fills).
+ *     invalidation that began after the last such answer (weak_fills). Of a file that may be mapped for
+ *     writing only if that is of the write lease: else nobody could write back what is stored to it.
  * Otherwise it is sent again.
  */
 #ifndef FS_MOUNT_READ_H

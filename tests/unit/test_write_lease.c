@@ -211,6 +211,31 @@ START_TEST(what_was_stored_under_it_goes_ahead_of_what_recalls_it)
 }
 END_TEST
 
+/* Its host's kernel writes nothing back before a change of the size is answered, and t's waits for that. */
+START_TEST(what_waited_for_it_goes_ahead_of_what_recalls_it)
+{
+	uint64_t lease = begin(1, s, AUTHORITY_ACQUIRE), change, resize, late, recall;
+
+	expect_run(lease);
+	change = begin(2, t, AUTHORITY_MODIFY);
+	resize = begin(3, s, AUTHORITY_MODIFY);
+	ck_assert_uint_eq(out.count, 0);
+	ck_assert_int_eq(grant(4, s, lease), LEASE_WRITE);
+	expect_run(resize);
+	ck_assert_int_eq(authority_cover(a, resize), COVER_STANDS);
+	finish(5, lease);
+	recall = expect_recall(s);
+	finish(6, resize);
+	late = begin(7, s, AUTHORITY_MODIFY);
+	expect_run(late);
+	acknowledge(8, s, recall);
+	expect_run(change);
+	ck_assert_int_eq(authority_cover(a, late), COVER_GONE);
+	finish(9, late);
+	finish(10, change);
+}
+END_TEST
+
 START_TEST(what_was_stored_under_it_is_refused_once_it_is_lost)
 {
 	uint64_t lease = acquire(1, s), back, late, recall, again;
@@ -725,6 +750,7 @@ static TCase *write_lease_case(void)
 	tcase_add_test(tcase, under_it_nobody_else_is_granted_anything_and_weak_reads_are_answered);
 	tcase_add_test(tcase, a_strict_read_elsewhere_waits_until_it_is_given_up);
 	tcase_add_test(tcase, what_was_stored_under_it_goes_ahead_of_what_recalls_it);
+	tcase_add_test(tcase, what_waited_for_it_goes_ahead_of_what_recalls_it);
 	tcase_add_test(tcase, what_was_stored_under_it_is_refused_once_it_is_lost);
 	tcase_add_test(tcase, other_modifications_under_it_begin_again_when_it_is_lost);
 	tcase_add_test(tcase, its_end_with_the_session_lets_readers_go_on);
