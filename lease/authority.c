@@ -407,6 +407,9 @@ static void check_inode(const struct inode *inode)
 		if (before && (before->kind != AUTHORITY_READ_STRICT ||
 			       o->kind != AUTHORITY_READ_STRICT))
 			assert(o->state == OPERATION_QUEUED);
+		/* 5.7: its host may finish it before it gives the lease up. */
+		assert(!inode->exclusive || !operation_goes_ahead(o, inode->exclusive) ||
+		       o->state != OPERATION_QUEUED);
 		before = o;
 	}
 	for (const struct list *at = inode->leases.next; at != &inode->leases; at = at->next) {

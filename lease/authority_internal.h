@@ -251,6 +251,7 @@ void operation_refuse(struct authority *a, struct operation *o, uint16_t status)
 void operation_free(struct authority *a, struct operation *o);
 void operations_yield(struct authority *a, const struct session *session, struct inode *inode);
 void operations_promote(struct authority *a, const struct session *session, struct inode *inode);
+bool operation_goes_ahead(const struct operation *o, const struct lease *lease);
 void operations_go_ahead(struct authority *a, const struct lease *lease);
 void operations_start(struct authority *a, struct inode *inode);
 void operations_start_all(struct authority *a);

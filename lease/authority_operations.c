@@ -350,6 +350,13 @@ void operations_promote(struct authority *a, const struct session *session, stru
 	}
 }
 
+/* PROTOCOL.md 5.7: a modification by who has the write lease, of that file alone. */
+bool operation_goes_ahead(const struct operation *o, const struct lease *lease)
+{
+	return o->kind == AUTHORITY_MODIFY && o->session == lease->session &&
+	       o->place_count == 1 && o->places[0].scope == RECALL_ALL;
+}
+
 /*
  * PROTOCOL.md 5.7: `lease` has become the write lease while modifications of its session wait. Its host may
  * finish those before it acknowledges the recall that others cause who are before them: they run now.
@@ -359,9 +366,7 @@ void operations_go_ahead(struct authority *a, const struct lease *lease)
 	LIST_FOR_EACH(at, &lease->inode->places) {
 		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
-		if (o->kind != AUTHORITY_MODIFY || o->state != OPERATION_QUEUED ||
-		    o->session != lease->session || o->place_count > 1 ||
-		    o->places[0].scope != RECALL_ALL)
+		if (o->state != OPERATION_QUEUED || !operation_goes_ahead(o, lease))
 			continue;
 		o->covered = true;
 		o->covered_inode = lease->inode_id;
