@@ -104,6 +104,17 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 /* Forgets everything cached of it, also on disk. */
 void cache_file_drop(struct cache_file *f);
 
+/* True when [0, size) is cached at `change`, holes included. */
+bool cache_file_complete(struct cache_file *f, struct change change, uint64_t size);
+/*
+ * A descriptor for reading of the file itself, for others to read and map (passthrough): it has `size`
+ * bytes, and all of them are the inode's. From now on the file is not changed in place any more: what
+ * would change it drops it, and begins another. The caller closes the descriptor, and has the file
+ * pinned: an eviction would not harm who reads, but take its room out of the account. -ENODATA: not
+ * complete at `change`, or empty; -errno.
+ */
+int cache_file_expose(struct cache_file *f, struct change change, uint64_t size) MUST_CHECK;
+
 /* Bytes cached at `change`, and the ranges as text "0-4096,8192-12288" (end excluded), cut at a
    range when `size` is too small (then "..." ends it). Returns bytes cached. */
 uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *text, size_t size);

@@ -188,6 +188,7 @@ void cache_file_drop_locked(struct cache_file *f)
 	name[5] = 0;
 	(void)unlinkat(c->objects_fd, name, AT_REMOVEDIR); /* most often not empty: stays */
 	f->on_disk = false;
+	f->exposed = false;
 	f->recorded = false;
 	cache_settle(f, 0, 0, false);
 }
@@ -498,6 +499,8 @@ static int write_locked(struct cache_file *f, struct change change, uint64_t off
 
 	if (rc < 0)
 		return rc;
+	if (f->exposed && f->ranges.bytes == 0)
+		return -EIO; /* it was dropped, but the disk did not let it go: others may still read it */
 	fd = f->on_disk ? borrow_descriptor(f) : create_descriptor(f);
 	if (fd < 0)
 		return fd;
@@ -610,7 +613,7 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 		unlock(f); /* an answer at `after` was faster; it is right as it is */
 		return;
 	}
-	if (!is_at(f, before) || !change_known(after)) {
+	if (!is_at(f, before) || !change_known(after) || (f->exposed && length > 0)) {
 		remember_gone(f, f->change);
 		cache_file_drop_locked(f);
 		unlock(f);
@@ -634,4 +637,78 @@ void cache_file_drop(struct cache_file *f)
 	pthread_rwlock_wrlock(&f->lock);
 	cache_file_drop_locked(f);
 	unlock(f);
+}
+
+/* ---- for passthrough ---- */
+
+/* The caller holds f->lock. */
+static bool has_all(const struct cache_file *f, struct change change, uint64_t size)
+{
+	uint64_t at = 0;
+
+	if (!is_at(f, change))
+		return false;
+	while (at < size) {
+		uint64_t run = range_set_run(&f->ranges, at);
+
+		if (run == 0)
+			run = range_set_run(&f->holes, at);
+		if (run == 0)
+			return false;
+		at += run;
+	}
+	return true;
+}
+
+bool cache_file_complete(struct cache_file *f, struct change change, uint64_t size)
+{
+	bool complete;
+
+	lock_to_read(f);
+	complete = has_all(f, change, size);
+	unlock(f);
+	return complete;
+}
+
+/*
+ * Gives a complete file the inode's bytes where it has holes: zeros are not on disk, and what was there
+ * before this host punched it may still be. The caller holds f->lock exclusively. 0 or -errno.
+ */
+static int fill_in(struct cache_file *f, int fd, uint64_t size)
+{
+	uint64_t at = 0, start, end;
+
+	while (range_set_gap(&f->ranges, at, size, &start, &end)) {
+		if (start < f->length &&
+		    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)start,
+			      (off_t)(end - start)) < 0)
+			return -errno;
+		at = end;
+	}
+	if (f->length != size && ftruncate(fd, (off_t)size) < 0)
+		return -errno;
+	f->length = size;
+	return 0;
+}
+
+int cache_file_expose(struct cache_file *f, struct change change, uint64_t size)
+{
+	char name[CACHE_NAME_BYTES];
+	int fd, rc = -ENODATA;
+
+	lock_to_write(f);
+	/* Longer than the inode: not as it should be, and not to be cut under who may read it. */
+	if (f->on_disk && f->length <= size && has_all(f, change, size)) {
+		fd = borrow_descriptor(f);
+		rc = fd < 0 ? fd : fill_in(f, fd, size);
+		return_descriptor(f, fd);
+	}
+	if (rc == 0) {
+		cache_file_name(f, name);
+		fd = openat(f->cache->objects_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+		rc = fd < 0 ? -errno : fd;
+		f->exposed = f->exposed || fd >= 0;
+	}
+	unlock(f);
+	return rc;
 }

@@ -53,6 +53,7 @@ struct cache_file {
 	pthread_rwlock_t lock;
 	bool loaded;   /* what follows was looked up on the disk */
 	bool on_disk;  /* there is a file; known from the scan, without loading */
+	bool exposed;  /* others may read and map what is on disk: it stays as it is */
 	bool recorded; /* it carries a record: the xattr's block is already in st_blocks */
 	int fd;        /* or -1 */
 	uint32_t generation; /* moves with every drop: another inode on disk */

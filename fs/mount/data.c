@@ -8,6 +8,7 @@
 #include "fs/mount/modify.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/pages.h"
+#include "fs/mount/passthrough.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/sync.h"
@@ -72,28 +73,26 @@ static void uncount_open(struct mount *m, struct inode *inode)
 	data_closed(m, inode);
 }
 
-/*
- * The local side of an open that was counted. Readers use the kernel's page cache, whose pages are
- * dropped whenever the lease goes: so they may be kept from one open to the next. Descriptors that
- * can write use DIRECT_IO: no write waits in the page cache. Those that can also read may be mapped
- * all the same, where the kernel can do that safely (write_back.h); else it fails with ENODEV.
- */
-static int make_file(struct mount *m, struct inode *inode, const struct credential *credential,
-		     struct fuse_file_info *info, struct open_file **ret_file)
+/* What the kernel is told of the descriptor, by its mode. */
+static void fill_info(const struct open_file *file, const struct mode_answer *answer,
+		      struct fuse_file_info *info)
 {
-	struct open_file *file = calloc(1, sizeof(*file));
-	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
-	bool pages;
+	info->fh = (uint64_t)(uintptr_t)file;
+	info->direct_io = answer->mode == MODE_DIRECT || answer->mode == MODE_BRIDGE;
+	info->keep_cache = answer->mode == MODE_PAGES;
+	info->backing_id = answer->backing_id;
+	info->noflush = file->unflushed;
+}
 
-	if (!file)
-		return -ENOMEM;
-	if (S_ISREG(inode->type))
-		(void)read_cache_file(m, inode); /* without it, reads go to the origin */
-	pthread_mutex_lock(&m->lock);
-	if ((info->flags & O_ACCMODE) != O_WRONLY)
-		(void)pages_allow(m, inode); /* without, it is DIRECT_IO */
-	pages = inode->pages && !m->unguarded;
-	file->mappable = m->maps_writable && (info->flags & O_ACCMODE) == O_RDWR;
+/* Decides on the mode, and links the descriptor. 0 or -errno; under the lock. */
+static int link_file(struct mount *m, struct inode *inode, struct open_file *file,
+		     struct backing *backing, struct mode_answer *ret_answer)
+{
+	*ret_answer = passthrough_answer(m, inode, file->request, backing);
+	if (ret_answer->error)
+		return -ret_answer->error;
+	file->mode = ret_answer->mode;
+	file->mappable = m->maps_writable && file->request.reads && file->request.writes;
 	inode->mappable += file->mappable;
 	inode_use(m, inode);
 	sync_opened(m, inode, &file->seen);
@@ -101,18 +100,46 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 	if (file->next)
 		file->next->previous = file;
 	m->open_files = file;
-	pthread_mutex_unlock(&m->lock);
+	return 0;
+}
+
+/*
+ * The local side of an open that was counted. Readers use the kernel's page cache, whose pages are
+ * dropped whenever the lease goes: so they may be kept from one open to the next; or, of sealed files,
+ * the cache file (mode.h). Descriptors that can write use DIRECT_IO: no write waits in the page cache.
+ * Those that can also read may be mapped all the same, where the kernel can do that safely
+ * (write_back.h); else it fails with ENODEV.
+ */
+static int make_file(struct mount *m, struct inode *inode, const struct credential *credential,
+		     struct fuse_file_info *info, struct open_file **ret_file)
+{
+	struct open_file *file = calloc(1, sizeof(*file));
+	struct mode_answer answer;
+	struct backing backing;
+	int r;
+
+	if (!file)
+		return -ENOMEM;
 	file->inode = inode;
+	file->request = mode_request(info->flags);
 	file->credential = *credential;
 	file->append = (info->flags & O_APPEND) != 0;
 	file->sync = sync_of_flags(info->flags);
 	if (file->sync == SYNC_NONE && m->options->sync)
 		file->sync = SYNC_DATA;
-	info->fh = (uint64_t)(uintptr_t)file;
-	info->direct_io = writable || !pages;
-	info->keep_cache = !info->direct_io;
-	info->noflush = !writable && !inode->locks_used;
-	file->unflushed = info->noflush;
+	file->unflushed = !file->request.writes && !inode->locks_used;
+	if (S_ISREG(inode->type))
+		(void)read_cache_file(m, inode); /* without it, reads go to the origin */
+	passthrough_prepare(m, inode, file->request, &backing);
+	pthread_mutex_lock(&m->lock);
+	r = link_file(m, inode, file, &backing, &answer);
+	pthread_mutex_unlock(&m->lock);
+	passthrough_drop(m, &backing);
+	if (r < 0) {
+		free(file);
+		return r;
+	}
+	fill_info(file, &answer, info);
 	*ret_file = file;
 	return 0;
 }
@@ -134,9 +161,11 @@ int data_open(struct mount *m, struct inode *inode, const struct credential *cre
 static void data_close(struct mount *m, struct open_file *file)
 {
 	struct inode *inode = file->inode;
+	struct backing backing;
 
 	uncount_open(m, inode);
 	pthread_mutex_lock(&m->lock);
+	passthrough_release(inode, file->mode, file->request, &backing);
 	inode->mappable -= file->mappable;
 	if (inode->mappable == 0)
 		inode->mapped = false;
@@ -148,6 +177,7 @@ static void data_close(struct mount *m, struct open_file *file)
 		file->next->previous = file->previous;
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
+	passthrough_drop(m, &backing);
 	free(file);
 }
 

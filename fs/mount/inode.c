@@ -157,6 +157,10 @@ static void inode_free(struct mount *m, struct inode *inode)
 	table->count--;
 	if (inode->file)
 		cache_file_put(inode->file);
+	if (inode->backing.file) { /* the kernel has given it up with the connection */
+		cache_file_unpin(inode->backing.file);
+		cache_file_put(inode->backing.file);
+	}
 	if (inode->pages)
 		guardian_remove(m->guardian, inode->guardian_slot);
 	free(inode->target);

@@ -17,6 +17,7 @@
 
 #include <uthash.h>
 
+#include "fs/mount/mode.h"
 #include "fs/mount/state.h"
 
 struct call;
@@ -60,6 +61,13 @@ struct stored_under {
 	bool kept;                 /* the session is over, and the lease may be reclaimed */
 };
 
+/* A cache file that the kernel reads by itself: passthrough.h. */
+struct backing {
+	int32_t id;              /* the kernel's; 0: none */
+	struct cache_file *file; /* pinned, with a reference */
+	struct change change;    /* of the bytes in it */
+};
+
 struct inode {
 	UT_hash_handle by_handle;
 	UT_hash_handle by_nodeid;
@@ -87,6 +95,8 @@ struct inode {
 	struct cache_file *file;       /* regular files, once needed */
 	struct call *fetches;          /* reads in flight at the origin, linked by fetch_next */
 	struct reading *readings;      /* READs of the kernel that are not answered */
+	struct mode_state modes;       /* of its descriptors */
+	struct backing backing;        /* while some are in passthrough */
 	uint32_t open_count;
 	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
 	uint32_t fence_count;          /* those that will, and hold them while they fence: modify.c */

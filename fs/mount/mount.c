@@ -23,6 +23,7 @@
 #include "fs/mount/nodeids.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
+#include "fs/mount/passthrough.h"
 #include "fs/mount/session.h"
 #include "fs/mount/state.h"
 #include "fs/mount/status.h"
@@ -226,6 +227,15 @@ static bool is_mounted(const char *path)
 	       getxattr(path, STATUS_XATTR, NULL, 0) >= 0;
 }
 
+static int check_options(const struct mount_options *o)
+{
+	if (!o->passthrough || strcmp(o->passthrough, "sealed") == 0 ||
+	    strcmp(o->passthrough, "off") == 0)
+		return 0;
+	mount_log("error", "passthrough=%s is not known; give sealed or off", o->passthrough);
+	return -EINVAL;
+}
+
 static int check_mountpoint(struct mount *m)
 {
 	const char *path = m->options->mountpoint;
@@ -293,6 +303,7 @@ static void op_init(void *data, struct fuse_conn_info *connection)
 	connection->max_write = REQUEST_BYTES_MAX;
 	m->maps_writable = write_back_possible(connection);
 	want(connection, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, m->maps_writable);
+	passthrough_negotiate(m, connection);
 	/* Write-back that a recall waits for must find room beside reads that wait for others. */
 	connection->max_background = 1024;
 	connection->congestion_threshold = 768;
@@ -724,6 +735,7 @@ static int start(struct daemon *d)
 	m->has_epoch = o->kernel_names && notifier_probe_epoch(m);
 	if (m->maps_writable)
 		write_back_limit(d->device);
+	passthrough_probe(m);
 	r = guardian_mounted(m->guardian, d->device, m->has_epoch);
 	if (r < 0)
 		mount_log("warning", "the guardian process is gone: %s", strerror(-r));
@@ -875,6 +887,8 @@ int mount_run(const struct mount_options *options)
 	pthread_cond_init(&d->loops_ended, NULL);
 	m->space = (struct statvfs){ .f_bsize = 4096, .f_frsize = 4096, .f_namemax = NAME_BYTES_MAX };
 	r = parse_url(m);
+	if (r == 0)
+		r = check_options(options);
 	if (r == 0)
 		r = check_mountpoint(m);
 	if (r == 0 && options->log && *options->log) {

@@ -21,6 +21,8 @@
 struct open_file {
 	struct open_file *next, *previous; /* in mount->open_files */
 	struct inode *inode; /* with a use */
+	enum mode mode;
+	struct mode_request request; /* what it was opened for */
 	bool append;
 	enum sync_kind sync; /* of what is modified through it */
 	bool direct_failed; /* a write with O_DIRECT, since the last truncation: attributes.c */

@@ -50,6 +50,7 @@
 	C(written_bytes, "bytes written")                                                       \
 	C(writes_back, "pages stored to through mappings that were written back")               \
 	C(stores_lost, "of these, refused since their lease was lost")                          \
+	C(passthroughs, "opens answered with a file of the cache")                              \
 	C(listings_cached, "directory reads answered from memory")                              \
 	C(invalidations, "notifications to the kernel")                                         \
 	C(drops, "recalls worked in")                                                           \
@@ -89,6 +90,11 @@ struct mount {
 	atomic_bool read_only; /* the option, or what the origin says */
 	atomic_bool unguarded; /* the guardian was killed: nothing more goes into the kernel's caches */
 	atomic_uint writing_back; /* files: write_back_all() */
+	/* passthrough.h; all set before the mount answers. */
+	bool passthrough_asked;       /* the kernel was, and has it */
+	bool passthrough_on;
+	bool passthrough_direct;      /* the cache's file system knows O_DIRECT */
+	const char *passthrough_lack; /* why there is none; NULL: not known, or there is */
 	atomic_bool maps_writable; /* shared writable mappings: write_back.h; set before any request */
 
 	pthread_mutex_t lock;

@@ -9,6 +9,7 @@
 
 #include "fs/mount/call.h"
 #include "fs/mount/locks.h"
+#include "fs/mount/passthrough.h"
 
 #define RANGES_TEXT_BYTES 4000 /* of an xattr's value: fits what getfattr asks for */
 
@@ -118,6 +119,7 @@ static char *status_json(struct mount *m)
 	json_object_set_new(status, "session_seconds", json_real((double)left.ns / NS_PER_S));
 	json_object_set_new(status, "read_only", json_boolean(m->read_only));
 	json_object_set_new(status, "name_cache", json_boolean(m->has_epoch));
+	json_object_set_new(status, "passthrough", json_boolean(m->passthrough_on));
 	json_object_set_new(status, "process", json_integer((json_int_t)getpid()));
 	json_object_set_new(status, "guardian", json_string(m->unguarded ? "gone" : "running"));
 	set(status, "guardian_fences", guardian_fenced(m->guardian));
@@ -204,7 +206,11 @@ int status_xattr(struct mount *m, struct inode *inode, const char *name, char **
 {
 	char *text;
 
-	if (strcmp(name, "cached") == 0)
+	if (strcmp(name, "mode") == 0 && !S_ISREG(inode->type))
+		return -ENODATA;
+	if (strcmp(name, "mode") == 0)
+		text = passthrough_mode_text(m, inode);
+	else if (strcmp(name, "cached") == 0)
 		text = cache_text(m, inode, false);
 	else if (strcmp(name, "ranges") == 0)
 		text = cache_text(m, inode, true);

@@ -13,7 +13,8 @@ itself is never waited for, it must hold at once; no test asserts a speed.
 Environment: LEASEHOLD (the binary), TMPDIR (where work directories go), LEASEHOLD_TEST_KEEP=1
 (leave the work directory of a failed test), LEASEHOLD_TEST_LOCAL=1 (test the tests: every host is
 the exported directory itself, so that what fails expects something that a local file system does
-not do). Arguments: names of test functions to run.
+not do), LEASEHOLD_TEST_MOUNT (options that every mount gets, before those of the test). Arguments:
+names of test functions to run.
 """
 
 import ctypes
@@ -46,6 +47,7 @@ COMMAND_TIMEOUT_S = 200
 ANSWER_TIMEOUT_S = 150
 LOCAL = bool(os.environ.get("LEASEHOLD_TEST_LOCAL"))
 TEST_TIMEOUT_S = int(os.environ.get("LEASEHOLD_TEST_TIMEOUT", "300"))
+MOUNT_OPTIONS = os.environ.get("LEASEHOLD_TEST_MOUNT", "").split()
 PREFIX = "user.leasehold."
 
 # What no log may say unless the test expects it (World.allow_log).
@@ -292,7 +294,7 @@ class Host(Daemon):
                    "--cache-size", "1G", "--keys", self.keys, "--host-name", self.name, "-f"]
         if not self.joined:
             command += ["--join", self.origin.token]
-        command += self.options + list(more)
+        command += MOUNT_OPTIONS + self.options + list(more)
         return self.namespace.enter(command) if self.namespace else command
 
     def start(self, *more):

@@ -452,6 +452,49 @@ START_TEST(zeros_of_a_hole_are_remembered_without_room)
 }
 END_TEST
 
+START_TEST(a_complete_file_is_handed_out_with_all_its_bytes_and_then_stays_as_it_is)
+{
+	struct cache *c = open_cache(16 * MIB);
+	struct cache_file *f = get(c, 1);
+	uint8_t bytes[64 * KIB], expected[64 * KIB];
+	struct stat st;
+	int fd;
+
+	/* 0-16K, a hole, 32-48K, a hole to 64K. */
+	ck_assert_int_eq(cache_file_expose(f, first, 0), -ENODATA);
+	ck_assert_int_eq(put_bytes(f, 1, first, 0, 48 * KIB), 0);
+	ck_assert(!cache_file_complete(f, first, 64 * KIB));
+	ck_assert_int_eq(cache_file_expose(f, first, 64 * KIB), -ENODATA);
+	/* Punched by this host: the bytes are still on disk, until somebody else looks. */
+	cache_file_move(f, first, second, 16 * KIB, 16 * KIB);
+	ck_assert_int_eq(cache_file_zero(f, second, 16 * KIB, 16 * KIB), 0);
+	ck_assert_int_eq(cache_file_zero(f, second, 48 * KIB, 16 * KIB), 0);
+	ck_assert(cache_file_complete(f, second, 64 * KIB));
+	ck_assert(!cache_file_complete(f, first, 64 * KIB));
+	ck_assert_int_eq(cache_file_expose(f, first, 64 * KIB), -ENODATA);
+	fd = cache_file_expose(f, second, 64 * KIB);
+	ck_assert_int_ge(fd, 0);
+	memset(expected, 0, sizeof(expected));
+	fill(expected, 16 * KIB, 1, first, 0);
+	fill(expected + 32 * KIB, 16 * KIB, 1, first, 32 * KIB);
+	ck_assert_int_eq(pread(fd, bytes, sizeof(bytes), 0), sizeof(bytes));
+	ck_assert_int_eq(memcmp(bytes, expected, sizeof(bytes)), 0);
+	ck_assert_int_eq(fstat(fd, &st), 0);
+	ck_assert_int_eq(st.st_size, 64 * KIB);
+	/* Attributes that changed leave it alone; bytes that did do not reach it. */
+	cache_file_move(f, second, third, 0, 0);
+	ck_assert(cache_file_complete(f, third, 64 * KIB));
+	cache_file_move(f, third, (struct change){ 1, 13 }, 0, 4 * KIB);
+	ck_assert(!cache_file_complete(f, (struct change){ 1, 13 }, 64 * KIB));
+	ck_assert_int_eq(put_bytes(f, 1, (struct change){ 1, 13 }, 0, 64 * KIB), 0);
+	ck_assert_int_eq(pread(fd, bytes, sizeof(bytes), 0), sizeof(bytes));
+	ck_assert_int_eq(memcmp(bytes, expected, sizeof(bytes)), 0);
+	close(fd);
+	cache_file_put(f);
+	cache_close(c);
+}
+END_TEST
+
 START_TEST(a_drop_removes_the_file)
 {
 	struct cache *c = open_cache(16 * MIB);
@@ -777,6 +820,7 @@ static TCase *cache_case(void)
 	tcase_add_test(tcase, bytes_of_a_superseded_change_are_refused);
 	tcase_add_test(tcase, a_move_keeps_what_the_modification_did_not_touch);
 	tcase_add_test(tcase, zeros_of_a_hole_are_remembered_without_room);
+	tcase_add_test(tcase, a_complete_file_is_handed_out_with_all_its_bytes_and_then_stays_as_it_is);
 	tcase_add_test(tcase, a_drop_removes_the_file);
 	tcase_add_test(tcase, the_least_recently_used_goes_first_and_never_a_pinned_one);
 	tcase_add_test(tcase, files_that_are_known_make_room_and_a_large_one_keeps_its_beginning);
