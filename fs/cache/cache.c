@@ -32,52 +32,36 @@ uint64_t cache_hash(const struct handle *handle)
 	return XXH3_64bits(handle->bytes, handle->length);
 }
 
-/* The list of files on disk that are not pinned, in the order of use. c->lock is held. */
-static void list_add(struct cache *c, struct cache_file *f)
-{
-	assert(!f->listed);
-	f->listed = true;
-	f->newer = NULL;
-	f->older = c->newest;
-	if (c->newest)
-		c->newest->newer = f;
-	else
-		c->oldest = f;
-	c->newest = f;
-}
-
-static void list_remove(struct cache *c, struct cache_file *f)
-{
-	if (!f->listed)
-		return;
-	f->listed = false;
-	if (f->newer)
-		f->newer->older = f->older;
-	else
-		c->newest = f->older;
-	if (f->older)
-		f->older->newer = f->newer;
-	else
-		c->oldest = f->newer;
-}
-
-void cache_touch(struct cache_file *f)
+void cache_used(struct cache_file *f, uint64_t bytes)
 {
 	struct cache *c = f->cache;
 
 	pthread_mutex_lock(&c->lock);
-	if (f->listed && c->newest != f) {
-		list_remove(c, f);
-		list_add(c, f);
-	}
+	policy_pass(&c->policy, bytes);
+	policy_use(&c->policy, &f->item);
 	pthread_mutex_unlock(&c->lock);
 }
 
-void cache_list_newest(struct cache *c, struct cache_file *f)
+void cache_list_scanned(struct cache *c, struct cache_file *f)
 {
 	pthread_mutex_lock(&c->lock);
-	list_add(c, f);
+	policy_admit_unused(&c->policy, &f->item);
 	pthread_mutex_unlock(&c->lock);
+}
+
+static struct cache_file *file_of(struct policy_item *item)
+{
+	return (struct cache_file *)((char *)item - offsetof(struct cache_file, item));
+}
+
+/* The policy knows of it while it takes room. c->lock is held. */
+static void list(struct cache *c, struct cache_file *f)
+{
+	if (f->item.bytes == 0)
+		policy_remove(&c->policy, &f->item, f->hash);
+	else if (f->item.place == POLICY_NOWHERE)
+		policy_admit(&c->policy, &f->item, f->hash);
+	policy_pin(&c->policy, &f->item, f->pins > 0);
 }
 
 static void table_add(struct cache *c, struct cache_file *f)
@@ -112,41 +96,39 @@ static struct cache_file *table_find(struct cache *c, const struct handle *handl
 }
 
 struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *handle,
-					uint64_t charged)
+					uint64_t charge)
 {
 	struct cache_file *f = cache_file_new(c, handle, true);
 
 	if (!f)
 		return NULL;
-	f->charged = charged;
+	f->item.bytes = charge;
 	pthread_mutex_lock(&c->lock);
 	table_add(c, f);
-	c->bytes += charged;
+	c->bytes += charge;
 	pthread_mutex_unlock(&c->lock);
 	return f;
 }
 
 /*
- * Takes the least useful file: referenced, and locked exclusively. Whoever knows it goes on without
- * what was cached. Not `self`, nor what somebody reads or writes at this moment, nor what the flusher
- * has open (its blocks would stay). NULL: there is none.
+ * Takes the file that should go so that `self` (may be NULL) gets `bytes`: referenced, and locked
+ * exclusively. Whoever knows it goes on without what was cached. Passed over is what somebody reads or
+ * writes at this moment, and what the flusher has open (its blocks would stay). NULL: there is none.
  */
-static struct cache_file *take_victim(struct cache *c, const struct cache_file *self)
+static struct cache_file *take_victim(struct cache *c, struct cache_file *self, uint64_t bytes)
 {
-	struct cache_file *f = c->oldest, *next;
+	struct policy_item *for_item = self ? &self->item : NULL;
+	struct policy_item *item = policy_victim(&c->policy, for_item, bytes, NULL);
 
-	for (int passed_over = 0; f && passed_over < PASSED_OVER_MAX; passed_over++) {
-		next = f->newer;
+	for (int passed_over = 0; item && passed_over < PASSED_OVER_MAX; passed_over++) {
+		struct cache_file *f = file_of(item);
+
 		/* Against the order of the locks, but it does not wait. */
-		if (f != self && !f->flushing && pthread_rwlock_trywrlock(&f->lock) == 0) {
+		if (!f->flushing && pthread_rwlock_trywrlock(&f->lock) == 0) {
 			f->references++;
 			return f;
 		}
-		if (f != self) { /* it is in use */
-			list_remove(c, f);
-			list_add(c, f);
-		}
-		f = next;
+		item = policy_victim(&c->policy, for_item, bytes, item);
 	}
 	return NULL;
 }
@@ -154,14 +136,14 @@ static struct cache_file *take_victim(struct cache *c, const struct cache_file *
 /* Evicts what take_victim() handed out. False: the disk refuses, and would refuse the next as well. */
 static bool evict(struct cache *c, struct cache_file *f)
 {
-	uint64_t bytes = f->charged; /* changes only with the file's lock */
+	uint64_t bytes = f->item.bytes; /* changes only with the file's lock */
 	bool refused;
 
 	cache_file_drop_locked(f);
 	refused = f->on_disk;
 	pthread_rwlock_unlock(&f->lock);
 	if (refused) {
-		cache_touch(f); /* not the first choice next time */
+		cache_used(f, 0); /* not the first choice next time */
 	} else {
 		atomic_fetch_add(&c->statistics.evicted_files, 1);
 		atomic_fetch_add(&c->statistics.evicted_bytes, bytes);
@@ -171,7 +153,7 @@ static bool evict(struct cache *c, struct cache_file *f)
 }
 
 /* Evicts until `bytes` more fit, and takes them for `self`, which may be NULL. */
-static int make_room(struct cache *c, const struct cache_file *self, uint64_t bytes)
+static int make_room(struct cache *c, struct cache_file *self, uint64_t bytes)
 {
 	for (int evictions = 0; evictions < EVICTIONS_MAX; evictions++) {
 		struct cache_file *victim = NULL;
@@ -183,7 +165,7 @@ static int make_room(struct cache *c, const struct cache_file *self, uint64_t by
 			return 0;
 		}
 		if (bytes <= c->bytes_max)
-			victim = take_victim(c, self);
+			victim = take_victim(c, self, bytes);
 		pthread_mutex_unlock(&c->lock);
 		if (!victim || !evict(c, victim))
 			return -ENOSPC;
@@ -191,9 +173,26 @@ static int make_room(struct cache *c, const struct cache_file *self, uint64_t by
 	return -ENOSPC;
 }
 
-int cache_reserve(struct cache_file *f, uint64_t bytes)
+int cache_reserve(struct cache_file *f, uint64_t length, uint64_t bytes)
 {
-	return make_room(f->cache, f, bytes);
+	struct cache *c = f->cache;
+	int rc;
+
+	/* What is new has its place among the others before it takes room. */
+	pthread_mutex_lock(&c->lock);
+	policy_pass(&c->policy, length);
+	if (f->item.place == POLICY_NOWHERE)
+		policy_admit(&c->policy, &f->item, f->hash);
+	else
+		policy_fill(&c->policy, &f->item);
+	pthread_mutex_unlock(&c->lock);
+	rc = make_room(c, f, bytes);
+	if (rc < 0) {
+		pthread_mutex_lock(&c->lock);
+		list(c, f);
+		pthread_mutex_unlock(&c->lock);
+	}
+	return rc;
 }
 
 void cache_trim(struct cache *c)
@@ -208,17 +207,14 @@ void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool
 	pthread_mutex_lock(&c->lock);
 	if (charge == 0 && f->flushing) {
 		/* The flusher's descriptor keeps the blocks until it is closed. */
-		f->orphaned += f->charged;
-		f->charged = 0;
+		f->orphaned += f->item.bytes;
+		policy_resize(&c->policy, &f->item, 0);
 	}
-	assert(c->bytes >= f->charged + reserved);
-	c->bytes -= f->charged + reserved;
+	assert(c->bytes >= f->item.bytes + reserved);
+	c->bytes -= f->item.bytes + reserved;
 	c->bytes += charge;
-	f->charged = charge;
-	if (charge == 0)
-		list_remove(c, f);
-	else if (!f->listed && f->pins == 0)
-		list_add(c, f);
+	policy_resize(&c->policy, &f->item, charge);
+	list(c, f);
 	if (dirty && !f->dirty) {
 		f->dirty = true;
 		f->dirty_next = c->dirty;
@@ -236,7 +232,7 @@ struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
 	pthread_mutex_lock(&c->lock);
 	f = table_find(c, handle, hash);
 	if (!f && c->files >= CACHE_FILES_MAX)
-		victim = take_victim(c, NULL);
+		victim = take_victim(c, NULL, 0);
 	pthread_mutex_unlock(&c->lock);
 	if (f)
 		return f;
@@ -303,7 +299,7 @@ void cache_file_pin(struct cache_file *f)
 	pthread_rwlock_rdlock(&f->lock);
 	pthread_mutex_lock(&c->lock);
 	f->pins++;
-	list_remove(c, f);
+	list(c, f);
 	pthread_mutex_unlock(&c->lock);
 	pthread_rwlock_unlock(&f->lock);
 }
@@ -314,8 +310,8 @@ void cache_file_unpin(struct cache_file *f)
 
 	pthread_mutex_lock(&c->lock);
 	assert(f->pins > 0);
-	if (--f->pins == 0 && f->charged > 0)
-		list_add(c, f);
+	f->pins--;
+	list(c, f);
 	pthread_mutex_unlock(&c->lock);
 }
 
@@ -460,7 +456,9 @@ static int allocate(struct cache *c)
 	c->buckets = calloc(c->bucket_count, sizeof(*c->buckets));
 	c->jobs = calloc(CACHE_FLUSH_BATCH, sizeof(*c->jobs));
 	c->largest = calloc(CACHE_FILE_RANGES_MAX, sizeof(*c->largest));
-	return c->buckets && c->jobs && c->largest ? 0 : -ENOMEM;
+	if (!c->buckets || !c->jobs || !c->largest)
+		return -ENOMEM;
+	return policy_init(&c->policy, &cache_heap, c->bytes_max);
 }
 
 static void destroy(struct cache *c)
@@ -485,6 +483,7 @@ static void destroy(struct cache *c)
 	free(c->buckets);
 	free(c->jobs);
 	free(c->largest);
+	policy_finish(&c->policy);
 	pthread_cond_destroy(&c->flusher_wake);
 	pthread_mutex_destroy(&c->flush_lock);
 	pthread_mutex_destroy(&c->lock);

@@ -19,7 +19,7 @@ static void *heap_resize(void *context, void *pointer, size_t old_size, size_t s
 	return realloc(pointer, size);
 }
 
-static const struct allocator heap = { heap_resize, NULL };
+const struct allocator cache_heap = { heap_resize, NULL };
 
 struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, bool on_disk)
 {
@@ -38,8 +38,8 @@ struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, 
 	pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&f->lock, &attributes);
 	pthread_rwlockattr_destroy(&attributes);
-	range_set_init(&f->ranges, &heap, CACHE_FILE_RANGES_MAX);
-	range_set_init(&f->holes, &heap, CACHE_FILE_HOLES_MAX);
+	range_set_init(&f->ranges, &cache_heap, CACHE_FILE_RANGES_MAX);
+	range_set_init(&f->holes, &cache_heap, CACHE_FILE_HOLES_MAX);
 	return f;
 }
 
@@ -441,12 +441,14 @@ size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offs
 	generation = f->generation;
 	rc = read_runs(f, offset, buffer, length, &length);
 	unlock(f);
-	if (length == 0)
+	if (length == 0) {
+		cache_used(f, 0);
 		return 0;
+	}
 	if (rc == 0) {
 		atomic_fetch_add_explicit(&c->statistics.hits, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&c->statistics.hit_bytes, length, memory_order_relaxed);
-		cache_touch(f);
+		cache_used(f, length);
 		return length;
 	}
 	/* A transient lack of descriptors says nothing about the file. */
@@ -548,7 +550,7 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 	if (cache_file_covers(f, change, offset, length))
 		return 0;
 	reserved = room_for(c, offset, length);
-	rc = cache_reserve(f, reserved);
+	rc = cache_reserve(f, length, reserved);
 	if (rc < 0) {
 		atomic_fetch_add(&c->statistics.not_admitted, 1);
 		return rc;
@@ -562,12 +564,12 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 		cache_file_drop_locked(f);
 	}
 	/* What it takes now; if it cannot say, what it may take at most. */
-	charge = f->charged;
+	charge = f->item.bytes;
 	if (fd >= 0)
 		charge = fstat(fd, &st) == 0 ? cache_file_charge(f, (uint64_t)st.st_blocks * 512) :
-					       f->charged + reserved;
+					       f->item.bytes + reserved;
 	return_descriptor(f, fd);
-	grew = charge > f->charged + reserved;
+	grew = charge > f->item.bytes + reserved;
 	cache_settle(f, charge, reserved, rc == 0);
 	unlock(f);
 	if (grew)
@@ -627,7 +629,7 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 	} else {
 		if (end == UINT64_MAX)
 			cut(f, offset);
-		cache_settle(f, f->charged, 0, true);
+		cache_settle(f, f->item.bytes, 0, true);
 	}
 	unlock(f);
 }

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "fs/cache/cache.h"
+#include "fs/cache/policy.h"
 #include "fs/cache/record.h"
 #include "lease/base/range_set.h"
 
@@ -39,14 +40,12 @@ struct cache_file {
 
 	/* Under cache.lock. */
 	struct cache_file *hash_next;
-	struct cache_file *newer, *older; /* in the order of use, while on disk and not pinned */
+	struct policy_item item; /* item.bytes: what of the cap this file takes */
 	struct cache_file *dirty_next;
 	uint32_t references; /* the flusher and eviction hold one as well while they work */
-	uint32_t pins;       /* not evicted, and not listed */
-	bool listed;         /* newer and older are in use */
+	uint32_t pins;       /* not evicted */
 	bool dirty;          /* on the dirty list: the record is older than the bytes */
 	bool flushing;       /* the flusher has a descriptor: an unlink frees nothing yet */
-	uint64_t charged;    /* bytes of the cap that this file takes */
 	uint64_t orphaned;   /* unlinked while flushing; given back when the flusher is done */
 
 	/* Under `lock`, or cache.lock while there are no references. */
@@ -91,7 +90,7 @@ struct cache {
 	uint64_t bucket_count; /* a power of two */
 	uint64_t files;        /* entries in the table */
 	uint64_t bytes;        /* charged, reserved and orphaned together */
-	struct cache_file *newest, *oldest;
+	struct policy policy;
 	struct cache_file *dirty;
 	uint64_t dirty_count;
 
@@ -107,20 +106,23 @@ struct cache {
 uint64_t cache_hash(const struct handle *handle);
 /* Adds an entry without references for a file found on disk; NULL: no memory. */
 struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *handle,
-					uint64_t charged);
-/* Puts a scanned file at the newest end of the order of use. */
-void cache_list_newest(struct cache *c, struct cache_file *f);
-/* Takes `bytes` of the cap for `f`, evicting what else is in the way. 0 or -ENOSPC. No file's lock is
-   held: the victims' are taken. */
-int cache_reserve(struct cache_file *f, uint64_t bytes) MUST_CHECK;
-/* The file is in use now: others go before it. */
-void cache_touch(struct cache_file *f);
+					uint64_t charge);
+/* A scanned file may be evicted from here on, before all that are listed. */
+void cache_list_scanned(struct cache *c, struct cache_file *f);
+/*
+ * `length` bytes of `f` were fetched: takes `bytes` of the cap for them, evicting what is less useful.
+ * 0 or -ENOSPC. No file's lock is held: the victims' are taken.
+ */
+int cache_reserve(struct cache_file *f, uint64_t length, uint64_t bytes) MUST_CHECK;
+/* The file was asked for, and `bytes` of it found. */
+void cache_used(struct cache_file *f, uint64_t bytes);
 /* Evicts until the cap is held, or nothing can be evicted. */
 void cache_trim(struct cache *c);
 /* The file takes `charge` from now on; `reserved` is given back; its record needs writing. */
 void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool dirty);
 
 /* cache_file.c */
+extern const struct allocator cache_heap;
 /* "xx/yy/hex" below the objects directory. */
 void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES]);
 /* Forgets bytes and disk file. The caller holds f->lock exclusively. */

@@ -156,8 +156,8 @@ int cache_scan(struct cache *c, bool keep)
 
 	if (s.count > 0)
 		qsort(s.found, s.count, sizeof(*s.found), by_time);
-	for (size_t i = 0; i < s.count; i++)
-		cache_list_newest(c, s.found[i].file);
+	for (size_t i = s.count; i > 0; i--)
+		cache_list_scanned(c, s.found[i - 1].file);
 	free(s.found);
 	return rc;
 }

@@ -1,0 +1,414 @@
+#include "fs/cache/policy.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#define TICKS 4096u /* in which bytes_max pass */
+/* The window's share of the cache, and where it ends to grow with the items that come. */
+#define WINDOW_SHARE 32
+#define WINDOW_SHARE_LARGE 8
+/* Uses closer than this, or than the item is large, are one: bytes that were asked for come late. */
+#define TICKS_TOGETHER (TICKS / 16)
+#define TICKS_CHOICE (TICKS / 64) /* between two choices of the distance */
+/* How long what is not protected stays on average: d_e of PDP. */
+#define TICKS_LAG (TICKS / 16)
+/* As long as fewer reuses were seen than say anything. */
+#define REUSES_MIN 16
+#define TICKS_PROTECT_DEFAULT (4 * TICKS)
+#define TICKS_FIRST (TICKS / 32)
+#define TICKS_FORGOTTEN (64 * TICKS)
+#define OCTAVE 8u
+#define GHOST_WAYS 4u
+#define REUSE 256u /* in fixed point: sums fall to a half in each TICKS_DECAY */
+#define TICKS_DECAY (TICKS / 2)
+
+struct policy_ghost {
+	uint32_t tag; /* 0: none */
+	uint32_t used;
+};
+
+static struct policy_ghost *ghosts_make(struct policy *p, uint32_t count)
+{
+	struct policy_ghost *ghosts =
+		p->allocator->resize(p->allocator->context, NULL, 0, count * sizeof(*ghosts));
+
+	if (ghosts)
+		memset(ghosts, 0, count * sizeof(*ghosts));
+	return ghosts;
+}
+
+int policy_init(struct policy *p, const struct allocator *allocator, uint64_t bytes_max)
+{
+	memset(p, 0, sizeof(*p));
+	p->allocator = allocator;
+	p->bytes_max = bytes_max;
+	p->tick_bytes = bytes_max / TICKS ? bytes_max / TICKS : 1;
+	p->protect = TICKS_PROTECT_DEFAULT;
+	p->window_bytes = bytes_max / WINDOW_SHARE;
+	p->ghost_count = POLICY_GHOSTS_MIN;
+	p->ghosts = ghosts_make(p, p->ghost_count);
+	return p->ghosts ? 0 : -ENOMEM;
+}
+
+void policy_finish(struct policy *p)
+{
+	if (p->ghosts)
+		p->allocator->resize(p->allocator->context, p->ghosts,
+				     p->ghost_count * sizeof(*p->ghosts), 0);
+	p->ghosts = NULL;
+}
+
+/* ---- the lists ---- */
+
+static void list_add(struct policy *p, struct policy_item *item, enum policy_place place)
+{
+	struct policy_list *list = &p->lists[place];
+
+	assert(item->place == POLICY_NOWHERE);
+	item->place = (uint8_t)place;
+	item->newer = NULL;
+	item->older = list->newest;
+	if (list->newest)
+		list->newest->newer = item;
+	else
+		list->oldest = item;
+	list->newest = item;
+	list->bytes += item->bytes;
+}
+
+static void list_remove(struct policy *p, struct policy_item *item)
+{
+	struct policy_list *list = &p->lists[item->place];
+
+	if (item->newer)
+		item->newer->older = item->older;
+	else
+		list->newest = item->older;
+	if (item->older)
+		item->older->newer = item->newer;
+	else
+		list->oldest = item->newer;
+	list->bytes -= item->bytes;
+	item->place = POLICY_NOWHERE;
+	item->newer = item->older = NULL;
+}
+
+static void list_move(struct policy *p, struct policy_item *item, enum policy_place place)
+{
+	list_remove(p, item);
+	list_add(p, item, place);
+}
+
+/* ---- ghosts ---- */
+
+static uint32_t age(const struct policy *p, uint32_t used)
+{
+	return p->now - used;
+}
+
+static uint32_t tag_of(uint64_t hash)
+{
+	uint32_t tag = (uint32_t)(hash >> 16);
+
+	return tag ? tag : 1;
+}
+
+/* The place for a tag: its own, or else the oldest of its set. */
+static struct policy_ghost *ghost_slot(struct policy *p, uint32_t tag)
+{
+	struct policy_ghost *set = &p->ghosts[(tag & (p->ghost_count / GHOST_WAYS - 1)) * GHOST_WAYS];
+	struct policy_ghost *oldest = set;
+
+	for (unsigned i = 0; i < GHOST_WAYS; i++) {
+		if (set[i].tag == tag)
+			return &set[i];
+		if (!set[i].tag || (oldest->tag && age(p, set[i].used) > age(p, oldest->used)))
+			oldest = &set[i];
+	}
+	return oldest;
+}
+
+static void ghosts_grow(struct policy *p)
+{
+	struct policy_ghost *old = p->ghosts;
+	uint32_t count = p->ghost_count;
+	struct policy_ghost *larger = ghosts_make(p, count * 2);
+
+	p->ghosts_lost = 0;
+	if (!larger)
+		return; /* it remembers less */
+	p->ghosts = larger;
+	p->ghost_count = count * 2;
+	for (uint32_t i = 0; i < count; i++)
+		if (old[i].tag)
+			*ghost_slot(p, old[i].tag) = old[i];
+	p->allocator->resize(p->allocator->context, old, count * sizeof(*old), 0);
+}
+
+static void ghost_remember(struct policy *p, uint64_t hash, uint32_t used)
+{
+	uint32_t tag = tag_of(hash);
+	struct policy_ghost *ghost = ghost_slot(p, tag);
+
+	if (ghost->tag && ghost->tag != tag && age(p, ghost->used) < TICKS_FORGOTTEN / 4)
+		p->ghosts_lost++;
+	*ghost = (struct policy_ghost){ tag, used };
+	if (p->ghosts_lost > p->ghost_count / 8 && p->ghost_count < POLICY_GHOSTS_MAX)
+		ghosts_grow(p);
+}
+
+/* When it was used last, if that is remembered: then it is forgotten. */
+static bool ghost_take(struct policy *p, uint64_t hash, uint32_t *ret_used)
+{
+	struct policy_ghost *ghost = ghost_slot(p, tag_of(hash));
+
+	if (ghost->tag != tag_of(hash))
+		return false;
+	*ret_used = ghost->used;
+	ghost->tag = 0;
+	return age(p, *ret_used) < TICKS_FORGOTTEN;
+}
+
+/* ---- what the reuse distances say ---- */
+
+/* The largest distance in a bucket. */
+static uint32_t bucket_end(unsigned bucket)
+{
+	uint32_t octave = TICKS_FIRST << (bucket / OCTAVE);
+
+	return octave + octave / OCTAVE * (bucket % OCTAVE + 1);
+}
+
+static void note_distance(struct policy *p, uint32_t distance)
+{
+	unsigned bucket = 0;
+
+	while (bucket < POLICY_BUCKETS - 1 && distance > bucket_end(bucket))
+		bucket++;
+	if (distance <= bucket_end(bucket))
+		p->seen[bucket] += REUSE;
+}
+
+/*
+ * PDP's estimate for each distance d: hits are the uses that come back within d; each of them takes
+ * its distance of room times time, and every later one takes d and the lag. Unlike there, what does
+ * not come back at all is not counted: for most of it, that is not known yet.
+ */
+static void choose(struct policy *p)
+{
+	double best = 0, all = 0, hits = 0, taken = 0;
+	uint32_t start = 0;
+
+	p->protect = TICKS_PROTECT_DEFAULT;
+	for (unsigned i = 0; i < POLICY_BUCKETS; i++)
+		all += p->seen[i];
+	if (all < REUSES_MIN * REUSE)
+		return;
+	for (unsigned i = 0; i < POLICY_BUCKETS; i++) {
+		uint32_t end = bucket_end(i);
+		double value;
+
+		hits += p->seen[i];
+		taken += (double)p->seen[i] * (start + end) / 2;
+		value = hits / (taken + (all - hits) * (end + TICKS_LAG) + 1);
+		if (p->seen[i] && value > best) {
+			best = value;
+			p->protect = end + end / OCTAVE + TICKS_LAG;
+		}
+		start = end;
+	}
+}
+
+void policy_pass(struct policy *p, uint64_t bytes)
+{
+	p->passed_bytes += bytes;
+	p->now += (uint32_t)(p->passed_bytes / p->tick_bytes);
+	p->passed_bytes %= p->tick_bytes;
+	if (p->now - p->decayed_at >= 64 * TICKS_DECAY) { /* nothing would be left */
+		memset(p->seen, 0, sizeof(p->seen));
+		p->decayed_at = p->now;
+	}
+	while (p->now - p->decayed_at >= TICKS_DECAY) {
+		for (unsigned i = 0; i < POLICY_BUCKETS; i++)
+			p->seen[i] -= p->seen[i] / 2;
+		p->window_bytes -= (p->window_bytes - p->bytes_max / WINDOW_SHARE) / 4;
+		p->decayed_at += TICKS_DECAY;
+	}
+	if (p->now - p->chosen_at >= TICKS_CHOICE) {
+		choose(p);
+		p->chosen_at = p->now;
+	}
+}
+
+/* ---- items ---- */
+
+static bool is_protected(const struct policy *p, const struct policy_item *item)
+{
+	return age(p, item->used) <= p->protect;
+}
+
+static bool main_has_room(const struct policy *p, uint64_t bytes)
+{
+	uint64_t taken = p->window_bytes + p->lists[POLICY_MAIN].bytes + p->lists[POLICY_PINNED].bytes;
+
+	return taken <= p->bytes_max && bytes <= p->bytes_max - taken;
+}
+
+/*
+ * Room for what is new, or for one that was used before: for that one something else goes. New ones
+ * are going to grow; and with one limit only, items would go and come in turns there.
+ */
+static bool main_takes(const struct policy *p, uint64_t bytes, bool again)
+{
+	const struct policy_item *oldest = p->lists[POLICY_MAIN].oldest;
+
+	return main_has_room(p, bytes + p->window_bytes / 4 * 3) ||
+	       (again && oldest && !is_protected(p, oldest));
+}
+
+static bool is_another_use(const struct policy *p, const struct policy_item *item, uint32_t used)
+{
+	uint64_t ticks = item->bytes / p->tick_bytes;
+
+	return age(p, used) > TICKS_TOGETHER && age(p, used) > ticks;
+}
+
+void policy_admit(struct policy *p, struct policy_item *item, uint64_t hash)
+{
+	bool again = false;
+	uint32_t used = 0;
+
+	if (ghost_take(p, hash, &used) && is_another_use(p, item, used)) {
+		note_distance(p, age(p, used));
+		again = true;
+	}
+	item->used = p->now;
+	list_add(p, item, main_takes(p, item->bytes, again) ? POLICY_MAIN : POLICY_WINDOW);
+}
+
+void policy_admit_unused(struct policy *p, struct policy_item *item)
+{
+	struct policy_list *list = &p->lists[POLICY_MAIN];
+
+	item->used = list->oldest ? list->oldest->used : p->now;
+	item->place = POLICY_MAIN;
+	item->older = NULL;
+	item->newer = list->oldest;
+	if (list->oldest)
+		list->oldest->older = item;
+	else
+		list->newest = item;
+	list->oldest = item;
+	list->bytes += item->bytes;
+}
+
+void policy_use(struct policy *p, struct policy_item *item)
+{
+	enum policy_place place = item->place;
+
+	if (place == POLICY_NOWHERE || place == POLICY_PINNED)
+		return;
+	if (is_another_use(p, item, item->used)) {
+		note_distance(p, age(p, item->used));
+		if (main_takes(p, item->bytes, true))
+			place = POLICY_MAIN;
+	}
+	item->used = p->now;
+	list_move(p, item, place);
+}
+
+void policy_fill(struct policy *p, struct policy_item *item)
+{
+	if (item->place == POLICY_NOWHERE || item->place == POLICY_PINNED)
+		return;
+	item->used = p->now;
+	list_move(p, item, item->place);
+}
+
+void policy_pin(struct policy *p, struct policy_item *item, bool pinned)
+{
+	if (item->place != POLICY_NOWHERE && pinned != (item->place == POLICY_PINNED)) {
+		item->used = p->now;
+		list_move(p, item, pinned ? POLICY_PINNED : POLICY_MAIN);
+	}
+}
+
+void policy_resize(struct policy *p, struct policy_item *item, uint64_t bytes)
+{
+	if (item->place != POLICY_NOWHERE)
+		p->lists[item->place].bytes += bytes - item->bytes;
+	item->bytes = bytes;
+}
+
+void policy_remove(struct policy *p, struct policy_item *item, uint64_t hash)
+{
+	if (item->place == POLICY_NOWHERE)
+		return;
+	ghost_remember(p, hash, item->used);
+	list_remove(p, item);
+}
+
+/* ---- victims ---- */
+
+static struct policy_item *next_in_list(struct policy_item *item, const struct policy_item *self)
+{
+	while (item && (item == self || item->bytes == 0))
+		item = item->newer;
+	return item;
+}
+
+/* One item at least fits in the window, unless it is large. */
+static uint64_t larger_window(const struct policy *p, uint64_t bytes)
+{
+	uint64_t limit = p->bytes_max / WINDOW_SHARE_LARGE;
+
+	return bytes < limit ? bytes : limit > p->window_bytes ? limit : p->window_bytes;
+}
+
+struct policy_item *policy_victim(struct policy *p, struct policy_item *self, uint64_t bytes,
+				  const struct policy_item *previous)
+{
+	struct policy_item *main_oldest = next_in_list(p->lists[POLICY_MAIN].oldest, self);
+	struct policy_item *window_oldest = next_in_list(p->lists[POLICY_WINDOW].oldest, self);
+	enum policy_place place = self ? self->place : POLICY_NOWHERE;
+
+	if (previous)
+		return next_in_list(previous->newer, self);
+	if (place != POLICY_WINDOW && main_oldest && !is_protected(p, main_oldest))
+		return main_oldest;
+	if (place == POLICY_MAIN && (self->bytes > 0 || main_has_room(p, bytes)))
+		return main_has_room(p, bytes) ? window_oldest : NULL;
+	if (place == POLICY_MAIN) { /* new, and larger than it seemed */
+		list_move(p, self, POLICY_WINDOW);
+		place = POLICY_WINDOW;
+	}
+	if (place == POLICY_WINDOW && self->bytes + bytes > p->window_bytes)
+		p->window_bytes = larger_window(p, self->bytes + bytes);
+	if (!main_has_room(p, 0))
+		return main_oldest;
+	/* The window's share is for it; what is not counted here must not take that. */
+	if (!window_oldest && (place != POLICY_WINDOW || self->bytes + bytes <= p->window_bytes))
+		return main_oldest;
+	return window_oldest;
+}
+
+static bool list_valid(const struct policy *p, enum policy_place place)
+{
+	const struct policy_item *item, *older = NULL;
+	uint64_t bytes = 0;
+
+	for (item = p->lists[place].oldest; item; item = item->newer) {
+		if (item->place != place || item->older != older ||
+		    (older && age(p, older->used) < age(p, item->used)))
+			return false;
+		bytes += item->bytes;
+		older = item;
+	}
+	return p->lists[place].newest == older && p->lists[place].bytes == bytes;
+}
+
+bool policy_valid(const struct policy *p)
+{
+	return list_valid(p, POLICY_WINDOW) && list_valid(p, POLICY_MAIN) &&
+	       list_valid(p, POLICY_PINNED);
+}
