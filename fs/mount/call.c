@@ -226,18 +226,11 @@ struct pending_send {
 	struct call *call;
 };
 
-/* What is written back, and a change of the size, before which the kernel writes nothing back. */
-static bool goes_ahead(const struct call *call)
-{
-	return call->bound || (call->message.type == MESSAGE_setattr &&
-			       (call->message.setattr.valid & SETATTR_SIZE));
-}
-
 static bool slot_take(struct call_table *table, struct call *call)
 {
 	uint32_t reserved = (table->slot_count + SLOTS_RESERVED - 1) / SLOTS_RESERVED;
 
-	if (goes_ahead(call) || reserved == table->slot_count)
+	if (call->bound || call_changes_size(call) || reserved == table->slot_count)
 		reserved = 0;
 	for (uint32_t i = reserved; i < table->slot_count; i++) {
 		if (!table->slots[i].used) {
@@ -850,6 +843,16 @@ void calls_release_held(struct mount *m, const struct inode *inode)
 	}
 	if (any)
 		calls_session_changed(m);
+}
+
+void calls_bind(struct mount *m, const struct inode *inode)
+{
+	struct call *call, *next;
+
+	HASH_ITER(hh, m->calls->by_id, call, next)
+		if (call->inode == inode && !call->bound && call_changes_size(call) &&
+		    call->state != CALL_ANSWERED && !call->abandoned)
+			call->bound = inode->stored.number;
 }
 
 void calls_unbind(struct mount *m, struct inode *inode)

@@ -106,6 +106,13 @@ struct call {
 	struct call *fetch_next;   /* page fills: in inode->fetches */
 };
 
+/* Until such a call is answered the kernel writes nothing back. */
+static inline bool call_changes_size(const struct call *call)
+{
+	return call->message.type == MESSAGE_setattr &&
+	       (call->message.setattr.valid & SETATTR_SIZE);
+}
+
 int calls_create(struct mount *m) MUST_CHECK;
 /* Ends the threads. Every call was ended before (session_stop). */
 void calls_stop(struct mount *m);
@@ -141,6 +148,9 @@ bool call_caller_dies(uint64_t thread);
 void calls_session_changed(struct mount *m);
 /* What held calls about `inode` back may be over: those that need not wait go out. Under lock. */
 void calls_release_held(struct mount *m, const struct inode *inode);
+/* The write lease on `inode` was granted: what changes its size goes ahead of its recall, and ends with it:
+   the end of a session waits for what was stored, which waits for that. Under the lock. */
+void calls_bind(struct mount *m, const struct inode *inode);
 /* The write lease on `inode` was given up: what was to change its size ahead of that takes its turn,
    as without one. Under the lock. */
 void calls_unbind(struct mount *m, struct inode *inode);

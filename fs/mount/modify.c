@@ -29,12 +29,6 @@ static void affected(struct call *call, struct inode *ret_inodes[4])
 	ret_inodes[3] = call->child2;
 }
 
-static bool changes_size(const struct call *call)
-{
-	return call->operation == MESSAGE_setattr && call->message.type == MESSAGE_setattr &&
-	       (call->message.setattr.valid & SETATTR_SIZE);
-}
-
 /*
  * Until a change of the size is answered the kernel writes nothing back, and dropping what was stored
  * to would wait for that. Under the write lease nothing has to be dropped (write_back.h), and of a file
@@ -55,7 +49,7 @@ void modify_size(struct mount *m, struct call *call, struct modify_scope *scope)
 /* A process may have mapped the file since it was asked for. Under the lock. */
 static bool stored_since(struct mount *m, const struct call *call)
 {
-	return changes_size(call) &&
+	return call_changes_size(call) &&
 	       (call->inode->mapped || write_back_expected(m, call->inode));
 }
 
@@ -103,7 +97,7 @@ static void push(struct mount *m, struct fencing *fencing)
 	struct call *call = fencing->call;
 	bool dropped = false;
 
-	if (changes_size(call) && fencing->scope.data) {
+	if (call_changes_size(call) && fencing->scope.data) {
 		pthread_mutex_lock(&m->lock);
 		dropped = drop_for_size(m, call->inode, fencing->scope.offset, size_dropped,
 					fencing);

@@ -45,6 +45,7 @@ void write_back_granted(struct mount *m, struct inode *inode, const struct call 
 	inode->stored.kept = false;
 	if (!inode->stored.number)
 		inode->stored.number = ++m->stored_last;
+	calls_bind(m, inode);
 }
 
 void write_back_reclaimed(struct mount *m, const struct handle *handle, struct session_id session,

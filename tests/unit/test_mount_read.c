@@ -579,6 +579,31 @@ START_TEST(a_change_of_the_size_does_not_wait_for_a_page_that_is_stored_to)
 }
 END_TEST
 
+/* It ends with the session: else what is stored could not be dropped, and no other session begins. */
+START_TEST(a_change_of_the_size_ends_with_the_write_lease_that_was_granted_meanwhile)
+{
+	uint64_t size, unique;
+
+	begin_mapped();
+	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
+	size = kernel_setattr(node, FATTR_SIZE, 2, 0);
+	(void)origin_expect(MESSAGE_setattr);
+	unique = kernel_read(node, fh, 0, 3);
+	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_WRITE, "old");
+	kernel_expect_text(unique, "old");
+	LAB_WAIT(lab.stream);
+	kernel_let_notifications(true);
+	origin_forget_session();
+	pthread_mutex_lock(&lab.lock);
+	server_stream_end(lab.stream); /* the next one is refused */
+	lab.stream = NULL;
+	pthread_mutex_unlock(&lab.lock);
+	ck_assert_int_eq(kernel_error(size), EIO);
+	kernel_let_notifications(false);
+	LAB_WAIT(lab.received[MESSAGE_session_open] == 2);
+}
+END_TEST
+
 /* What was sent ahead under the write lease is no error when that is given up before it was done. */
 START_TEST(a_change_of_the_size_outlives_the_write_lease)
 {
@@ -623,6 +648,8 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, a_page_for_a_mapping_does_not_keep_a_recall_waiting);
 	tcase_add_test(tcase, a_change_of_the_size_of_what_is_mapped_drops_no_pages);
 	tcase_add_test(tcase, a_change_of_the_size_does_not_wait_for_a_page_that_is_stored_to);
+	tcase_add_test(tcase,
+		       a_change_of_the_size_ends_with_the_write_lease_that_was_granted_meanwhile);
 	tcase_add_test(tcase, a_change_of_the_size_outlives_the_write_lease);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
