@@ -197,7 +197,7 @@ void data_open_undo(struct mount *m, struct open_file *file)
 }
 
 /* Answers an open that was counted. */
-static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
+static void open_answer(struct mount *m, fuse_req_t request, struct inode *inode,
 		       const struct credential *credential, struct fuse_file_info *info)
 {
 	struct open_file *file;
@@ -209,6 +209,115 @@ static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
 	} else if (fuse_reply_open(request, info) < 0) {
 		data_close(m, file);
 	}
+}
+
+/* ---- a small file that is not cached is fetched before its open is answered ---- */
+
+/*
+ * Whether there is something to fetch for this open; notes that it is being fetched. Not where that did
+ * not help before, nor while another open does it: who reads then asks for it.
+ */
+static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret_size)
+{
+	const struct attributes *attributes;
+	struct cache_file *file = NULL;
+	struct change change = { 0, 0 };
+	uint64_t size = 0;
+	bool wanted;
+
+	pthread_mutex_lock(&m->lock);
+	attributes = inode_attributes(m, inode, mount_now());
+	if (attributes && holder_lease(m->holder, mount_now(), &inode->handle) &&
+	    attributes->size <= m->options->open_fetch && attributes->size <= BULK_BYTES_MAX) {
+		size = attributes->size;
+		change = holder_change(m->holder, &inode->handle);
+	}
+	wanted = size > 0 && !inode->open_fetching && !change_equal(change, inode->open_unkept);
+	pthread_mutex_unlock(&m->lock);
+	if (wanted)
+		file = read_cache_file(m, inode);
+	if (!file || cache_file_complete(file, change, size))
+		return false;
+	pthread_mutex_lock(&m->lock);
+	wanted = !inode->open_fetching;
+	inode->open_fetching = true;
+	inode->open_unkept = change; /* unless it helps */
+	pthread_mutex_unlock(&m->lock);
+	*ret_size = size;
+	return wanted;
+}
+
+/* The open that waits. It has no part in the call, which may fail: so its caller, when killed, waits for
+   the end of it. */
+struct opening {
+	fuse_req_t request;
+	struct fuse_file_info info;
+};
+
+static void open_fetched(struct mount *m, struct call *call)
+{
+	const struct credential credential = call->message.common.credential;
+	struct opening *opening = call->context;
+	struct inode *inode = call->inode;
+	struct change change;
+	bool complete;
+
+	/* A failure is no concern of the open's: who reads is told. */
+	read_fetched(m, call);
+	pthread_mutex_lock(&m->lock);
+	inode_use(m, inode);
+	change = inode->open_unkept;
+	pthread_mutex_unlock(&m->lock);
+	complete = cache_file_complete(inode->file, change, call->size);
+	pthread_mutex_lock(&m->lock);
+	inode->open_fetching = false;
+	if (complete || call->status != STATUS_OK)
+		inode->open_unkept = (struct change){ 0, 0 };
+	pthread_mutex_unlock(&m->lock);
+	call_destroy(m, call);
+	open_answer(m, opening->request, inode, &credential, &opening->info);
+	free(opening);
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, inode);
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* False: nothing is fetched, and the open not answered. */
+static bool open_fetch(struct mount *m, fuse_req_t request, struct inode *inode,
+		       const struct fuse_file_info *info)
+{
+	struct opening *opening;
+	struct call *call;
+	uint64_t size;
+
+	if ((info->flags & O_ACCMODE) != O_RDONLY || !S_ISREG(inode->type) ||
+	    !open_fetch_begin(m, inode, &size))
+		return false;
+	opening = malloc(sizeof(*opening));
+	call = opening ? call_new(m, NULL, MESSAGE_read) : NULL;
+	if (!call) {
+		free(opening);
+		pthread_mutex_lock(&m->lock);
+		inode->open_fetching = false;
+		pthread_mutex_unlock(&m->lock);
+		return false;
+	}
+	*opening = (struct opening){ request, *info };
+	call->context = opening;
+	call->deadline = instant_add(mount_now(), duration_ms(m->open_fetch_max_ms));
+	call_credential(request, &call->message.common.credential);
+	call_set_inode(m, call, inode);
+	read_message(call, &inode->handle, 0, size);
+	call_send(m, call, open_fetched);
+	return true;
+}
+
+/* Answers an open that was counted: at once, or when the file is fetched. */
+static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
+		       const struct credential *credential, struct fuse_file_info *info)
+{
+	if (!open_fetch(m, request, inode, info))
+		open_answer(m, request, inode, credential, info);
 }
 
 static void open_work(struct mount *m, struct call *call)

@@ -97,6 +97,8 @@ struct inode {
 	struct reading *readings;      /* READs of the kernel that are not answered */
 	struct mode_state modes;       /* of its descriptors */
 	struct backing backing;        /* while some are in passthrough */
+	bool open_fetching;            /* an open waits until all of it is fetched: data.c */
+	struct change open_unkept;     /* at which that did not make the cache have it all */
 	uint32_t open_count;
 	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
 	uint32_t fence_count;          /* those that will, and hold them while they fence: modify.c */

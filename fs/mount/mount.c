@@ -48,6 +48,7 @@
 #define STOP_MAX_S 20
 #define CACHE_WAIT_S 5 /* for one that is ending: most take far less */
 #define LOOP_WAKE_MS 10
+#define OPEN_FETCH_MAX_MS 2000 /* what a first read would take, and not what an open may */
 
 /* ---- small things that everybody uses ---- */
 
@@ -880,6 +881,7 @@ int mount_run(const struct mount_options *options)
 	m->options = options;
 	m->read_only = options->read_only;
 	m->fuse_fd = -1;
+	m->open_fetch_max_ms = OPEN_FETCH_MAX_MS;
 	d->ready_pipe = -1;
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->replies_done, NULL);

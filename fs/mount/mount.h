@@ -27,6 +27,8 @@
 	O(TEXT, disconnected, "disconnected", "wait|fail|stale", "wait",                        \
 	  "what a call does while the origin is away")                                          \
 	O(BYTES, read_ahead, "read-ahead", "SIZE", "128K", "most read-ahead after a miss")      \
+	O(BYTES, open_fetch, "open-fetch", "SIZE", "128K",                                      \
+	  "what is not larger is fetched when it is opened to be read")                         \
 	O(TEXT, passthrough, "passthrough", "sealed|off", "sealed",                             \
 	  "which cached files the kernel reads by itself")                                      \
 	O(COUNT, threads, "threads", "N", "4", "threads that serve the kernel")                 \

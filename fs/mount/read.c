@@ -252,6 +252,19 @@ enum use {
 	USE_KEEP, /* and by the cache */
 };
 
+/* Of the lease `held`: granted with the answer, or it stands since before it was sent, and so will be
+   recalled. Under the lock. */
+static bool certain(struct mount *m, const struct call *call, const struct answer_node *node,
+		    uint64_t held)
+{
+	if (!held || (node->instance && node->instance == held))
+		return held != 0;
+	return held == call->lease_instance &&
+	       change_equal(holder_change(m->holder, &call->inode->handle), node->item.change) &&
+	       !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
+				 &call->inode->handle, NULL);
+}
+
 /* By whom may what the answer brought be used? The kernel's pages outlive it. Under the lock. */
 static enum use usable(struct mount *m, const struct call *call, const struct answer_node *node)
 {
@@ -264,15 +277,9 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	   from before it: others may see the new state already. It is sent again behind it. */
 	if (held && !exclusive && inode_fills_wait(inode))
 		return USE_NONE;
-	if (node->instance && node->instance == held) {
+	if (node->instance && node->instance == held)
 		inode->filled_at = mount_now();
-		return USE_KEEP;
-	}
-	/* Not granted anew, but under one lease since before it was sent: it will be recalled. */
-	if (held && held == call->lease_instance &&
-	    change_equal(holder_change(m->holder, &inode->handle), node->item.change) &&
-	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence, &inode->handle,
-			      NULL))
+	if (certain(m, call, node, held))
 		return USE_KEEP;
 	/* From before our own modification, or a recall, that ended since: whoever joined after that
 	   must not see it. What is sent now is answered from after both. Nor does what a session that
@@ -397,6 +404,30 @@ static void fetch_keep(struct mount *m, struct call *call, struct change change,
 	read_keep_zeros(m, call->inode, change, end, call->offset + stored->count - end);
 }
 
+void read_fetched(struct mount *m, struct call *call)
+{
+	const struct answer_node *node;
+	struct stored stored;
+	struct answer answer;
+	bool kept;
+
+	if (call->status != STATUS_OK || fill_holes(call, &stored) < 0)
+		return;
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, NULL, NULL, &answer);
+	node = &answer.nodes[NODE_TARGET];
+	kept = node->present && !inode_fills_wait(call->inode) &&
+	       certain(m, call, node,
+		       holder_lease_held(m->holder, mount_now(), &call->inode->handle));
+	pthread_mutex_unlock(&m->lock);
+	answer_done(m, &answer);
+	if (!kept)
+		return;
+	COUNT(m, fetches);
+	COUNT_BY(m, fetched_bytes, stored.length);
+	fetch_keep(m, call, node->item.change, &stored);
+}
+
 static void fetch_work(struct mount *m, struct call *call)
 {
 	const struct answer_node *node;
@@ -508,9 +539,16 @@ static void fetch_message(struct call *call, const struct reading *reading)
 		call->message.read_exclusive.count = (uint32_t)call->size;
 		return;
 	}
-	call->message.read.handle = reading->inode->handle;
-	call->message.read.offset = call->offset;
-	call->message.read.count = (uint32_t)call->size;
+	read_message(call, &reading->inode->handle, call->offset, call->size);
+}
+
+void read_message(struct call *call, const struct handle *handle, uint64_t offset, size_t size)
+{
+	call->offset = offset;
+	call->size = size;
+	call->message.read.handle = *handle;
+	call->message.read.offset = offset;
+	call->message.read.count = (uint32_t)size;
 	call->message.read.strict = READ_STRICT | READ_HOLES;
 }
 

@@ -59,6 +59,14 @@ unsigned read_busy_ranges(const struct inode *inode, bool held, struct busy_rang
 			  unsigned max);
 #define READ_HELD_MAX 64 /* page fills of one inode that wait here; more are answered at once */
 
+/*
+ * A READ that no reader of the kernel's made: works its answer in, and keeps the bytes if they are
+ * certain. Without the lock.
+ */
+void read_fetched(struct mount *m, struct call *call);
+/* Such a READ: of [offset, offset + size), strict. */
+void read_message(struct call *call, const struct handle *handle, uint64_t offset, size_t size);
+
 /* Puts bytes of an answer into the cache, if the inode has a cache file. Without the lock. */
 void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
 	       struct slice data);

@@ -95,6 +95,7 @@ struct mount {
 	bool passthrough_on;
 	bool passthrough_direct;      /* the cache's file system knows O_DIRECT */
 	const char *passthrough_lack; /* why there is none; NULL: not known, or there is */
+	unsigned open_fetch_max_ms;   /* then an open is answered without its fetch: data.c */
 	atomic_bool maps_writable; /* shared writable mappings: write_back.h; set before any request */
 
 	pthread_mutex_t lock;

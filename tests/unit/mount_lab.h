@@ -861,6 +861,7 @@ static inline void lab_prepare(void)
 	lab.m.options = &lab.options;
 	lab.m.export = "data";
 	lab.m.fuse_fd = -1;
+	lab.m.open_fetch_max_ms = WAIT_S * 1000;
 	lab.term_ms = 60000;
 	lab.caller = getpid();
 	lab.has_epoch = true;

@@ -18,6 +18,56 @@ START_TEST(an_open_under_a_lease_asks_nobody_and_its_close_tells_nobody)
 }
 END_TEST
 
+START_TEST(a_small_file_is_cached_before_its_open_is_answered)
+{
+	uint64_t node, large, unique, read, fh;
+	struct origin_request *fetch;
+	struct fuse_open_out out;
+
+	lab.options.open_fetch = 128 << 10;
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	large = lab_find_file("large", 3, (128 << 10) + 1);
+	lab_close(large, lab_open(large, O_RDONLY));
+	lab_close(node, lab_open(node, O_RDWR));
+	unique = kernel_open(node, O_RDONLY);
+	fetch = origin_expect(MESSAGE_read);
+	ck_assert_uint_eq(fetch->message.read.count, 5);
+	ck_assert(!kernel_answered(unique));
+	/* Who comes meanwhile does not wait. */
+	lab_close(node, lab_open(node, O_RDONLY));
+	origin_answer_read(fetch, FILE_NUMBER, 1, LEASE_READ, "hello", true);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
+	fh = out.fh;
+	read = kernel_read(node, fh, 0, 4096);
+	ck_assert_int_eq(kernel_error(read), 0);
+	ck_assert_uint_eq(kernel_wait(read)->length, 5);
+	lab_close(node, fh);
+	lab_close(node, lab_open(node, O_RDONLY));
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 1);
+}
+END_TEST
+
+START_TEST(an_open_does_not_fail_with_its_fetch)
+{
+	uint64_t node, unique;
+
+	lab.options.open_fetch = 128 << 10;
+	lab_start();
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	unique = kernel_open(node, O_RDONLY);
+	origin_answer_status(origin_expect(MESSAGE_read), STATUS_IO);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	/* Nor does it wait for long. */
+	lab.m.open_fetch_max_ms = 10;
+	unique = kernel_open(node, O_RDONLY);
+	(void)origin_expect(MESSAGE_read);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->open_count), 2);
+}
+END_TEST
+
 START_TEST(readers_keep_pages_and_writers_go_around_them)
 {
 	struct fuse_open_out out;
@@ -430,6 +480,8 @@ static TCase *data_case(void)
 	TCase *tcase = lab_case("mount_data");
 
 	tcase_add_test(tcase, an_open_under_a_lease_asks_nobody_and_its_close_tells_nobody);
+	tcase_add_test(tcase, a_small_file_is_cached_before_its_open_is_answered);
+	tcase_add_test(tcase, an_open_does_not_fail_with_its_fetch);
 	tcase_add_test(tcase, readers_keep_pages_and_writers_go_around_them);
 	tcase_add_test(tcase, beyond_what_the_guardian_can_fence_nothing_has_pages);
 	tcase_add_test(tcase, a_mapping_beyond_what_the_guardian_can_fence_gets_no_page);
