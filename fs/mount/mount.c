@@ -17,6 +17,7 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include "fs/mount/bdi.h"
 #include "fs/mount/call.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/locks.h"
@@ -736,6 +737,9 @@ static int start(struct daemon *d)
 	m->has_epoch = o->kernel_names && notifier_probe_epoch(m);
 	if (m->maps_writable)
 		write_back_limit(d->device);
+	r = bdi_set(d->device, "read_ahead_kb", BDI_READ_AHEAD_KIB);
+	if (r < 0)
+		mount_log("info", "the kernel reads less ahead: /sys/class/bdi: %s", strerror(-r));
 	passthrough_probe(m);
 	r = guardian_mounted(m->guardian, d->device, m->has_epoch);
 	if (r < 0)

@@ -1,12 +1,10 @@
 #include "fs/mount/write_back.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "fs/mount/bdi.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/notifier.h"
 
@@ -22,18 +20,11 @@ bool write_back_possible(struct fuse_conn_info *connection)
 
 void write_back_limit(dev_t device)
 {
-	char path[64], value[16];
-	int length = snprintf(value, sizeof(value), "%u", DIRTY_BYTES_MAX);
-	int fd;
+	int r = bdi_set(device, "max_bytes", DIRTY_BYTES_MAX);
 
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/max_bytes", major(device),
-		 minor(device));
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, value, (size_t)length) != length)
-		mount_log("info", "%s: %s; recalls of files that are stored to through mappings can "
-			  "take longer", path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
+	if (r < 0)
+		mount_log("info", "/sys/class/bdi: %s; recalls of files that are stored to through "
+			  "mappings can take longer", strerror(-r));
 }
 
 void write_back_granted(struct mount *m, struct inode *inode, const struct call *call,
