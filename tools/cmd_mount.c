@@ -56,7 +56,8 @@ int cmd_mount(int argc, char **argv)
 		.options = rows,
 		.parser = parse,
 		.args_doc = "URL MOUNTPOINT",
-		.doc = "Mounts an export: https://HOST:PORT/EXPORT, as the origin prints it.\v"
+		.doc = "Mounts an export, https://HOST:PORT/EXPORT as the origin prints it, or a "
+		       "directory in it, https://HOST:PORT/EXPORT/DIRECTORY.\v"
 		       "Comes back once the mount answers and serves it from the background. "
 		       "See leasehold-mount(8).",
 	};

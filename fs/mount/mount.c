@@ -26,6 +26,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/passthrough.h"
 #include "fs/mount/session.h"
+#include "fs/mount/subdirectory.h"
 #include "fs/mount/state.h"
 #include "fs/mount/status.h"
 #include "fs/mount/write_back.h"
@@ -158,6 +159,7 @@ struct daemon {
 static int parse_url(struct mount *m)
 {
 	const char *url = m->options->url, *rest, *slash;
+	size_t length;
 	bool https = strncmp(url, "https://", 8) == 0;
 
 	if (!https && strncmp(url, "http://", 7) != 0) {
@@ -167,7 +169,8 @@ static int parse_url(struct mount *m)
 	}
 	rest = url + (https ? 8 : 7);
 	slash = strchr(rest, '/');
-	if (!slash || slash == rest || slash[1] == '\0' || strchr(slash + 1, '/')) {
+	length = slash ? strcspn(slash + 1, "/") : 0;
+	if (length == 0 || slash == rest) {
 		mount_log("error", "%s names no export; expected https://HOST:PORT/EXPORT", url);
 		return -EINVAL;
 	}
@@ -176,9 +179,10 @@ static int parse_url(struct mount *m)
 		mount_log("error", "%s: cleartext is for loopback only; use https://", url);
 		return -EINVAL;
 	}
-	m->export = slash + 1;
+	m->subdirectory = slash + 1 + length;
+	m->export = strndup(slash + 1, length);
 	m->origin_url = strndup(url, (size_t)(slash - url));
-	return m->origin_url ? 0 : -ENOMEM;
+	return m->export && m->origin_url ? 0 : -ENOMEM;
 }
 
 /* KEYS/HOST:PORT, where this host's certificates for the origin are. */
@@ -712,6 +716,8 @@ static int start(struct daemon *d)
 	}
 	r = session_start(m, (struct duration){ SESSION_WAIT_S * NS_PER_S }, &root, text,
 			  sizeof(text));
+	if (r == 0)
+		r = subdirectory_find(m, m->subdirectory, &root, text, sizeof(text));
 	if (r < 0) {
 		mount_log("error", "%s", *text ? text : strerror(-r));
 		return r;
@@ -813,6 +819,7 @@ static void stop(struct daemon *d)
 		fuse_session_destroy(m->fuse);
 	if (m->cache)
 		cache_close(m->cache);
+	free(m->export);
 	free(m->origin_url);
 	free(d->keys);
 	alarm(0);
@@ -910,6 +917,7 @@ int mount_run(const struct mount_options *options)
 		} else if (child > 0) {
 			close(pipe_fds[1]);
 			r = wait_ready(child, pipe_fds[0]);
+			free(m->export);
 			free(m->origin_url);
 			free(d);
 			return r;
@@ -928,6 +936,7 @@ int mount_run(const struct mount_options *options)
 			_exit(r < 0 ? -r & 0x7f : 0);
 		return r;
 	}
+	free(m->export);
 	free(m->origin_url);
 	free(d);
 	return r;

@@ -75,7 +75,8 @@ struct open_file;
 
 struct mount {
 	const struct mount_options *options;
-	const char *export; /* from the URL */
+	char *export;             /* from the URL */
+	const char *subdirectory; /* what follows in the URL, "" or from "/" on */
 	char *origin_url;   /* scheme, host and port */
 	struct client *client;
 	struct cache *cache;

@@ -148,6 +148,36 @@ def test_an_export_for_some_hosts_is_closed_to_others(w):
     expect(read_file(three.start() / "f"), b"for all", "the open export")
 
 
+def test_a_directory_in_an_export_is_mounted_in_its_place(w):
+    path, options = export(w, "data")
+    os.makedirs(path + "/a/b c")
+    write_file(path + "/a/b c/f", b"below")
+    write_file(path + "/a/g", b"beside")
+    os.symlink("a", path + "/link")
+    w.origin(*options)
+    w.allow_log("")
+    whole = host_of(w, "whole", "data")
+    below = host_of(w, "below", "data/a/b c/")
+    expect(os.listdir(below.path), ["f"])
+    expect(read_file(below / "f"), b"below")
+    write_file(whole / "a/b c/f", b"written above")
+    expect(read_file(below / "f"), b"written above", "a change from above is seen")
+    write_file(below / "new", b"written below")
+    expect(read_file(whole / "a/b c/new"), b"written below", "and one from below")
+    expect(os.listdir(below / ".."), os.listdir(os.path.dirname(below.path)), "above is what is here")
+    os.rename(whole / "a/b c", whole / "moved")
+    expect(read_file(below / "f"), b"written above", "it stays mounted when it is renamed")
+    other = host_of(w, "other", "", start=False)
+    for path, what in (("/a/none/of/it", "No such file or directory: /a/none\n"),
+                       ("/a/g", "Not a directory: /a/g"), ("/link", "Not a directory: /link"),
+                       ("/a/../a", "Invalid argument: /a/.."), ("/" + "n" * 300, "name too long")):
+        url = "https://127.0.0.1:%d/data%s" % (other.origin.port, path)
+        result = run(BINARY, "mount", url, other.path, "--cache", other.cache, "--keys", below.keys,
+                     "--host-name", below.name, check=False)
+        expect(result.returncode != 0 and what in result.stderr, True, result.stderr)
+        expect(leasehold.is_mounted(other.path), False)
+
+
 def soon(read, value, what):
     """Changes made directly are reported by the kernel, not waited for."""
     def same():
