@@ -611,8 +611,8 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 
 	lock_to_write(f);
 	remember_gone(f, before);
-	if (is_at(f, after)) {
-		unlock(f); /* an answer at `after` was faster; it is right as it is */
+	if (is_at(f, after) || is_gone(f, after)) {
+		unlock(f); /* what is at `after`, or later, was faster; it is right as it is */
 		return;
 	}
 	if (!is_at(f, before) || !change_known(after) || (f->exposed && length > 0)) {

@@ -81,6 +81,8 @@ static void fill_info(const struct open_file *file, const struct mode_answer *an
 	info->direct_io = answer->mode == MODE_DIRECT || answer->mode == MODE_BRIDGE;
 	info->keep_cache = answer->mode == MODE_PAGES;
 	info->backing_id = answer->backing_id;
+	/* Those of one file beside each other; those that append or extend it, the kernel orders. */
+	info->parallel_direct_writes = file->request.writes;
 	info->noflush = file->unflushed;
 }
 

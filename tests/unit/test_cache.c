@@ -415,7 +415,7 @@ START_TEST(a_move_keeps_what_the_modification_did_not_touch)
 	cache_file_ranges(f, third, ranges, sizeof(ranges));
 	ck_assert_str_eq(ranges, "0-8192");
 	/* Not at `before`: nothing can be said of what is there. */
-	cache_file_move(f, first, second, 0, 1);
+	cache_file_move(f, (struct change){ 1, 20 }, (struct change){ 1, 21 }, 0, 1);
 	ck_assert(!change_known(cache_file_change(f)));
 	ck_assert_uint_eq(objects_on_disk(), 0);
 	cache_file_put(f);
@@ -447,6 +447,23 @@ START_TEST(zeros_of_a_hole_are_remembered_without_room)
 	ck_assert_uint_eq(cache_file_read(f, second, 0, bytes, 8192), 4096);
 	ck_assert_uint_eq(cache_file_read(f, second, 8192, bytes, 8192), 8192);
 	ck_assert_int_eq(cache_file_zero(f, first, 0, 1), -ESTALE);
+	cache_file_put(f);
+	cache_close(c);
+}
+END_TEST
+
+START_TEST(a_move_that_comes_behind_the_next_one_harms_nothing)
+{
+	struct cache *c = open_cache(16 * MIB);
+	struct cache_file *f = get(c, 1);
+
+	ck_assert_int_eq(put_bytes(f, 1, first, 0, 8192), 0);
+	cache_file_move(f, second, third, 0, 4096);
+	ck_assert_int_eq(put_bytes(f, 1, third, 0, 4096), 0);
+	cache_file_move(f, first, second, 4096, 4096);
+	ck_assert_int_eq(put_bytes(f, 1, second, 4096, 4096), -ESTALE);
+	ck_assert_uint_eq(got_bytes(f, 1, third, 0, 8192), 4096);
+	ck_assert_int_eq(put_bytes(f, 1, third, 4096, 4096), 0);
 	cache_file_put(f);
 	cache_close(c);
 }
@@ -827,6 +844,7 @@ static TCase *cache_case(void)
 	tcase_add_test(tcase, bytes_of_a_superseded_change_are_refused);
 	tcase_add_test(tcase, a_move_keeps_what_the_modification_did_not_touch);
 	tcase_add_test(tcase, zeros_of_a_hole_are_remembered_without_room);
+	tcase_add_test(tcase, a_move_that_comes_behind_the_next_one_harms_nothing);
 	tcase_add_test(tcase, a_complete_file_is_handed_out_with_all_its_bytes_and_then_stays_as_it_is);
 	tcase_add_test(tcase, a_drop_removes_the_file);
 	tcase_add_test(tcase, what_is_used_again_stays_and_what_is_pinned);
