@@ -208,7 +208,7 @@ END_TEST
 /* ---- against the kernel's rules (fs/fuse/iomode.c) ---- */
 
 #define DESCRIPTORS 6
-#define STEPS 200000
+#define STEPS 20000
 
 struct descriptor {
 	bool used, open; /* open: as the kernel sees it; used: its RELEASE has not come */
