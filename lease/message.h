@@ -470,7 +470,7 @@
 	F(U64, size)                                                                            \
 	F(U64, blocks)            /* of 512 bytes */                                            \
 	F(U64, rdev)                                                                            \
-	F(U32, mode)              /* in the upper half: enum attribute_lacks */                 \
+	F(U32, mode)              /* in the upper half: attribute_lacks, attribute_marks */     \
 	F(U32, nlink)                                                                           \
 	F(U32, uid)                                                                             \
 	F(U32, gid)                                                                             \
@@ -518,6 +518,16 @@ enum attribute_lacks {
 	LACKS_DEFAULT_ACL = 1 << 19, /* system.posix_acl_default */
 };
 #define ATTRIBUTE_MODE_MASK 0xffffu
+
+/* The same half says what is sealed: section 11. */
+enum attribute_marks {
+	MARK_SEALED = 1 << 20, /* nothing of it can be modified */
+	MARK_FINAL = 1 << 21,  /* a file that is, or was, sealed: its bytes and size never change */
+};
+/* Set (with an empty value) and removed: seals, unseals. Reading it is like any other. */
+#define SEAL_XATTRS "trusted.leasehold."
+#define SEAL_XATTR SEAL_XATTRS "seal"
+#define FINAL_XATTR SEAL_XATTRS "final" /* the origin's own */
 
 enum setattr_valid {
 	SETATTR_MODE = 1 << 0,

@@ -22,6 +22,8 @@ static const struct command {
 	{ "mount", "leasehold mount", cmd_mount, "mount an export of an origin" },
 	{ "status", "leasehold status", cmd_status, "what a mount is doing" },
 	{ "stat", "leasehold stat", cmd_stat, "what is cached of a file or a directory" },
+	{ "seal", "leasehold seal", cmd_seal, "let nobody modify files and directories any more" },
+	{ "unseal", "leasehold unseal", cmd_unseal, "take seals away" },
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))

@@ -10,6 +10,8 @@
 #include "lease/base/types.h"
 
 #define XATTR_PREFIX "user.leasehold."
+/* Not answered by the mount but by the origin: SEAL_XATTR of lease/message.h. */
+#define XATTR_SEAL "trusted.leasehold.seal"
 
 /*
  * The value of user.leasehold.NAME of what `path` leads to, terminated, to be freed. -ENODATA:

@@ -550,7 +550,7 @@ static bool settled(struct mount *m, struct call *call)
 			break;
 		default:
 			if (call->status == STATUS_IO || call->status == STATUS_NOMEM ||
-			    call->status >= STATUS_BADMESSAGE)
+			    (call->status >= STATUS_BADMESSAGE && call->status != STATUS_SEALED))
 				mount_log("warning", "origin %s answered %s with %s: %s",
 					  m->origin_url, message_name(call->message.type),
 					  status_name(call->status), status_text(call->status));

@@ -366,24 +366,31 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	const struct attributes *attributes;
 	struct inode *inode;
 	struct call *call;
-	bool known;
+	bool known, refused;
 
 	if (writable && op_refuse_change(request))
 		return;
 	/* Under a lease the origin need not be asked: the kernel has checked the permissions, and
 	   an unlink elsewhere asks this host whether the inode is open (design.md section 5). An
-	   inode whose last name is gone already lives for registered opens only. */
+	   inode whose last name is gone already lives for registered opens only. Whether it was
+	   sealed since somebody opened it for writing here has to be known. */
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
 	attributes = inode ? inode_attributes(m, inode, mount_now()) : NULL;
-	known = inode && !inode->closing &&
+	refused = writable && inode && inode->final;
+	known = inode && !refused && !inode->closing &&
 		((attributes && attributes->nlink > 0) ||
-		 (inode->open_count > 0 && inode->open_registered));
+		 (inode->open_count > 0 && inode->open_registered &&
+		  (attributes || inode->mappable == 0)));
 	if (known) {
 		count_open(inode);
 		inode_use(m, inode);
 	}
 	pthread_mutex_unlock(&m->lock);
+	if (refused) {
+		fuse_reply_err(request, EPERM);
+		return;
+	}
 	if (known) {
 		struct credential credential = { .uid = 0 };
 

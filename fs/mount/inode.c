@@ -296,6 +296,8 @@ void inode_set_attributes(struct inode *inode, const struct attributes *attribut
 {
 	inode->attributes = *attributes;
 	inode->attributes_instance = instance;
+	if (attributes->mode & MARK_FINAL)
+		inode->final = true;
 }
 
 void inode_give_attributes(struct inode *inode)

@@ -80,6 +80,7 @@ struct inode {
 	uint32_t type;                 /* S_IFMT bits; never change, so read without the lock */
 	struct attributes attributes;
 	uint64_t attributes_instance;  /* 0: not cached */
+	bool final;                    /* it was sealed: no byte of it changes any more (seal.h) */
 	uint32_t weak_acls;            /* given to the kernel without a lease, and not yet dropped there */
 	uint64_t target_instance;      /* symbolic links */
 	char *target;

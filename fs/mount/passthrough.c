@@ -190,8 +190,11 @@ struct mode_answer passthrough_answer(struct mount *m, struct inode *inode,
 	bool passes = inode->modes.passthrough > 0 ||
 		      (good && mode_wants_backing(&inode->modes, &facts, request));
 
-	if (request.reads && !passes) /* without, it is DIRECT_IO */
-		facts.pages = pages_allow(m, inode) && !m->unguarded;
+	/* Without, it is DIRECT_IO; so is what could be stored to through a descriptor from before it was
+	   sealed. */
+	if (request.reads && !passes)
+		facts.pages = pages_allow(m, inode) && !m->unguarded &&
+			      !(inode->mappable > 0 && inode->final);
 	answer = mode_open(&inode->modes, &facts, request, good ? backing->id : 0);
 	if (answer.backing_id && answer.backing_id == backing->id) {
 		inode->backing = *backing;

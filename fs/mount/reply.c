@@ -45,6 +45,9 @@ static void node_remember(struct mount *m, const struct call *call,
 
 	if (!inode)
 		return;
+	/* True for ever, whoever says it and when. */
+	if (node->item.attributes.mode & MARK_FINAL)
+		inode->final = true;
 	/* Without a lease they are only what was heard last: attributes.c. */
 	if (node->instance || !inode_attributes(m, inode, mount_now()))
 		inode_set_attributes(inode, &node->item.attributes, node->instance);

@@ -10,6 +10,7 @@
 #include "fs/mount/call.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/passthrough.h"
+#include "fs/mount/seal.h"
 
 #define RANGES_TEXT_BYTES 4000 /* of an xattr's value: fits what getfattr asks for */
 
@@ -187,6 +188,16 @@ static char *cache_text(struct mount *m, struct inode *inode, bool ranges)
 	return text;
 }
 
+static char *seal_text(struct mount *m, struct inode *inode)
+{
+	const char *text;
+
+	pthread_mutex_lock(&m->lock);
+	text = inode_seal_text(m, inode, mount_now());
+	pthread_mutex_unlock(&m->lock);
+	return strdup(text);
+}
+
 static char *change_text(struct mount *m, struct inode *inode)
 {
 	struct change change;
@@ -218,6 +229,8 @@ int status_xattr(struct mount *m, struct inode *inode, const char *name, char **
 		text = lease_text(m, inode);
 	else if (strcmp(name, "change") == 0)
 		text = change_text(m, inode);
+	else if (strcmp(name, "sealed") == 0)
+		text = seal_text(m, inode);
 	else if (strcmp(name, "version") == 0)
 		text = strdup(LEASEHOLD_VERSION);
 	else if (strcmp(name, "status") == 0)

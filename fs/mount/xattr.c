@@ -278,8 +278,8 @@ static bool refuse(fuse_req_t request, const char *name)
 void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const char *value,
 		 size_t size, int flags)
 {
-	const struct modify_scope scope = { 0 };
 	struct mount *m = fuse_req_userdata(request);
+	struct modify_scope scope = { .names = false };
 	struct call *call;
 
 	if (refuse(request, name))
@@ -302,6 +302,8 @@ void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const 
 	call->message.setxattr.name = call_name(call, 0, name);
 	call->message.setxattr.create = (flags & XATTR_CREATE) != 0;
 	call->message.setxattr.replace = (flags & XATTR_REPLACE) != 0;
+	/* What was stored through mappings is written back first: afterwards it would be refused. */
+	scope.data = strcmp(name, SEAL_XATTR) == 0 && S_ISREG(call->inode->type);
 	call_limit(call);
 	modify_send(m, call, &scope, change_work);
 }

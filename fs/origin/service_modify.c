@@ -224,11 +224,14 @@ static void plan(struct task *t)
 		.lease_sequence = t->lease_sequence,
 		.deadline = instant_add(t->view.arrived, duration_ms(ms)),
 	};
+	t->sealed = false;
 	t->preset_error = shape_of(&t->message, &shape) ? 0 : -EPROTO;
 	if (!t->preset_error && store_read_only(t->store))
 		t->preset_error = -EROFS;
 	if (!t->preset_error)
 		t->preset_error = find_inodes(t, &shape);
+	if (!t->preset_error)
+		t->preset_error = service_check_seals(t);
 	if (t->preset_error) {
 		task_forget_inodes(t);
 		add_nothing(t);
@@ -536,6 +539,8 @@ static enum sync_kind sync_of(const struct message *m)
 		kind = m->fallocate.mode >> FALLOCATE_SYNC_SHIFT;
 	else if (m->type == MESSAGE_copy_range)
 		kind = m->copy_range.length >> COPY_SYNC_SHIFT;
+	else if (service_is_seal(m))
+		kind = SYNC_ALL; /* and so are the bytes that it makes final */
 	return (enum sync_kind)(kind & SYNC_MASK);
 }
 
@@ -765,6 +770,8 @@ static enum run_result run_once(struct task *t, struct outcome *o)
 		if (lost)
 			error = -EIO;
 		if (!error)
+			error = service_check_seals(t);
+		if (!error)
 			error = touch_all(t);
 		if (!error) {
 			intent = service_intent_begin(t);
@@ -778,7 +785,7 @@ static enum run_result run_once(struct task *t, struct outcome *o)
 			if (!error)
 				error = make_durable(t);
 		}
-		o->status = lost ? STATUS_NOLEASE : service_status(error);
+		o->status = lost ? STATUS_NOLEASE : service_task_status(t, error);
 		describe(t, error, o);
 		if (result == RUN_DONE)
 			conclude(t, o);

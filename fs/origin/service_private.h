@@ -8,6 +8,7 @@
  *   service_reads.c     requests that modify nothing
  *   service_modify.c    requests that do: plan, begin, run
  *   service_replaced.c  files that have just lost their name to others
+ *   service_seals.c     what seals refuse
  *   service_recover.c   what is left for the next process, and what the last one left
  *   service_http.c      GET and joining
  */
@@ -75,6 +76,7 @@ struct task {
 	uint16_t status;
 	unsigned tries;
 	int preset_error; /* the outcome was clear before it began */
+	bool sealed;      /* the -EPERM that it ends with is a seal's */
 	bool acquire;     /* a read that asks for the write lease */
 	bool write_back;  /* a write that was stored under the write lease `lease_sequence` names */
 	uint64_t lease_sequence;
@@ -312,6 +314,17 @@ struct instant service_room_timer(const struct service *s);
 void service_room_tick(struct service *s, struct instant now);
 /* At the end, alone: all of them. */
 void service_replaced_end(struct service *s);
+
+/* ---- service_seals.c ---- */
+
+/* Does a seal refuse the modification, as its inodes stand now? 0, -EPERM, or why it cannot be told. */
+int service_check_seals(struct task *t) MUST_CHECK;
+/* The same of opening `inode` for writing, or of the write lease on it. */
+int service_check_sealed(struct task *t, const struct inode *inode) MUST_CHECK;
+/* It seals or unseals. */
+bool service_is_seal(const struct message *m);
+/* As service_status(), but a seal is named. */
+uint16_t service_task_status(const struct task *t, int error);
 
 /* ---- service_http.c ---- */
 

@@ -146,6 +146,9 @@ static int read_bytes(struct task *t, struct inode *inode, uint64_t op)
 		return error;
 	store_lock_shared(t->store, inode);
 	error = look_before(t, inode, &before);
+	/* What would be stored under the write lease could not be written back. */
+	if (!error && t->acquire)
+		error = service_check_sealed(t, inode);
 	if (!error && (m->strict & READ_HOLES))
 		error = store_read_sparse(t->store, &t->caller, inode, m->offset, t->bulk.data,
 					  m->count, &zeros, &stored, &count);
@@ -299,6 +302,8 @@ static int open_inode(struct task *t, struct inode *inode)
 
 	store_lock_shared(t->store, inode);
 	error = store_access(t->store, &t->caller, inode, m->access, false);
+	if (!error && (m->access & OPEN_ACCESS_WRITE))
+		error = service_check_sealed(t, inode);
 	if (!error)
 		error = look_granted(t, inode, task_grant(t, &inode->identity.handle, 0), NULL,
 				     &node);
@@ -450,7 +455,7 @@ void service_read_run(struct task *t)
 	if (error)
 		drop_bulk(t);
 	task_forget_inodes(t);
-	task_reply(t, service_status(error));
+	task_reply(t, service_task_status(t, error));
 }
 
 bool service_read_request(struct task *t)
@@ -466,6 +471,8 @@ bool service_read_request(struct task *t)
 	if (!handle || (t->message.type == MESSAGE_open && t->message.open.truncate))
 		return false;
 	error = store_get(t->store, handle, &t->inodes[TASK_TARGET]);
+	if (!error && t->acquire)
+		error = service_check_sealed(t, t->inodes[TASK_TARGET]);
 	if (!error && t->message.type == MESSAGE_read && (t->message.read.strict & READ_STRICT)) {
 		begin_strict(t);
 		return true;
@@ -475,6 +482,6 @@ bool service_read_request(struct task *t)
 	if (error)
 		drop_bulk(t);
 	task_forget_inodes(t); /* whoever removes it next is the last who has it */
-	task_reply(t, service_status(error));
+	task_reply(t, service_task_status(t, error));
 	return true;
 }

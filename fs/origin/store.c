@@ -303,7 +303,7 @@ static uint32_t lacks_of(const struct inode *inode)
 	char path[PROC_PATH_BYTES];
 
 	store_proc_path(inode->fd, path);
-	return store_lacks(path, true);
+	return store_lacks(path, true, &inode->identity.id);
 }
 
 static int look(struct store *s, struct inode *inode, struct stat *ret_st,

@@ -17,7 +17,7 @@
  * this export; -EROFS on a read-only export. All functions are thread-safe.
  *
  * Implemented in store.c (export, locks, attributes, changes), store_names.c (names), store_data.c
- * (bytes, attributes, xattrs) and store_ranges.c (space: allocation, holes, copies).
+ * (bytes, attributes, xattrs), store_ranges.c (space: allocation, holes, copies) and store_seal.c (seals).
  */
 #ifndef FS_ORIGIN_STORE_H
 #define FS_ORIGIN_STORE_H
@@ -236,6 +236,20 @@ int store_listxattr(struct store *s, const struct credential *caller, struct ino
 		    void *buffer, size_t size, size_t *ret_length) MUST_CHECK;
 int store_removexattr(struct store *s, const struct credential *caller, struct inode *inode,
 		      struct slice name) MUST_CHECK;
+
+/* ---- seals (store_seal.c); the inode's lock is held ---- */
+
+/*
+ * PROTOCOL.md 11. store_setxattr() and store_removexattr() of SEAL_XATTR are these two; other attributes
+ * with names of SEAL_XATTRS nobody sets, and none is listed. For root that is not squashed, else -EPERM.
+ * Nothing here refuses what a seal forbids, but for the store's own immutable flag, which is set where it
+ * can be: who modifies asks store_check_seal() first. Sealing what is sealed is no error; unsealing what
+ * is not is -ENODATA. An inode without a name: -ENOENT. Durable with the next store_fsync().
+ */
+int store_seal(struct store *s, const struct credential *caller, struct inode *inode) MUST_CHECK;
+int store_unseal(struct store *s, const struct credential *caller, struct inode *inode) MUST_CHECK;
+/* May it be modified? `data`: its bytes or size. 0, -EPERM; -errno: that cannot be told. */
+int store_check_seal(const struct inode *inode, bool data) MUST_CHECK;
 
 /* ---- space (store_ranges.c); the locks of all inodes are held ---- */
 

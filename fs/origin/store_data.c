@@ -384,6 +384,11 @@ int store_fsync(struct store *s, struct inode *inode, bool data_only, struct syn
 
 /* ---- extended attributes ---- */
 
+static bool is_seal_xattr(const char *name)
+{
+	return strncmp(name, SEAL_XATTRS, strlen(SEAL_XATTRS)) == 0;
+}
+
 /* The terminated name, when this caller may use it. */
 static int xattr_name(const struct credential *caller, struct slice name, bool write,
 		      char ret_name[NAME_BYTES_MAX + 1])
@@ -405,7 +410,7 @@ static int xattr_name(const struct credential *caller, struct slice name, bool w
 	return 0;
 }
 
-uint32_t store_lacks(const char *path, bool follow)
+uint32_t store_lacks(const char *path, bool follow, const struct file_id *id)
 {
 	static const struct {
 		const char *name;
@@ -417,18 +422,24 @@ uint32_t store_lacks(const char *path, bool follow)
 	char names[LACKS_NAMES_BYTES];
 	ssize_t length = follow ? listxattr(path, names, sizeof(names)) :
 				  llistxattr(path, names, sizeof(names));
+	bool marked = false;
 	uint32_t lacks = 0;
 
+	/* Too many to say what is lacking; the seal is looked for by name. */
+	if (length < 0 && errno == ERANGE)
+		return store_seal_marks(path, follow, id);
 	if (length < 0)
 		return errno == EOPNOTSUPP ? LACKS_CAPABILITY | LACKS_SELINUX | LACKS_ACL |
 						     LACKS_DEFAULT_ACL : 0;
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		lacks |= known[i].bit;
-	for (const char *at = names; at < names + length; at += strlen(at) + 1)
+	for (const char *at = names; at < names + length; at += strlen(at) + 1) {
+		marked |= strncmp(at, SEAL_XATTRS, strlen(SEAL_XATTRS)) == 0;
 		for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 			if (strcmp(at, known[i].name) == 0)
 				lacks &= ~known[i].bit;
-	return lacks;
+	}
+	return marked ? lacks | store_seal_marks(path, follow, id) : lacks;
 }
 
 int store_getxattr(struct store *s, const struct credential *caller, struct inode *inode,
@@ -456,6 +467,12 @@ int store_setxattr(struct store *s, const struct credential *caller, struct inod
 	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
 	int error = s->read_only ? -EROFS : xattr_name(caller, name, true, text);
 
+	if (!error && is_seal_xattr(text)) {
+		if (strcmp(text, SEAL_XATTR) != 0)
+			return -EPERM;
+		/* What is said of a seal is for later. */
+		return value.length || create || replace ? -EINVAL : store_seal(s, caller, inode);
+	}
 	if (!error)
 		error = credentials_assume(caller);
 	if (error)
@@ -470,7 +487,7 @@ int store_setxattr(struct store *s, const struct credential *caller, struct inod
 
 static bool xattr_hidden(const struct credential *caller, const char *name)
 {
-	return strncmp(name, RESERVED_XATTR, strlen(RESERVED_XATTR)) == 0 ||
+	return strncmp(name, RESERVED_XATTR, strlen(RESERVED_XATTR)) == 0 || is_seal_xattr(name) ||
 	       (caller->uid != 0 && strncmp(name, "trusted.", 8) == 0);
 }
 
@@ -510,6 +527,8 @@ int store_removexattr(struct store *s, const struct credential *caller, struct i
 	bool drops = slice_equal(name, slice_of("security.capability"));
 	int error = s->read_only ? -EROFS : xattr_name(caller, name, true, text);
 
+	if (!error && is_seal_xattr(text))
+		return strcmp(text, SEAL_XATTR) == 0 ? store_unseal(s, caller, inode) : -EPERM;
 	/* Who may write it drops its capabilities by that; a host's kernel asks for it first. */
 	if (error == -EPERM && drops &&
 	    access_now(caller, inode, OPEN_ACCESS_WRITE, true) == 0) {

@@ -651,13 +651,14 @@ struct listing {
 	struct store_listing result;
 };
 
-static uint32_t entry_lacks(const struct inode *directory, const char *name)
+static uint32_t entry_lacks(const struct inode *directory, const char *name,
+			    const struct file_id *id)
 {
 	char path[PROC_PATH_BYTES + 1 + NAME_BYTES_MAX + 1];
 
 	store_proc_path(directory->fd, path);
 	(void)snprintf(path + strlen(path), sizeof(path) - strlen(path), "/%s", name); /* it fits */
-	return store_lacks(path, false);
+	return store_lacks(path, false, id);
 }
 
 /* The node of an entry, encoded; nothing when it cannot be had without waiting. */
@@ -684,7 +685,7 @@ static struct slice entry_node(struct listing *l, const char *name, uint8_t *buf
 	if (found) {
 		seen = store_seen(&st);
 		change = changes_get(l->s->changes, &identity.key, &seen, &outside);
-		store_fill_node(l->s, &identity, &st, entry_lacks(l->directory, name), change,
+		store_fill_node(l->s, &identity, &st, entry_lacks(l->directory, name, &id), change,
 				change, &node);
 		node.lease = (uint8_t)l->grant(l->context, &identity.handle, outside);
 		item_node_write(&w, &node);

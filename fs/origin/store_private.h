@@ -40,9 +40,12 @@ static inline uint32_t store_stripe(const struct changes_key *key)
 
 /* A path to what `fd` refers to, symlinks themselves included, for calls without descriptors. */
 void store_proc_path(int fd, char ret_path[PROC_PATH_BYTES]);
-/* Which attributes of enum attribute_lacks it does not have. `follow`: a link of /proc, which leads
-   to the inode itself; else the path names an entry, which may be a symlink. */
-uint32_t store_lacks(const char *path, bool follow);
+/* Which attributes of enum attribute_lacks the inode `id` does not have, and enum attribute_marks.
+   `follow`: a link of /proc, which leads to the inode itself; else the path names an entry, which may
+   be a symlink. */
+uint32_t store_lacks(const char *path, bool follow, const struct file_id *id);
+/* enum attribute_marks of the inode `id`, at such a path. */
+uint32_t store_seal_marks(const char *path, bool follow, const struct file_id *id);
 /* The node of what `st`, `lacks` and `identity` describe. */
 void store_fill_node(struct store *s, const struct identity *identity, const struct stat *st,
 		     uint32_t lacks, struct change before, struct change change, struct item_node *ret_node);

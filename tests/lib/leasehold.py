@@ -589,6 +589,7 @@ class World:
         self.allowed = []
         self.failed = False
         self.timed_out = False
+        self.seals = False  # what is sealed in the end has the immutable flag
         self.main_origin = None
         self.done = threading.Event()
         self.watchdog = threading.Thread(target=self.watch, daemon=True)
@@ -720,6 +721,8 @@ class World:
             print("# kept: " + self.path)
             return
         if not any(is_mounted(d.path) for d in self.daemons if isinstance(d, Host)):
+            if self.seals:
+                make_mutable(self.path)
             shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -791,6 +794,31 @@ def mounts_below(directory):
     with open("/proc/self/mountinfo") as f:
         fields = [line.split(" ") for line in f]
     return [(x[2], x[4]) for x in reversed(fields) if x[4].startswith(directory + "/")]
+
+
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
+
+
+def inode_flags(path, clear=0):
+    """Those of chattr(1), without `clear`."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        flags, = struct.unpack("i", fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(4)))
+        if flags & clear:
+            flags &= ~clear
+            fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("i", flags))
+        return flags
+    finally:
+        os.close(fd)
+
+
+def make_mutable(directory):
+    for root, directories, names in os.walk(directory):
+        for path in [root] + [os.path.join(root, n) for n in names]:
+            try:
+                inode_flags(path, FS_IMMUTABLE_FL)
+            except OSError:
+                pass  # it has none: a symlink, a fifo
 
 
 def unmount_below(directory):

@@ -780,6 +780,92 @@ START_TEST(hosts_that_race_for_names_all_get_answers_and_one_tree)
 }
 END_TEST
 
+static struct message seal_of(struct host *h, struct handle handle, bool on)
+{
+	struct message m = modifying(h, on ? MESSAGE_setxattr : MESSAGE_removexattr);
+
+	if (on) {
+		m.setxattr.handle = handle;
+		m.setxattr.name = slice_of(SEAL_XATTR);
+	} else {
+		m.removexattr.handle = handle;
+		m.removexattr.name = slice_of(SEAL_XATTR);
+	}
+	return m;
+}
+
+/* The other host never acknowledges a second recall: what is answered has recalled nothing. */
+START_TEST(what_is_sealed_is_refused_and_recalls_nothing)
+{
+	struct message m, written, sealed;
+	struct host a, b;
+	struct handle file;
+	struct item_node node;
+	struct call call;
+
+	host_connect(&a, 1);
+	ck_assert_uint_eq(open_session(&a), STATUS_OK);
+	a.yields = true;
+	attach(&a);
+	host_start(&b, 2);
+	file = make_file(&a, "file");
+	written = write_of(&a, file, false);
+	written.common.slot = 2;
+	ck_assert_uint_eq(ask_node(&a, &written, "bytes", &node), STATUS_OK);
+	ck_assert_uint_eq(getattr(&b, file).lease, LEASE_READ);
+	sealed = seal_of(&a, file, true);
+	call_start(&a, &call, &sealed, NULL);
+	acknowledge(&b, wait_recall(&b, 0, &file), false, false);
+	call_wait(&call);
+	ck_assert_uint_eq(call.message.reply.status, STATUS_OK);
+	call_finish(&call);
+	node = getattr(&b, file);
+	ck_assert_uint_eq(node.lease, LEASE_READ);
+	ck_assert_uint_eq(node.attributes.mode & (MARK_SEALED | MARK_FINAL),
+			  MARK_SEALED | MARK_FINAL);
+	m = write_of(&a, file, false);
+	ck_assert_uint_eq(ask_node(&a, &m, "new", &node), STATUS_SEALED);
+	m = modifying(&a, MESSAGE_setattr);
+	m.setattr.handle = file;
+	m.setattr.valid = SETATTR_MODE;
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_SEALED);
+	m = modifying(&a, MESSAGE_unlink);
+	m.unlink.directory = a.root;
+	m.unlink.name = slice_of("file");
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_SEALED);
+	m = modifying(&a, MESSAGE_create);
+	m.create.directory = a.root;
+	m.create.name = slice_of("file");
+	m.create.mode = (uint32_t)OPEN_ACCESS_WRITE << MODE_ACCESS_SHIFT;
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_SEALED);
+	m.common.sequence = ++a.sequence;
+	m.create.mode = (uint32_t)OPEN_ACCESS_READ << MODE_ACCESS_SHIFT;
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_OK);
+	m = request_of(&a, MESSAGE_open);
+	m.open.handle = file;
+	m.open.access = OPEN_ACCESS_READ | OPEN_ACCESS_WRITE;
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_SEALED);
+	m = request_of(&a, MESSAGE_read_exclusive);
+	m.read_exclusive.handle = file;
+	m.read_exclusive.count = 100;
+	ck_assert_uint_eq(ask_node(&a, &m, NULL, &node), STATUS_SEALED);
+	/* One that changes nothing has to be done, and what was done is told again. */
+	m = modifying(&b, MESSAGE_setattr);
+	m.setattr.handle = file;
+	ck_assert_uint_eq(ask_node(&b, &m, NULL, &node), STATUS_OK);
+	ck_assert_uint_eq(ask_node(&a, &written, "bytes", &node), STATUS_OK);
+	m = seal_of(&b, file, false);
+	m.common.credential.uid = 1000;
+	ck_assert_uint_eq(ask_node(&b, &m, NULL, &node), STATUS_PERM);
+	m = seal_of(&b, file, false);
+	ck_assert_uint_eq(ask_node(&b, &m, NULL, &node), STATUS_OK);
+	m = write_of(&b, file, false);
+	ck_assert_uint_eq(ask_node(&b, &m, "new", &node), STATUS_SEALED);
+	host_stop(&a);
+	host_stop(&b);
+}
+END_TEST
+
 static TCase *make_case(void)
 {
 	TCase *tc = tcase_create("service");
@@ -805,6 +891,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, a_symbolic_link_that_was_replaced_can_be_read_for_a_moment);
 	tcase_add_test(tc, a_listing_brings_entries_with_nodes);
 	tcase_add_test(tc, a_change_behind_the_origins_back_is_recalled_when_it_is_noticed);
+	tcase_add_test(tc, what_is_sealed_is_refused_and_recalls_nothing);
 	tcase_add_test(tc, a_session_belongs_to_the_host_that_opened_it);
 	tcase_add_test(tc, a_worker_that_acted_as_a_user_still_writes_the_record_of_sessions);
 	tcase_add_test(tc, a_session_is_opened_while_every_worker_waits_for_the_store);

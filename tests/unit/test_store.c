@@ -697,6 +697,75 @@ START_TEST(whoever_changes_a_file_takes_its_privileges)
 }
 END_TEST
 
+static uint32_t marks_of(struct inode *inode)
+{
+	return node_of(inode).attributes.mode & (MARK_SEALED | MARK_FINAL);
+}
+
+START_TEST(a_seal_is_the_inodes_own_and_its_bytes_stay_final)
+{
+	const struct slice seal = text_of(SEAL_XATTR), final = text_of(FINAL_XATTR);
+	struct slice none = { NULL, 0 };
+	struct inode *file = make_file("f", &as_user, 0644), *copy = make_file("c", &as_user, 0644);
+	struct inode *directory = make_directory(root, "d", 0755);
+	uint8_t value[256];
+	size_t length;
+	int fd;
+
+	ck_assert_int_eq(store_check_seal(file, true), 0);
+	ck_assert_int_eq(store_setxattr(store, &as_user, file, seal, none, false, false), -EPERM);
+	ck_assert_int_eq(store_setxattr(store, &as_root, file, final, none, false, false), -EPERM);
+	ck_assert_int_eq(store_setxattr(store, &as_root, file, seal, text_of("1"), false, false),
+			 -EINVAL);
+	ck_assert_int_eq(store_removexattr(store, &as_root, file, seal), -ENODATA);
+	ck_assert_uint_eq(marks_of(file), 0);
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq(store_setxattr(store, &as_root, file, seal, none, false, false),
+				 0);
+	ck_assert_uint_eq(marks_of(file), MARK_SEALED | MARK_FINAL);
+	ck_assert_int_eq(store_check_seal(file, false), -EPERM);
+	ck_assert_int_eq(store_check_seal(file, true), -EPERM);
+	ck_assert_int_eq(store_listxattr(store, &as_root, file, value, sizeof(value), &length), 0);
+	ck_assert_ptr_null(memmem(value, length, SEAL_XATTRS, strlen(SEAL_XATTRS)));
+	/* A copy of the attribute seals nothing. */
+	ck_assert_int_eq(store_getxattr(store, &as_root, file, seal, value, sizeof(value), &length),
+			 0);
+	fd = openat(state_fd, "tree/c", O_RDONLY);
+	ck_assert_int_eq(fsetxattr(fd, SEAL_XATTR, value, length, 0), 0);
+	close(fd);
+	ck_assert_uint_eq(marks_of(copy), 0);
+	ck_assert_int_eq(store_check_seal(copy, true), 0);
+	ck_assert_int_eq(store_unseal(store, &as_user, file), -EPERM);
+	ck_assert_int_eq(store_removexattr(store, &as_root, file, final), -EPERM);
+	ck_assert_int_eq(store_removexattr(store, &as_root, file, seal), 0);
+	ck_assert_uint_eq(marks_of(file), MARK_FINAL);
+	ck_assert_int_eq(store_check_seal(file, false), 0);
+	ck_assert_int_eq(store_check_seal(file, true), -EPERM);
+	ck_assert_int_eq(store_seal(store, &as_root, directory), 0);
+	ck_assert_uint_eq(marks_of(directory), MARK_SEALED);
+	ck_assert_int_eq(store_unseal(store, &as_root, directory), 0);
+	ck_assert_int_eq(store_check_seal(directory, true), 0);
+	store_put(store, file);
+	store_put(store, copy);
+	store_put(store, directory);
+}
+END_TEST
+
+START_TEST(what_has_no_name_is_not_sealed)
+{
+	struct inode *file = make_file("f", &as_root, 0644), *unnamed;
+
+	ck_assert_int_eq(store_tmpfile(store, &as_root, root, 0644, &unnamed), 0);
+	ck_assert_int_eq(store_seal(store, &as_root, unnamed), -ENOENT);
+	ck_assert_int_eq(store_unlink(store, &as_root, root, text_of("f"), file, false, true), 0);
+	ck_assert_int_eq(store_seal(store, &as_root, file), -ENOENT);
+	store_remove_orphan(store, file);
+	store_remove_orphan(store, unnamed);
+	store_put(store, file);
+	store_put(store, unnamed);
+}
+END_TEST
+
 START_TEST(the_umask_counts_unless_there_is_a_default_acl)
 {
 	/* user::rwx user:1000:rwx group::r-x mask::rwx other::--- */
@@ -1062,6 +1131,8 @@ static TCase *make_case(void)
 	tcase_add_test(tc, special_files_are_kept_as_such);
 	tcase_add_test(tc, extended_attributes_are_stored_but_not_ours);
 	tcase_add_test(tc, whoever_changes_a_file_takes_its_privileges);
+	tcase_add_test(tc, a_seal_is_the_inodes_own_and_its_bytes_stay_final);
+	tcase_add_test(tc, what_has_no_name_is_not_sealed);
 	tcase_add_test(tc, the_umask_counts_unless_there_is_a_default_acl);
 	tcase_add_test(tc, space_is_allocated_punched_and_found);
 	tcase_add_test(tc, a_sparse_read_leaves_the_zeros_out);

@@ -1,0 +1,213 @@
+/*
+ * cmd_seal - leasehold seal and leasehold unseal: what may not be modified any more.
+ *
+ * A seal is an extended attribute that the origin answers for (lease/PROTOCOL.md section 11): setting it
+ * seals one inode, removing it unseals it. A tree is sealed from its top: once a directory is sealed no
+ * name comes to be in it or goes, so that what is found below is all there is.
+ */
+#include <argp.h>
+#include <errno.h>
+#include <ftw.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/cmd.h"
+#include "tools/xattr.h"
+
+/* Directories that are open at a time while a tree is walked. */
+#define WALK_DEPTH 64
+/* A host that is silent holds a change up for a lease term, a call in a directory ends after 30 s. */
+#define TRIES_MAX 3
+#define VALUE_BYTES_MAX 512
+
+enum what { SEAL, UNSEAL, LIST };
+
+/* nftw(3) hands nothing on. */
+static struct {
+	const char *command;
+	enum what what;
+	bool failed;
+} walk;
+
+static void complain(const char *path, int error)
+{
+	const char *why = strerror(error);
+
+	if (error == EPERM)
+		why = "not allowed; only root of a host that the origin trusts may do that";
+	else if (error == EOPNOTSUPP)
+		why = "the origin's file system has no trusted.* attributes, so nothing in it can be sealed";
+	fprintf(stderr, "leasehold %s: %s: %s\n", walk.command, path, why);
+	walk.failed = true;
+}
+
+/* 0 or an errno. Doing it again changes nothing. */
+static int change(const char *path)
+{
+	int error = 0;
+
+	for (int i = 0; i < TRIES_MAX; i++) {
+		int r = walk.what == SEAL ? lsetxattr(path, XATTR_SEAL, "", 0, 0) :
+					    lremovexattr(path, XATTR_SEAL);
+
+		error = r < 0 ? errno : 0;
+		if (error == ENODATA) /* it has no seal: so much the better */
+			error = 0;
+		if (error != EIO && error != ETIMEDOUT)
+			break;
+	}
+	return error;
+}
+
+static void list(const char *path)
+{
+	char value[VALUE_BYTES_MAX + 1], when[64] = "?";
+	ssize_t length = lgetxattr(path, XATTR_SEAL, value, VALUE_BYTES_MAX);
+	const char *last;
+	struct tm tm;
+	time_t at;
+
+	if (length < 0) {
+		if (errno != ENODATA && errno != EOPNOTSUPP)
+			complain(path, errno);
+		return;
+	}
+	value[length] = '\0';
+	last = strrchr(value, ' ');
+	at = last ? (time_t)strtoll(last + 1, NULL, 10) : 0;
+	if (localtime_r(&at, &tm))
+		(void)strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+	printf("%s  %s\n", when, path);
+}
+
+static int visit(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+	int error;
+
+	(void)st;
+	(void)at;
+	if (type == FTW_NS || type == FTW_DNR)
+		complain(path, EACCES);
+	if (type == FTW_NS)
+		return 0;
+	if (walk.what == LIST) {
+		list(path);
+		return 0;
+	}
+	error = change(path);
+	if (error)
+		complain(path, error);
+	return 0;
+}
+
+/* 0, -ENODATA, -errno. A link that leads to a mount is not on it, nor what a link of it leads to. */
+static int check_mount(const char *path)
+{
+	struct stat here, there;
+	char *root;
+	int r = xattr_mount_root(path, &root);
+
+	if (r < 0)
+		return r;
+	if (lstat(path, &here) < 0 || lstat(root, &there) < 0)
+		r = -errno;
+	else if (here.st_dev != there.st_dev)
+		r = -ENODATA;
+	free(root);
+	return r;
+}
+
+static void run_path(const char *path)
+{
+	int r = check_mount(path);
+
+	if (r == -ENODATA) {
+		fprintf(stderr, "leasehold %s: %s is not on a Leasehold mount\n", walk.command,
+			path);
+		walk.failed = true;
+		return;
+	}
+	if (r < 0) {
+		complain(path, -r);
+		return;
+	}
+	/* Of what is mounted inside nothing is touched. Top down to seal; the other way to unseal. */
+	r = nftw(path, visit, WALK_DEPTH,
+		 FTW_PHYS | FTW_MOUNT | (walk.what == UNSEAL ? FTW_DEPTH : 0));
+	if (r < 0)
+		complain(path, errno);
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	(void)arg;
+	switch (key) {
+	case 'l':
+		walk.what = LIST;
+		return 0;
+	case ARGP_KEY_ARG:
+		return ARGP_ERR_UNKNOWN; /* all of them are taken from ARGP_KEY_ARGS */
+	case ARGP_KEY_NO_ARGS:
+		argp_error(state, "seal what? Name a path on a mount");
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static int run(const struct argp *argp, int argc, char **argv)
+{
+	int first;
+
+	if (argp_parse(argp, argc, argv, 0, &first, NULL) != 0)
+		return EXIT_USAGE;
+	if (geteuid() != 0) {
+		fprintf(stderr, "leasehold %s: only root may seal and see seals; what is known of "
+			"one file everybody can ask for: leasehold stat %s\n", walk.command,
+			argv[first]);
+		return EXIT_FAILURE;
+	}
+	for (int i = first; i < argc; i++)
+		run_path(argv[i]);
+	return walk.failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int cmd_seal(int argc, char **argv)
+{
+	static const struct argp_option rows[] = {
+		{ "list", 'l', NULL, 0, "only print what is sealed, and since when", 0 },
+		{ 0 },
+	};
+	static const struct argp argp = {
+		.options = rows,
+		.parser = parse,
+		.args_doc = "PATH ...",
+		.doc = "Seals files, and directories with all that is below: nothing of them can be "
+		       "modified until they are unsealed, and the bytes of a file that was sealed "
+		       "once never.\vSee leasehold-seal(1).",
+	};
+
+	walk.command = "seal";
+	walk.what = SEAL;
+	return run(&argp, argc, argv);
+}
+
+int cmd_unseal(int argc, char **argv)
+{
+	static const struct argp_option rows[] = { { 0 } };
+	static const struct argp argp = {
+		.options = rows,
+		.parser = parse,
+		.args_doc = "PATH ...",
+		.doc = "Takes seals away: of files, and of directories with all that is below.\v"
+		       "See leasehold-seal(1).",
+	};
+
+	walk.command = "unseal";
+	walk.what = UNSEAL;
+	return run(&argp, argc, argv);
+}
