@@ -22,46 +22,9 @@
 #define IDENTITY_VERSION 1
 #define IDENTITY_BYTES (4 + 2 + 16 + 8)
 
-/* Files that one reservation may evict: a bound on the wait, far above what a request needs. */
-#define EVICTIONS_MAX 65536
-/* Files in use that one choice of a victim may pass over. */
-#define PASSED_OVER_MAX 256
-
 uint64_t cache_hash(const struct handle *handle)
 {
 	return XXH3_64bits(handle->bytes, handle->length);
-}
-
-void cache_used(struct cache_file *f, uint64_t bytes)
-{
-	struct cache *c = f->cache;
-
-	pthread_mutex_lock(&c->lock);
-	policy_pass(&c->policy, bytes);
-	policy_use(&c->policy, &f->item);
-	pthread_mutex_unlock(&c->lock);
-}
-
-void cache_list_scanned(struct cache *c, struct cache_file *f)
-{
-	pthread_mutex_lock(&c->lock);
-	policy_admit_unused(&c->policy, &f->item);
-	pthread_mutex_unlock(&c->lock);
-}
-
-static struct cache_file *file_of(struct policy_item *item)
-{
-	return (struct cache_file *)((char *)item - offsetof(struct cache_file, item));
-}
-
-/* The policy knows of it while it takes room. c->lock is held. */
-static void list(struct cache *c, struct cache_file *f)
-{
-	if (f->item.bytes == 0)
-		policy_remove(&c->policy, &f->item, f->hash);
-	else if (f->item.place == POLICY_NOWHERE)
-		policy_admit(&c->policy, &f->item, f->hash);
-	policy_pin(&c->policy, &f->item, f->pins > 0);
 }
 
 static void table_add(struct cache *c, struct cache_file *f)
@@ -103,147 +66,31 @@ struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *ha
 	if (!f)
 		return NULL;
 	f->item.bytes = charge;
+	f->counted = true;
 	pthread_mutex_lock(&c->lock);
 	table_add(c, f);
 	c->bytes += charge;
+	c->disk_files++;
 	pthread_mutex_unlock(&c->lock);
 	return f;
-}
-
-/*
- * Takes the file that should go so that `self` (may be NULL) gets `bytes`: referenced, and locked
- * exclusively. Whoever knows it goes on without what was cached. Passed over is what somebody reads or
- * writes at this moment, and what the flusher has open (its blocks would stay). NULL: there is none.
- */
-static struct cache_file *take_victim(struct cache *c, struct cache_file *self, uint64_t bytes)
-{
-	struct policy_item *for_item = self ? &self->item : NULL;
-	struct policy_item *item = policy_victim(&c->policy, for_item, bytes, NULL);
-
-	for (int passed_over = 0; item && passed_over < PASSED_OVER_MAX; passed_over++) {
-		struct cache_file *f = file_of(item);
-
-		/* Against the order of the locks, but it does not wait. */
-		if (!f->flushing && pthread_rwlock_trywrlock(&f->lock) == 0) {
-			f->references++;
-			return f;
-		}
-		item = policy_victim(&c->policy, for_item, bytes, item);
-	}
-	return NULL;
-}
-
-/* Evicts what take_victim() handed out. False: the disk refuses, and would refuse the next as well. */
-static bool evict(struct cache *c, struct cache_file *f)
-{
-	uint64_t bytes = f->item.bytes; /* changes only with the file's lock */
-	bool refused;
-
-	cache_file_drop_locked(f);
-	refused = f->on_disk;
-	pthread_rwlock_unlock(&f->lock);
-	if (refused) {
-		cache_used(f, 0); /* not the first choice next time */
-	} else {
-		atomic_fetch_add(&c->statistics.evicted_files, 1);
-		atomic_fetch_add(&c->statistics.evicted_bytes, bytes);
-	}
-	cache_file_put(f);
-	return !refused;
-}
-
-/* Evicts until `bytes` more fit, and takes them for `self`, which may be NULL. */
-static int make_room(struct cache *c, struct cache_file *self, uint64_t bytes)
-{
-	for (int evictions = 0; evictions < EVICTIONS_MAX; evictions++) {
-		struct cache_file *victim = NULL;
-
-		pthread_mutex_lock(&c->lock);
-		if (c->bytes <= c->bytes_max && bytes <= c->bytes_max - c->bytes) {
-			c->bytes += bytes;
-			pthread_mutex_unlock(&c->lock);
-			return 0;
-		}
-		if (bytes <= c->bytes_max)
-			victim = take_victim(c, self, bytes);
-		pthread_mutex_unlock(&c->lock);
-		if (!victim || !evict(c, victim))
-			return -ENOSPC;
-	}
-	return -ENOSPC;
-}
-
-int cache_reserve(struct cache_file *f, uint64_t length, uint64_t bytes)
-{
-	struct cache *c = f->cache;
-	int rc;
-
-	/* What is new has its place among the others before it takes room. */
-	pthread_mutex_lock(&c->lock);
-	policy_pass(&c->policy, length);
-	if (f->item.place == POLICY_NOWHERE)
-		policy_admit(&c->policy, &f->item, f->hash);
-	else
-		policy_fill(&c->policy, &f->item);
-	pthread_mutex_unlock(&c->lock);
-	rc = make_room(c, f, bytes);
-	if (rc < 0) {
-		pthread_mutex_lock(&c->lock);
-		list(c, f);
-		pthread_mutex_unlock(&c->lock);
-	}
-	return rc;
-}
-
-void cache_trim(struct cache *c)
-{
-	(void)make_room(c, NULL, 0); /* what is in use stays; its next write is not admitted */
-}
-
-void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool dirty)
-{
-	struct cache *c = f->cache;
-
-	pthread_mutex_lock(&c->lock);
-	if (charge == 0 && f->flushing) {
-		/* The flusher's descriptor keeps the blocks until it is closed. */
-		f->orphaned += f->item.bytes;
-		policy_resize(&c->policy, &f->item, 0);
-	}
-	assert(c->bytes >= f->item.bytes + reserved);
-	c->bytes -= f->item.bytes + reserved;
-	c->bytes += charge;
-	policy_resize(&c->policy, &f->item, charge);
-	list(c, f);
-	if (dirty && !f->dirty) {
-		f->dirty = true;
-		f->dirty_next = c->dirty;
-		c->dirty = f;
-		c->dirty_count++;
-	}
-	pthread_mutex_unlock(&c->lock);
 }
 
 struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
 {
 	uint64_t hash = cache_hash(handle);
-	struct cache_file *f, *made, *victim = NULL;
+	struct cache_file *f, *made;
 
 	pthread_mutex_lock(&c->lock);
 	f = table_find(c, handle, hash);
-	if (!f && c->files >= CACHE_FILES_MAX)
-		victim = take_victim(c, NULL, 0);
 	pthread_mutex_unlock(&c->lock);
 	if (f)
 		return f;
-	if (victim)
-		(void)evict(c, victim); /* refused: there is no entry to give, see below */
 	made = cache_file_new(c, handle, false);
 	if (!made)
 		return NULL;
 	pthread_mutex_lock(&c->lock);
 	f = table_find(c, handle, hash);
-	if (!f && c->files < CACHE_FILES_MAX) {
+	if (!f) {
 		f = made;
 		f->references = 1;
 		table_add(c, f);
@@ -289,30 +136,6 @@ void cache_file_put(struct cache_file *f)
 		range_set_finish(&ranges);
 	if (unused)
 		cache_file_free(f);
-}
-
-void cache_file_pin(struct cache_file *f)
-{
-	struct cache *c = f->cache;
-
-	/* The file's lock: an eviction that has begun is over before this returns. */
-	pthread_rwlock_rdlock(&f->lock);
-	pthread_mutex_lock(&c->lock);
-	f->pins++;
-	list(c, f);
-	pthread_mutex_unlock(&c->lock);
-	pthread_rwlock_unlock(&f->lock);
-}
-
-void cache_file_unpin(struct cache_file *f)
-{
-	struct cache *c = f->cache;
-
-	pthread_mutex_lock(&c->lock);
-	assert(f->pins > 0);
-	f->pins--;
-	list(c, f);
-	pthread_mutex_unlock(&c->lock);
 }
 
 /* An identity that we can read: the host's id. -EINVAL: something else. */
@@ -440,9 +263,9 @@ static int allocate(struct cache *c)
 {
 	pthread_condattr_t attributes;
 
-	/* A chain of a few entries when the files are small; 8 MiB of buckets at most. */
+	/* A chain of a few entries when the files are small. */
 	c->bucket_count = 1024;
-	while (c->bucket_count < CACHE_FILES_MAX && c->bucket_count * 65536 < c->bytes_max)
+	while (c->bucket_count < c->files_max && c->bucket_count * 65536 < c->bytes_max)
 		c->bucket_count *= 2;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_mutex_init(&c->flush_lock, NULL);
@@ -493,13 +316,24 @@ static void destroy(struct cache *c)
 int cache_open(const char *directory, uint64_t bytes_max, struct cache **ret_cache, char *ret_text,
 	       size_t text_size)
 {
+	const struct cache_limits limits = { .bytes_max = bytes_max,
+					     .files_max = CACHE_FILES_DEFAULT };
+
+	return cache_open_limited(directory, &limits, ret_cache, ret_text, text_size);
+}
+
+int cache_open_limited(const char *directory, const struct cache_limits *limits,
+		       struct cache **ret_cache, char *ret_text, size_t text_size)
+{
 	const struct complaint to = { directory, ret_text, text_size };
 	struct cache *c = calloc(1, sizeof(*c));
 	int rc;
 
 	if (!c)
 		return complain(&to, -ENOMEM, "cannot be opened");
-	c->bytes_max = bytes_max;
+	c->bytes_max = limits->bytes_max;
+	c->free_bytes_min = limits->free_bytes_min;
+	c->files_max = limits->files_max;
 	rc = allocate(c);
 	if (rc < 0)
 		complain(&to, rc, "cannot be opened");
@@ -548,6 +382,7 @@ void cache_counters(struct cache *c, struct cache_counters *ret_counters)
 	struct cache_statistics *s = &c->statistics;
 	struct cache_counters counters = {
 		.bytes_max = c->bytes_max,
+		.files_max = c->files_max,
 		.hits = atomic_load(&s->hits),
 		.hit_bytes = atomic_load(&s->hit_bytes),
 		.writes = atomic_load(&s->writes),
@@ -555,6 +390,7 @@ void cache_counters(struct cache *c, struct cache_counters *ret_counters)
 		.evicted_files = atomic_load(&s->evicted_files),
 		.evicted_bytes = atomic_load(&s->evicted_bytes),
 		.not_admitted = atomic_load(&s->not_admitted),
+		.disk_full = atomic_load(&s->disk_full),
 		.dropped_corrupt = atomic_load(&s->dropped_corrupt),
 		.dropped_errors = atomic_load(&s->dropped_errors),
 		.records_written = atomic_load(&s->records_written),
@@ -564,7 +400,7 @@ void cache_counters(struct cache *c, struct cache_counters *ret_counters)
 
 	pthread_mutex_lock(&c->lock);
 	counters.bytes = c->bytes;
-	counters.files = c->files;
+	counters.files = c->disk_files;
 	pthread_mutex_unlock(&c->lock);
 	*ret_counters = counters;
 }

@@ -14,12 +14,12 @@
  * old change again (PROTOCOL.md section 7). Bytes of the *same* change are only given up after
  * the record no longer vouches for them.
  *
- * The cap counts allocated bytes, whole file-system blocks plus CACHE_FILE_OVERHEAD_BYTES each
- * file, and is held at admission: room is made (whole files, least useful first, never one that is
- * pinned, or read or written at that moment) before bytes are written; what does not fit is not
- * cached. So what is cached of a file may go at any time, with or without a reference: that only
- * means that it is not cached any more. A cache that fails (full,
- * read-only, corrupt) costs speed, never an answer: functions report, the caller goes on without.
+ * Bytes under the cap are allocated ones, whole file-system blocks plus CACHE_FILE_OVERHEAD_BYTES
+ * each file. All limits are held at admission: room is made (whole files, least useful first, never
+ * one that is pinned, or read or written at that moment) before bytes are written; what does not fit
+ * is not cached. So what is cached of a file may go at any time, with or without a reference: that
+ * only means that it is not cached any more. A cache that fails (full, read-only, corrupt) costs
+ * speed, never an answer: functions report, the caller goes on without.
  *
  * Thread-safe. Calls do disk I/O and may block on it (never on the network).
  */
@@ -36,6 +36,13 @@ struct cache_file;
 #define CACHE_RECORD_RANGES_MAX 200
 #define CACHE_FILE_RANGES_MAX 4096 /* in memory; beyond it the smallest are given up */
 #define CACHE_FILE_OVERHEAD_BYTES 4096
+#define CACHE_FILES_DEFAULT 1000000
+
+struct cache_limits {
+	uint64_t bytes_max;
+	uint64_t files_max;      /* inodes */
+	uint64_t free_bytes_min; /* of its file system, that others can have at any time */
+};
 
 /*
  * Opens or makes the cache in `directory` (made with its parents, 0700). Locks it: -EBUSY when
@@ -43,6 +50,9 @@ struct cache_file;
  * (unknown version, names that are no handle), evicts down to the cap. 0, or -errno with one line
  * for the user (needs xattrs; -EOPNOTSUPP where the file system has none).
  */
+int cache_open_limited(const char *directory, const struct cache_limits *limits,
+		       struct cache **ret_cache, char *ret_text, size_t text_size) MUST_CHECK;
+/* The same with CACHE_FILES_DEFAULT inodes, and nothing left to others. */
 int cache_open(const char *directory, uint64_t bytes_max, struct cache **ret_cache, char *ret_text,
 	       size_t text_size) MUST_CHECK;
 /* Writes all records (data synced first). No file may be referenced. */
@@ -120,9 +130,9 @@ int cache_file_expose(struct cache_file *f, struct change change, uint64_t size)
 uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *text, size_t size);
 
 struct cache_counters {
-	uint64_t bytes, bytes_max, files;          /* now */
+	uint64_t bytes, bytes_max, files, files_max; /* now */
 	uint64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes, not_admitted,
-		dropped_corrupt, dropped_errors, records_written, record_errors, records_loaded;
+		disk_full, dropped_corrupt, dropped_errors, records_written, record_errors, records_loaded;
 };
 void cache_counters(struct cache *c, struct cache_counters *ret_counters);
 /* Writes the records of everything that changed so far; for tests and clean stops. */

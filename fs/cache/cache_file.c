@@ -517,6 +517,9 @@ static int write_locked(struct cache_file *f, struct change change, uint64_t off
 		f->length = end;
 	}
 	rc = write_all(fd, data, length, offset);
+	/* There was room: btrfs gives back what was unlinked only with its next transaction. */
+	if (rc == -ENOSPC && syncfs(fd) == 0)
+		rc = write_all(fd, data, length, offset);
 	if (rc < 0)
 		return rc;
 	return range_set_add(&f->ranges, offset, end);
@@ -579,6 +582,7 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 		atomic_fetch_add_explicit(&c->statistics.write_bytes, length, memory_order_relaxed);
 	} else if (rc == -ENOSPC || rc == -EDQUOT) {
 		atomic_fetch_add(&c->statistics.not_admitted, 1);
+		atomic_fetch_add(&c->statistics.disk_full, 1);
 		rc = -ENOSPC;
 	}
 	return rc;

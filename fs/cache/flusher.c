@@ -162,6 +162,7 @@ static void finish(struct cache *c, struct flush_job *job)
 		close(job->fd);
 	pthread_mutex_lock(&c->lock);
 	f->flushing = false;
+	cache_count_dirty(c, f);
 	c->bytes -= f->orphaned;
 	f->orphaned = 0;
 	pthread_mutex_unlock(&c->lock);

@@ -17,8 +17,6 @@
 #include "fs/cache/record.h"
 #include "lease/base/range_set.h"
 
-/* Entries in memory, about 350 bytes each; at the bound an unreferenced file is evicted. */
-#define CACHE_FILES_MAX (1u << 20)
 /* Descriptors that stay open with their files; beyond it every call opens and closes its own. */
 #define CACHE_DESCRIPTORS_MAX 1024
 /* Files whose records are written together; bounds the flusher's descriptors and memory. */
@@ -45,6 +43,8 @@ struct cache_file {
 	uint32_t references; /* the flusher and eviction hold one as well while they work */
 	uint32_t pins;       /* not evicted */
 	bool dirty;          /* on the dirty list: the record is older than the bytes */
+	bool counted;        /* in cache.disk_files */
+	bool dirty_counted;  /* in cache.disk_dirty */
 	bool flushing;       /* the flusher has a descriptor: an unlink frees nothing yet */
 	uint64_t orphaned;   /* unlinked while flushing; given back when the flusher is done */
 
@@ -66,7 +66,7 @@ struct cache_file {
 
 struct cache_statistics {
 	atomic_uint_fast64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes,
-		not_admitted, dropped_corrupt, dropped_errors, records_written, record_errors,
+		not_admitted, disk_full, dropped_corrupt, dropped_errors, records_written, record_errors,
 		records_loaded;
 };
 
@@ -80,7 +80,7 @@ struct flush_job {
 struct cache {
 	int directory_fd, objects_fd, identity_fd;
 	uint8_t host_id[16];
-	uint64_t bytes_max;
+	uint64_t bytes_max, free_bytes_min, files_max; /* cache_limits */
 	uint64_t block_bytes; /* the file system's unit of allocation */
 	struct cache_statistics statistics;
 	atomic_int descriptors;
@@ -90,6 +90,9 @@ struct cache {
 	uint64_t bucket_count; /* a power of two */
 	uint64_t files;        /* entries in the table */
 	uint64_t bytes;        /* charged, reserved and orphaned together */
+	uint64_t disk_files;   /* that exist, or are about to */
+	uint64_t disk_dirty;   /* of these, files whose record is to be written */
+	uint64_t reserved_bytes; /* of `bytes`, by writes under way */
 	struct policy policy;
 	struct cache_file *dirty;
 	uint64_t dirty_count;
@@ -109,6 +112,8 @@ struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *ha
 					uint64_t charge);
 /* A scanned file may be evicted from here on, before all that are listed. */
 void cache_list_scanned(struct cache *c, struct cache_file *f);
+
+/* room.c */
 /*
  * `length` bytes of `f` were fetched: takes `bytes` of the cap for them, evicting what is less useful.
  * 0 or -ENOSPC. No file's lock is held: the victims' are taken.
@@ -116,7 +121,9 @@ void cache_list_scanned(struct cache *c, struct cache_file *f);
 int cache_reserve(struct cache_file *f, uint64_t length, uint64_t bytes) MUST_CHECK;
 /* The file was asked for, and `bytes` of it found. */
 void cache_used(struct cache_file *f, uint64_t bytes);
-/* Evicts until the cap is held, or nothing can be evicted. */
+/* After a change of f->dirty. c->lock is held. */
+void cache_count_dirty(struct cache *c, struct cache_file *f);
+/* Evicts until the caps are held, or nothing can be evicted. */
 void cache_trim(struct cache *c);
 /* The file takes `charge` from now on; `reserved` is given back; its record needs writing. */
 void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool dirty);

@@ -37,14 +37,37 @@ static struct policy_ghost *ghosts_make(struct policy *p, uint32_t count)
 	return ghosts;
 }
 
+static void set_scale(struct policy *p, uint64_t bytes)
+{
+	p->scale = bytes;
+	p->tick_bytes = bytes / TICKS ? bytes / TICKS : 1;
+	p->passed_bytes = 0;
+	p->window_bytes = bytes / WINDOW_SHARE;
+	p->protect = TICKS_PROTECT_DEFAULT;
+	memset(p->seen, 0, sizeof(p->seen));
+}
+
+void policy_limit(struct policy *p, uint64_t bytes)
+{
+	p->limit = bytes < p->bytes_max ? bytes : p->bytes_max;
+	/* Distances are measured anew when they mean something else. */
+	if (p->limit < p->scale / 2 || (p->scale < p->bytes_max && p->limit / 2 > p->scale))
+		set_scale(p, p->limit);
+}
+
+uint64_t policy_bytes(const struct policy *p)
+{
+	return p->lists[POLICY_WINDOW].bytes + p->lists[POLICY_MAIN].bytes +
+	       p->lists[POLICY_PINNED].bytes;
+}
+
 int policy_init(struct policy *p, const struct allocator *allocator, uint64_t bytes_max)
 {
 	memset(p, 0, sizeof(*p));
 	p->allocator = allocator;
 	p->bytes_max = bytes_max;
-	p->tick_bytes = bytes_max / TICKS ? bytes_max / TICKS : 1;
-	p->protect = TICKS_PROTECT_DEFAULT;
-	p->window_bytes = bytes_max / WINDOW_SHARE;
+	p->limit = bytes_max;
+	set_scale(p, bytes_max);
 	p->ghost_count = POLICY_GHOSTS_MIN;
 	p->ghosts = ghosts_make(p, p->ghost_count);
 	return p->ghosts ? 0 : -ENOMEM;
@@ -231,7 +254,7 @@ void policy_pass(struct policy *p, uint64_t bytes)
 	while (p->now - p->decayed_at >= TICKS_DECAY) {
 		for (unsigned i = 0; i < POLICY_BUCKETS; i++)
 			p->seen[i] -= p->seen[i] / 2;
-		p->window_bytes -= (p->window_bytes - p->bytes_max / WINDOW_SHARE) / 4;
+		p->window_bytes -= (p->window_bytes - p->scale / WINDOW_SHARE) / 4;
 		p->decayed_at += TICKS_DECAY;
 	}
 	if (p->now - p->chosen_at >= TICKS_CHOICE) {
@@ -251,7 +274,7 @@ static bool main_has_room(const struct policy *p, uint64_t bytes)
 {
 	uint64_t taken = p->window_bytes + p->lists[POLICY_MAIN].bytes + p->lists[POLICY_PINNED].bytes;
 
-	return taken <= p->bytes_max && bytes <= p->bytes_max - taken;
+	return taken <= p->limit && bytes <= p->limit - taken;
 }
 
 /*
@@ -360,7 +383,7 @@ static struct policy_item *next_in_list(struct policy_item *item, const struct p
 /* One item at least fits in the window, unless it is large. */
 static uint64_t larger_window(const struct policy *p, uint64_t bytes)
 {
-	uint64_t limit = p->bytes_max / WINDOW_SHARE_LARGE;
+	uint64_t limit = p->scale / WINDOW_SHARE_LARGE;
 
 	return bytes < limit ? bytes : limit > p->window_bytes ? limit : p->window_bytes;
 }

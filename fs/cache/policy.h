@@ -45,6 +45,8 @@ struct policy_ghost;
 struct policy {
 	const struct allocator *allocator;
 	uint64_t bytes_max;
+	uint64_t limit;        /* what it can have now */
+	uint64_t scale;        /* about that: what shares and ticks are of */
 	uint64_t tick_bytes;   /* a tick is 1/4096 of the cache */
 	uint64_t passed_bytes; /* since the last tick */
 	uint32_t now;
@@ -65,6 +67,10 @@ struct policy {
 int policy_init(struct policy *p, const struct allocator *allocator, uint64_t bytes_max) MUST_CHECK;
 void policy_finish(struct policy *p);
 
+/* The cache can have only so many bytes now, of bytes_max at most: its disk is needed for others. */
+void policy_limit(struct policy *p, uint64_t bytes);
+/* What all items take that are somewhere. */
+uint64_t policy_bytes(const struct policy *p);
 /* Bytes were read through the cache, found or not. */
 void policy_pass(struct policy *p, uint64_t bytes);
 /* An item that is nowhere comes in, as used now; `hash` is its lasting name. */

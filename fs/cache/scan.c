@@ -65,7 +65,7 @@ static int enter(struct scan *s, const char *directory, const char *name, const 
 	struct cache_file *f;
 
 	if (!s->keep || !S_ISREG(st->st_mode) || !handle_from_name(name, &handle) ||
-	    s->cache->files >= CACHE_FILES_MAX || !is_its_directory(directory, &handle))
+	    s->cache->disk_files >= s->cache->files_max || !is_its_directory(directory, &handle))
 		return -EINVAL;
 	if (s->count == s->capacity) {
 		size_t capacity = s->capacity ? s->capacity * 2 : 1024;

@@ -666,6 +666,11 @@ static int start(struct daemon *d)
 		.connect_timeout = duration_ms(5000),
 		.call_count_max = CALL_COUNT_MAX + 64,
 	};
+	const struct cache_limits limits = {
+		.bytes_max = o->cache_size,
+		.files_max = o->cache_files,
+		.free_bytes_min = o->cache_free,
+	};
 	struct holder_config holder = {
 		.fence_margin = duration_ms(FENCE_MARGIN_MS),
 		.lease_count_max = LEASE_COUNT_MAX,
@@ -686,7 +691,7 @@ static int start(struct daemon *d)
 	client.tls_directory = strncmp(m->origin_url, "http://", 7) == 0 ? NULL : d->keys;
 	/* umount(8) returns a moment before the daemon has ended: the next one waits for it. */
 	for (unsigned ms = 0;; ms += 50) {
-		r = cache_open(o->cache, o->cache_size, &m->cache, text, sizeof(text));
+		r = cache_open_limited(o->cache, &limits, &m->cache, text, sizeof(text));
 		if (r != -EBUSY || ms >= CACHE_WAIT_S * 1000)
 			break;
 		sleep_ms(50);

@@ -19,6 +19,9 @@
 #define MOUNT_OPTIONS(O)                                                                        \
 	O(TEXT, cache, "cache", "DIR", "/var/cache/leasehold", "directory on the local disk")   \
 	O(BYTES, cache_size, "cache-size", "SIZE", "10G", "most bytes that the cache takes")    \
+	O(COUNT, cache_files, "cache-files", "N", "1000000", "most inodes that the cache takes") \
+	O(BYTES, cache_free, "cache-free", "SIZE", "100M",                                      \
+	  "free space of its file system that the cache leaves to others")                      \
 	O(TEXT, join, "join", "TOKEN", "", "join token, the first time")                        \
 	O(TEXT, keys, "keys", "DIR", "/etc/leasehold", "where this host's certificates are kept") \
 	O(TEXT, host_name, "host-name", "NAME", "", "this host's name at the origin")           \

@@ -34,6 +34,7 @@ static void cache_json(struct mount *m, json_t *into)
 	set(into, "bytes", c.bytes);
 	set(into, "bytes_max", c.bytes_max);
 	set(into, "files", c.files);
+	set(into, "files_max", c.files_max);
 	set(into, "hits", c.hits);
 	set(into, "hit_bytes", c.hit_bytes);
 	set(into, "writes", c.writes);
@@ -41,6 +42,7 @@ static void cache_json(struct mount *m, json_t *into)
 	set(into, "evicted_files", c.evicted_files);
 	set(into, "evicted_bytes", c.evicted_bytes);
 	set(into, "not_admitted", c.not_admitted);
+	set(into, "disk_full", c.disk_full);
 	set(into, "dropped_corrupt", c.dropped_corrupt);
 	set(into, "dropped_errors", c.dropped_errors);
 	set(into, "records_written", c.records_written);

@@ -281,7 +281,7 @@ def test_a_cache_that_is_taken_away_costs_no_answer(w):
 
 def test_a_full_disk_costs_no_answer(w):
     o = w.origin()
-    a = w.host("a", start=False)
+    a = w.host("a", "--cache-free", "0", start=False)
     w.allow_log("")
     leasehold.run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", a.cache)
     try:
