@@ -12,6 +12,7 @@
 
 #include "fs/mount/pages.h"
 #include "fs/mount/read.h"
+#include "fs/mount/seal.h"
 
 /* <linux/fuse.h> of Linux 6.9; the system's may be older. */
 struct backing_map {
@@ -108,28 +109,19 @@ void passthrough_probe(struct mount *m)
 
 bool passthrough_sealed(struct mount *m, struct inode *inode)
 {
-	(void)m;
-	(void)inode;
-	return false; /* nothing can be sealed yet */
+	/* What was registered under a seal has the inode's bytes for ever, whatever else changes. */
+	return inode->backing.id || inode_sealed(m, inode, mount_now(), NULL);
 }
 
 /* Under the lock. */
 static struct mode_facts facts_of(struct mount *m, struct inode *inode)
 {
-	struct mode_facts facts = {
+	return (struct mode_facts){
 		.can_pass = m->passthrough_on && S_ISREG(inode->type),
 		.sealed = passthrough_sealed(m, inode),
 		.pages = inode->pages && !m->unguarded,
 		.backs_direct = m->passthrough_direct,
 	};
-	struct change change;
-
-	/* What is registered is of the seal that stands now. */
-	if (facts.sealed && inode->backing.id &&
-	    (!inode_lease(m, inode, mount_now(), &change) ||
-	     !change_equal(change, inode->backing.change)))
-		facts.sealed = false;
-	return facts;
 }
 
 /* What is cached of it, if that may be used: with its size and change. Under the lock. */

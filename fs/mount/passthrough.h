@@ -23,7 +23,7 @@ void passthrough_probe(struct mount *m);
 /* Why there is none, for the user; NULL: there is. */
 const char *passthrough_lack(const struct mount *m);
 
-/* The inode is sealed, and this host holds it under the seal's lease now. Under the lock. */
+/* Its bytes are final, as a lease that stands says, or said when it was opened so. Under the lock. */
 bool passthrough_sealed(struct mount *m, struct inode *inode);
 
 /*

@@ -5,13 +5,17 @@ other tests are about: LEASEHOLD_TEST_MOUNT=OPTIONS runs them with further mount
 """
 
 import errno
+import mmap
 import os
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import eventually, expect, expect_errno, pattern, read_file, write_file
+from leasehold import (BINARY, Skip, eventually, expect, expect_errno, pattern, read_file, run,
+                       write_file)
+
+SIZE = 1 << 20
 
 
 def mode(path):
@@ -41,6 +45,105 @@ def test_passthrough_can_be_off(w):
     expect(mode(a / "file"), "pages: not sealed")
     expect(a.status()["passthrough"], False)
     expect(b"no passthrough: passthrough=off" in a.log(), True)
+
+
+def prepare(w, *names, options=()):
+    """Hosts, and a sealed file that `b` or the last of them has in its cache."""
+    w.seals = True
+    w.origin(*options)
+    hosts = w.hosts(*names)
+    if leasehold.LOCAL or not hosts[-1].status()["passthrough"]:
+        raise Skip("no passthrough here")
+    write_file(hosts[0] / "file", pattern(SIZE, 1))
+    run(BINARY, "seal", hosts[0] / "file")
+    expect(read_file(hosts[-1] / "file"), pattern(SIZE, 1))
+    return hosts
+
+
+def is_passed(host, path="file"):
+    """A descriptor that the kernel serves from the cache. What was released may be told late."""
+    def opened():
+        fd = os.open(host / path, os.O_RDONLY)
+        if mode(host / path).startswith("passthrough: "):
+            return fd
+        os.close(fd)
+        return None
+    return eventually(opened, "it is opened in passthrough")
+
+
+def test_a_sealed_file_is_read_by_the_kernel(w):
+    a, b = prepare(w, "a", "b")
+    fd = is_passed(b)
+    before = b.status()["counters"]["requests"]
+    for offset in range(0, SIZE, 4096):
+        expect(os.pread(fd, 4096, offset), pattern(SIZE, 1)[offset:offset + 4096])
+    expect(b.status()["counters"]["requests"] - before < SIZE // 4096, True, "asked for each read")
+    with mmap.mmap(fd, SIZE, prot=mmap.PROT_READ) as mapping:
+        expect(mapping[:], pattern(SIZE, 1))
+    other = os.open(b / "file", os.O_RDONLY)
+    expect(os.pread(other, SIZE, 0), pattern(SIZE, 1))
+    for host in (a, b):
+        expect_errno(errno.EPERM, os.open, host / "file", os.O_RDWR)
+    os.close(fd)
+    os.close(other)
+
+
+def test_final_bytes_outlive_seal_and_attributes(w):
+    a, b = prepare(w, "a", "b")
+    fd = is_passed(b)
+    run(BINARY, "unseal", a / "file")
+    os.chmod(a / "file", 0o600)
+    expect(os.stat(b / "file").st_mode & 0o777, 0o600)
+    expect_errno(errno.EPERM, os.open, b / "file", os.O_RDWR)
+    more = os.open(b / "file", os.O_RDONLY)
+    expect(os.pread(more, SIZE, 0), pattern(SIZE, 1), "opened again")
+    write_file(a / "new", pattern(SIZE, 2))
+    os.rename(a / "new", a / "file")
+    expect(read_file(b / "file"), pattern(SIZE, 2), "what took its place")
+    for descriptor in (fd, more):
+        expect(os.pread(descriptor, SIZE, 0), pattern(SIZE, 1), "the old file")
+        os.close(descriptor)
+    write_file(b / "file", pattern(SIZE, 3))
+    expect(read_file(a / "file"), pattern(SIZE, 3))
+
+
+def test_open_bytes_outlive_the_session_and_the_origin(w):
+    w.allow_log("")
+    a, b = prepare(w, "a", "b", options=("--lease-term", "2s"))
+    fd = is_passed(b)
+    mapping = mmap.mmap(fd, SIZE, prot=mmap.PROT_READ)
+    w.main_origin.kill()
+    b.wait_until_disconnected()
+    expect(os.pread(fd, SIZE, 0), pattern(SIZE, 1), "read without an origin")
+    expect(mapping[:], pattern(SIZE, 1), "mapped without an origin")
+    w.main_origin.start()
+    eventually(lambda: b.status()["state"] == "connected", "b is back")
+    run(BINARY, "unseal", a / "file")
+    write_file(a / "new", pattern(SIZE, 2))
+    os.rename(a / "new", a / "file")
+    expect(read_file(b / "file"), pattern(SIZE, 2))
+    expect(os.pread(fd, SIZE, 0), pattern(SIZE, 1))
+    expect(mapping[:], pattern(SIZE, 1))
+    mapping.close()
+    os.close(fd)
+
+
+def test_what_is_open_otherwise_stays_so(w):
+    a, = prepare(w, "a")
+    write_file(a / "other", pattern(SIZE, 1))
+    reader = os.open(a / "other", os.O_RDONLY)
+    expect(os.pread(reader, SIZE, 0), pattern(SIZE, 1))
+    writer = os.open(a / "other", os.O_RDWR)
+    run(BINARY, "seal", a / "other")
+    expect(read_file(a / "other"), pattern(SIZE, 1))
+    expect_errno(errno.EPERM, os.pwrite, writer, b"x", 0)
+    os.close(writer)
+    expect(read_file(a / "other"), pattern(SIZE, 1))
+    expect(os.pread(reader, SIZE, 0), pattern(SIZE, 1))
+    os.close(reader)
+    fd = is_passed(a, "other")
+    expect(os.pread(fd, SIZE, 0), pattern(SIZE, 1))
+    os.close(fd)
 
 
 if __name__ == "__main__":
