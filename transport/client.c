@@ -418,9 +418,10 @@ static int check_url(struct client *c, const char *url, char *text, size_t size)
 
 static struct curl_slist *make_headers(enum client_channel channel)
 {
-	static const char *const lines[] = { "content-type: " FRAME_CONTENT_TYPE, "Expect:",
-					     "priority: " FRAME_URGENT };
-	size_t count = channel == CLIENT_CONTROL ? 3 : 2;
+	const char *const lines[] = { "content-type: " FRAME_CONTENT_TYPE, "Expect:",
+				      channel == CLIENT_CONTROL ? "priority: " FRAME_URGENT
+								: "priority: " FRAME_AHEAD };
+	size_t count = channel == CLIENT_DATA ? 2 : 3;
 	struct curl_slist *list = NULL, *longer;
 
 	for (size_t i = 0; i < count; i++) {
@@ -441,10 +442,13 @@ static int set_names(struct client *c, const struct client_config *config, char 
 	while (length > 0 && config->url[length - 1] == '/')
 		length--;
 	c->url = strndup(config->url, length);
-	c->headers = make_headers(CLIENT_DATA);
-	c->control_headers = make_headers(CLIENT_CONTROL);
-	if (!c->url || !c->headers || !c->control_headers)
+	if (!c->url)
 		return -ENOMEM;
+	for (unsigned i = 0; i < CLIENT_CHANNELS; i++) {
+		c->headers[i] = make_headers((enum client_channel)i);
+		if (!c->headers[i])
+			return -ENOMEM;
+	}
 	if (!c->tls)
 		return 0;
 	if (!config->tls_directory || !tls_joined(config->tls_directory)) {
@@ -555,8 +559,8 @@ void client_destroy(struct client *c)
 		close(c->epoll_fd);
 	if (c->wake_fd >= 0)
 		close(c->wake_fd);
-	curl_slist_free_all(c->headers);
-	curl_slist_free_all(c->control_headers);
+	for (unsigned i = 0; i < CLIENT_CHANNELS; i++)
+		curl_slist_free_all(c->headers[i]);
 	free(c->url);
 	free(c->certificate);
 	free(c->key);

@@ -124,7 +124,7 @@ struct client {
 	char *authority;
 	long connect_timeout_ms;
 	unsigned call_count_max;
-	struct curl_slist *headers, *control_headers;
+	struct curl_slist *headers[CLIENT_CHANNELS];
 
 	pthread_t thread;
 	bool started;

@@ -411,8 +411,7 @@ static void call_start(struct lane *lane, struct client_call *call, struct insta
 	lane->active_count++;
 	call->state = CALL_ACTIVE;
 	set_url(call);
-	curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER,
-			 call->channel == CLIENT_CONTROL ? c->control_headers : c->headers);
+	curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, c->headers[call->channel]);
 	curl_easy_setopt(call->easy, CURLOPT_SSL_CTX_DATA, lane);
 	curl_easy_setopt(call->easy, CURLOPT_TIMEOUT_MS, call->is_stream ? 0L : timeout);
 	/* What is in one piece libcurl takes from where it is; else on_send() hands it over. */

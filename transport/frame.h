@@ -17,6 +17,8 @@
 #define FRAME_CONTENT_TYPE "application/x-leasehold"
 /* The header `priority` (RFC 9218) of what is on the control channel. */
 #define FRAME_URGENT "u=0"
+/* The same of what nobody waits for yet; without a header it is u=3. */
+#define FRAME_AHEAD "u=5"
 
 /*
  * 0 with the two parts, borrowed from `body`; -EBADMSG when the length does not fit the body or its

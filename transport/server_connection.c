@@ -314,6 +314,9 @@ static int start_http(struct connection *c)
 		{ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, CONCURRENT_STREAMS_MAX },
 		{ NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES },
 		{ NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HEADER_BYTES_MAX },
+#ifdef EXTENSIBLE_PRIORITIES
+		{ NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 },
+#endif
 	};
 
 	if (nghttp2_session_server_new2(&c->session, s->callbacks, c, s->option) != 0)

@@ -29,6 +29,17 @@
 #define STALL_TIMEOUT_MS	60000u
 #define TICK_MS			1000u
 
+/*
+ * RFC 9218: answers leave in the order of their urgency, of one urgency one after the other. Eight
+ * answers that share a connection evenly are all complete at the same time, and until then whoever
+ * reads in order has nothing; nor is anything on its way when he asks for the next.
+ */
+#if NGHTTP2_VERSION_NUM >= 0x013200
+#define EXTENSIBLE_PRIORITIES 1
+#endif
+#define SMALL_ANSWER_BYTES (32u << 10) /* goes ahead of data, whatever was asked for */
+#define SMALL_ANSWER_URGENCY 1u
+
 #define CONCURRENT_STREAMS_MAX	256u
 /* Room for urgent requests, apart from the bound on the others: in all, and of a connection. */
 #define RESERVE_COUNT_MAX	4096u

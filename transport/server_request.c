@@ -483,6 +483,15 @@ void request_submit(struct server_request *r)
 	provider.read_callback = r->stream ? read_stream : request_read_answer;
 	s->counters.responses++;
 	r->progress = r->loop->now;
+#ifdef EXTENSIBLE_PRIORITIES
+	if (!r->stream && !r->urgent && r->head_length + r->bulk.length <= SMALL_ANSWER_BYTES) {
+		nghttp2_extpri small = { SMALL_ANSWER_URGENCY, 0 };
+
+		/* When it fails the answer only comes in its turn. */
+		(void)nghttp2_session_change_extpri_stream_priority(r->connection->session,
+								    r->stream_id, &small, 1);
+	}
+#endif
 	if (nghttp2_submit_response(r->connection->session, r->stream_id, headers, count,
 				    bodiless ? NULL : &provider) != 0)
 		r->connection->dead = true; /* out of memory: nothing else is left to say */
