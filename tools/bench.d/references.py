@@ -193,7 +193,7 @@ class References:
 
     def curl(self, names, base, options, pid, server, outputs=None):
         """Fetches all names at once; into files when their paths are given."""
-        command = ["curl", "-sSf", "--http2", "--no-buffer"] + options
+        command = ["curl", "-sSf", "--http2"] + options
         if len(names) > 1:
             command += ["-Z", "--parallel-max", str(len(names))]
         for i, name in enumerate(names):
