@@ -91,11 +91,11 @@ struct mount {
 	atomic_bool read_only; /* the option, or what the origin says */
 	atomic_bool unguarded; /* the guardian was killed: nothing more goes into the kernel's caches */
 	atomic_uint writing_back; /* files: write_back_all() */
-	/* passthrough.h; all set before the mount answers. */
-	bool passthrough_asked;       /* the kernel was, and has it */
-	bool passthrough_on;
-	bool passthrough_direct;      /* the cache's file system knows O_DIRECT */
-	const char *passthrough_lack; /* why there is none; NULL: not known, or there is */
+	/* passthrough.h; set when the mount begins to answer. */
+	atomic_bool passthrough_asked;  /* the kernel was, and has it */
+	atomic_bool passthrough_on;
+	atomic_bool passthrough_direct; /* the cache's file system knows O_DIRECT */
+	const char *_Atomic passthrough_lack; /* why there is none; NULL: not known, or there is */
 	unsigned open_fetch_max_ms;   /* then an open is answered without its fetch: data.c */
 	atomic_bool maps_writable; /* shared writable mappings: write_back.h; set before any request */
 

@@ -28,11 +28,11 @@ def test_the_mode_is_told(w):
     write_file(path, pattern(100000))
     with open(path, "rb") as reader:
         expect(reader.read(), pattern(100000))
-        expect(mode(path), "pages: not sealed")
+        # The kernel does not wait for the release of who wrote.
+        eventually(lambda: mode(path) == "pages: not sealed", "who wrote is forgotten")
         with open(path, "r+b") as writer:
             writer.write(b"x")
             expect(mode(path), "direct: open for writing")
-        # The kernel does not wait for the release.
         eventually(lambda: mode(path) == "pages: not sealed", "the writer is forgotten")
     expect_errno(errno.ENODATA, mode, a.path)
     expect("user.leasehold.mode" in os.listxattr(path), False)
@@ -42,7 +42,7 @@ def test_passthrough_can_be_off(w):
     a = w.host("a", "--passthrough", "off")
     write_file(a / "file", pattern(100000))
     expect(read_file(a / "file"), pattern(100000))
-    expect(mode(a / "file"), "pages: not sealed")
+    eventually(lambda: mode(a / "file") == "pages: not sealed", "who wrote is forgotten")
     expect(a.status()["passthrough"], False)
     expect(b"no passthrough: passthrough=off" in a.log(), True)
 
