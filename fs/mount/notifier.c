@@ -196,15 +196,15 @@ static void perform(struct mount *m, struct notifier_work *work)
 	}
 	if (work->around)
 		(void)usleep(AROUND_US);
-	/* Page fills of a file that may be mapped for writing, as it may since a moment ago, are answered
-	   under the write lease only (read.c), which comes after the recall: a drop goes around them. */
+	/* Page fills may have to wait for the end of the recall (read.c: those of a file that may be mapped
+	   for writing, as it may since a moment ago, come under the write lease only; and those beside our
+	   own modification): the drop goes around them. */
 	for (unsigned i = 0; i < work->count; i++) {
 		const struct notice *notice = &work->notices[i];
 
 		if (notice->pages && work->around)
 			(void)notifier_tell_around(m, notice, false);
-		else if (!notice->pages || !work->recalled || !m->maps_writable ||
-			 !drop_around(m, notice->inode))
+		else if (!notice->pages || !work->recalled || !drop_around(m, notice->inode))
 			notifier_tell(m, notice);
 	}
 	pthread_mutex_lock(&m->lock);

@@ -281,10 +281,11 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 		inode->filled_at = mount_now();
 	if (certain(m, call, node, held))
 		return USE_KEEP;
-	/* From before our own modification, or a recall, that ended since: whoever joined after that
-	   must not see it. What is sent now is answered from after both. Nor does what a session that
-	   is over still drops: changes do not wait for that. */
+	/* From before our own modification, which others may have seen, or a recall, that ended since:
+	   whoever joined after that must not see it. What is sent now is answered from after both. Nor
+	   does what a session that is over still drops: changes do not wait for that. */
 	if (inode->dropping_pages == 0 || inode->settle_serial != call->settle_serial ||
+	    (!exclusive && inode->hold_count > 0) ||
 	    inode->drop_session.value != call->session.value ||
 	    holder_session(m->holder).value != call->session.value)
 		return USE_NONE;

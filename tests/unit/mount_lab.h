@@ -104,6 +104,7 @@ static struct mount_lab {
 	uint64_t stuck;    /* the reply to this request is not written yet */
 	int notify_error;  /* what invalidations return */
 	bool notify_waits; /* they do not return, but for the first `notify_let` of all */
+	uint64_t notify_node; /* nor do those of it, 0: of none */
 	unsigned notify_let;
 	int epoch_pipe[2];
 
@@ -212,7 +213,7 @@ static inline int kernel_notified(const struct iovec *iov, int count)
 	*notice = (struct kernel_notice){ false, out->ino, out->off, out->len, false };
 	pthread_cond_broadcast(&lab.changed);
 	while ((lab.notify_waits && notice >= &lab.notices[lab.notify_let]) ||
-	       kernel_fills_overlap(out->ino, out->off, out->len))
+	       out->ino == lab.notify_node || kernel_fills_overlap(out->ino, out->off, out->len))
 		pthread_cond_wait(&lab.changed, &lab.lock);
 	notice->returned = true;
 	return -lab.notify_error;
@@ -347,6 +348,15 @@ static inline void kernel_let_notifications(bool wait)
 	pthread_mutex_lock(&lab.lock);
 	lab.notify_waits = wait;
 	lab.notify_let = lab.notice_count;
+	pthread_cond_broadcast(&lab.changed);
+	pthread_mutex_unlock(&lab.lock);
+}
+
+/* Those of `node` do not return, until it is 0. */
+static inline void kernel_hold_notifications_of(uint64_t node)
+{
+	pthread_mutex_lock(&lab.lock);
+	lab.notify_node = node;
 	pthread_cond_broadcast(&lab.changed);
 	pthread_mutex_unlock(&lab.lock);
 }
@@ -955,6 +965,7 @@ static inline void lab_wait_calls(void)
 static inline void lab_stop(void)
 {
 	kernel_let_notifications(false);
+	kernel_hold_notifications_of(0);
 	calls_shut(&lab.m, STATUS_IO);
 	lab_wait_calls();
 	session_stop(&lab.m);

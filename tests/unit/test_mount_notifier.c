@@ -281,15 +281,12 @@ END_TEST
 
 START_TEST(our_own_change_drops_names_that_a_recall_is_about_to_drop)
 {
-	uint64_t other, fh;
 	unsigned before, epochs = 0;
 
 	lab_start();
 	(void)lab_find_file("f", FILE_NUMBER, 5);
-	other = lab_find_file("g", FILE_NUMBER + 1, 5);
-	fh = lab_open(other, O_RDONLY);
-	(void)kernel_read(other, fh, 0, 5);
-	(void)origin_recall(FILE_NUMBER + 1, NULL); /* waits for the reader */
+	kernel_hold_notifications_of(lab_find_file("g", FILE_NUMBER + 1, 5));
+	(void)origin_recall(FILE_NUMBER + 1, NULL);
 	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
 	(void)origin_recall(ROOT_NUMBER, NULL); /* behind it */
 	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, FUSE_ROOT_ID)->dropping);
@@ -300,7 +297,6 @@ START_TEST(our_own_change_drops_names_that_a_recall_is_about_to_drop)
 	for (unsigned i = before; i < lab.notice_count; i++)
 		epochs += lab.notices[i].epoch;
 	ck_assert_uint_eq(epochs, 1);
-	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER + 1, 1, LEASE_NONE, "old g", true);
 }
 END_TEST
 

@@ -252,7 +252,7 @@ START_TEST(an_answer_without_any_lease_is_asked_for_again)
 END_TEST
 
 /*
- * The recall's invalidation waits for the page of a READ, whose answer it has forbidden to keep:
+ * The recall's invalidation goes around the page of a READ, whose answer it has forbidden to keep:
  * the kernel gets it, and another invalidation takes it back before the recall is acknowledged.
  */
 START_TEST(a_fill_under_a_recall_is_dropped_before_it_is_acknowledged)
@@ -261,12 +261,14 @@ START_TEST(a_fill_under_a_recall_is_dropped_before_it_is_acknowledged)
 
 	begin(3);
 	unique = kernel_read(node, fh, 0, 3);
+	kernel_let_notifications(true);
 	sequence = origin_recall(FILE_NUMBER, NULL);
 	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
 	ck_assert(!origin_acknowledged(sequence));
 	ck_assert_uint_eq(page_notices(), 1);
 	answer(origin_expect(MESSAGE_read), 1, LEASE_NONE, "old");
 	kernel_expect_text(unique, "old");
+	kernel_let_notifications(false);
 	origin_wait_acknowledged(sequence);
 	ck_assert_uint_eq(page_notices(), 2);
 	lab_wait_calls();
@@ -282,10 +284,12 @@ START_TEST(an_answer_that_a_recall_overtook_is_not_kept)
 
 	begin(3);
 	unique = kernel_read(node, fh, 0, 3);
+	kernel_let_notifications(true);
 	sequence = origin_recall(FILE_NUMBER, NULL);
 	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
 	answer_late(origin_expect(MESSAGE_read), "old"); /* with a lease that is gone already */
 	kernel_expect_text(unique, "old");
+	kernel_let_notifications(false);
 	origin_wait_acknowledged(sequence);
 	lab_wait_calls();
 	unique = kernel_read(node, fh, 0, 3);
@@ -315,11 +319,13 @@ START_TEST(who_joins_after_a_recall_does_not_get_an_answer_from_before_it)
 	lab.caller = getpid();
 	unique = kernel_read(node, fh, 0, 3);
 	ck_assert_uint_eq(lab.m.counters.fetches_shared, 1);
+	kernel_let_notifications(true);
 	sequence = origin_recall(FILE_NUMBER, NULL);
 	LAB_WAIT(!lab.notices[lab.notice_count - 1].returned);
 	answer_late(read, "old");
 	answer(origin_expect(MESSAGE_read), 2, LEASE_NONE, "new"); /* sent under the second recall */
 	kernel_expect_text(unique, "new");
+	kernel_let_notifications(false);
 	origin_wait_acknowledged(sequence);
 }
 END_TEST
@@ -363,30 +369,6 @@ START_TEST(the_end_of_a_session_does_not_wait_for_readers)
 	answer(second, 1, LEASE_READ, "old");
 	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "2nd");
 	kernel_expect_text(two, "2nd");
-}
-END_TEST
-
-/* Nor for a recall of that session, which does wait for one. */
-START_TEST(the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader)
-{
-	struct origin_request *first, *refused;
-	uint64_t unique;
-
-	lab.options.read_ahead = 0;
-	begin(LARGE_FILE_BYTES);
-	unique = kernel_read(node, fh, 4096, 4);
-	first = origin_expect(MESSAGE_read);
-	(void)origin_recall(FILE_NUMBER, NULL);
-	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
-	(void)kernel_lookup(FUSE_ROOT_ID, "other");
-	refused = origin_expect(MESSAGE_lookup);
-	origin_forget_session();
-	origin_answer_status(refused, STATUS_NOSESSION);
-	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_STALE); /* in the next session */
-	/* What the old session brings is nothing that anybody drops in time. */
-	answer(first, 1, LEASE_NONE, "old");
-	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
-	kernel_expect_text(unique, "new");
 }
 END_TEST
 
@@ -652,7 +634,6 @@ static TCase *read_case(void)
 		       a_change_of_the_size_ends_with_the_write_lease_that_was_granted_meanwhile);
 	tcase_add_test(tcase, a_change_of_the_size_outlives_the_write_lease);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_readers);
-	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_a_recall_that_waits_for_a_reader);
 	tcase_add_test(tcase, the_end_of_a_session_drops_pages_whose_answer_is_on_its_way);
 	tcase_add_test(tcase, the_end_of_a_session_does_not_wait_for_many_readers);
 	return tcase;
