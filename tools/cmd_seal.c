@@ -3,11 +3,13 @@
  *
  * A seal is an extended attribute that the origin answers for (lease/PROTOCOL.md section 11): setting it
  * seals one inode, removing it unseals it. A tree is sealed from its top: once a directory is sealed no
- * name comes to be in it or goes, so that what is found below is all there is.
+ * name comes to be in it or goes, so that what is found below is all there is. What is no directory is
+ * worked on by several threads meanwhile.
  */
 #include <argp.h>
 #include <errno.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +26,9 @@
 /* A host that is silent holds a change up for a lease term, a call in a directory ends after 30 s. */
 #define TRIES_MAX 3
 #define VALUE_BYTES_MAX 512
+/* A seal waits for the origin's disk, and for hosts that have leases: many do so at a time. */
+#define WORKERS 16
+#define QUEUE_MAX 256
 
 enum what { SEAL, UNSEAL, LIST };
 
@@ -31,8 +36,18 @@ enum what { SEAL, UNSEAL, LIST };
 static struct {
 	const char *command;
 	enum what what;
-	bool failed;
+	_Atomic bool failed;
 } walk;
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	char *paths[QUEUE_MAX];
+	unsigned first, count;
+	bool closed;
+	pthread_t workers[WORKERS];
+	unsigned worker_count;
+} queue = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
 static void complain(const char *path, int error)
 {
@@ -85,10 +100,76 @@ static void list(const char *path)
 	printf("%s  %s\n", when, path);
 }
 
+static void change_or_complain(const char *path)
+{
+	int error = change(path);
+
+	if (error)
+		complain(path, error);
+}
+
+static void *worker(void *context)
+{
+	pthread_mutex_lock(&queue.lock);
+	for (;;) {
+		char *path;
+
+		while (queue.count == 0 && !queue.closed)
+			pthread_cond_wait(&queue.changed, &queue.lock);
+		if (queue.count == 0)
+			break;
+		path = queue.paths[queue.first];
+		queue.first = (queue.first + 1) % QUEUE_MAX;
+		queue.count--;
+		pthread_cond_broadcast(&queue.changed);
+		pthread_mutex_unlock(&queue.lock);
+		change_or_complain(path);
+		free(path);
+		pthread_mutex_lock(&queue.lock);
+	}
+	pthread_mutex_unlock(&queue.lock);
+	return context;
+}
+
+static void queue_open(void)
+{
+	queue.closed = false;
+	for (queue.worker_count = 0; queue.worker_count < WORKERS; queue.worker_count++)
+		if (pthread_create(&queue.workers[queue.worker_count], NULL, worker, NULL) != 0)
+			break;
+}
+
+/* False: there is nobody to do it. */
+static bool queue_add(const char *path)
+{
+	char *copy = queue.worker_count ? strdup(path) : NULL;
+
+	if (!copy)
+		return false;
+	pthread_mutex_lock(&queue.lock);
+	while (queue.count == QUEUE_MAX)
+		pthread_cond_wait(&queue.changed, &queue.lock);
+	queue.paths[(queue.first + queue.count) % QUEUE_MAX] = copy;
+	queue.count++;
+	pthread_cond_broadcast(&queue.changed);
+	pthread_mutex_unlock(&queue.lock);
+	return true;
+}
+
+/* All that was added is done. */
+static void queue_close(void)
+{
+	pthread_mutex_lock(&queue.lock);
+	queue.closed = true;
+	pthread_cond_broadcast(&queue.changed);
+	pthread_mutex_unlock(&queue.lock);
+	for (unsigned i = 0; i < queue.worker_count; i++)
+		pthread_join(queue.workers[i], NULL);
+	queue.worker_count = 0;
+}
+
 static int visit(const char *path, const struct stat *st, int type, struct FTW *at)
 {
-	int error;
-
 	(void)st;
 	(void)at;
 	if (type == FTW_NS || type == FTW_DNR)
@@ -99,9 +180,8 @@ static int visit(const char *path, const struct stat *st, int type, struct FTW *
 		list(path);
 		return 0;
 	}
-	error = change(path);
-	if (error)
-		complain(path, error);
+	if (type == FTW_D || type == FTW_DP || type == FTW_DNR || !queue_add(path))
+		change_or_complain(path);
 	return 0;
 }
 
@@ -137,10 +217,12 @@ static void run_path(const char *path)
 		return;
 	}
 	/* Of what is mounted inside nothing is touched. Top down to seal; the other way to unseal. */
+	queue_open();
 	r = nftw(path, visit, WALK_DEPTH,
 		 FTW_PHYS | FTW_MOUNT | (walk.what == UNSEAL ? FTW_DEPTH : 0));
 	if (r < 0)
 		complain(path, errno);
+	queue_close();
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
