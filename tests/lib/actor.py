@@ -183,7 +183,10 @@ class Actor:
         return os.pread(self.fd(slot), size, at)
 
     def do_write(self, slot, data, size):
-        return os.write(self.fd(slot), (data * (size // len(data) + 1))[:size])
+        fd = self.fd(slot)
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+            os.fstat(fd)  # the kernel takes the descriptor's place from the size that it knows
+        return os.write(fd, (data * (size // len(data) + 1))[:size])
 
     def do_pwrite(self, slot, data, size, at):
         return os.pwrite(self.fd(slot), (data * (size // len(data) + 1))[:size], at)
