@@ -471,7 +471,7 @@ static void write_work(struct mount *m, struct call *call)
 	COUNT_BY(m, written_bytes, call->reply.count);
 	if (kept && inode->file) {
 		cache_file_move(inode->file, before, after, call->reply.offset, call->reply.count);
-		read_keep(m, inode, after, call->reply.offset,
+		(void)read_keep(m, inode, after, call->reply.offset,
 			  (struct slice){ call->bulk, call->reply.count });
 	}
 	modify_settle(m, call, call->reply.offset, call->reply.count, reply_count);

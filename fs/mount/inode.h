@@ -106,6 +106,7 @@ struct inode {
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */
+	bool no_ahead;                 /* the cache did not take what was fetched ahead */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
 	uint32_t dropping_pages;       /* of these, of drop_session: that drop all pages */
 	struct session_id drop_session; /* of the latest of them */

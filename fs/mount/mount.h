@@ -29,7 +29,7 @@
 	  "how long a call waits for the origin before it fails with ETIMEDOUT")                \
 	O(TEXT, disconnected, "disconnected", "wait|fail|stale", "wait",                        \
 	  "what a call does while the origin is away")                                          \
-	O(BYTES, read_ahead, "read-ahead", "SIZE", "128K", "most read-ahead after a miss")      \
+	O(BYTES, read_ahead, "read-ahead", "SIZE", "16M", "most fetched ahead of a sequential reader") \
 	O(BYTES, open_fetch, "open-fetch", "SIZE", "128K",                                      \
 	  "what is not larger is fetched when it is opened to be read")                         \
 	O(TEXT, passthrough, "passthrough", "sealed|off", "sealed",                             \

@@ -98,7 +98,7 @@ static void lookup_work(struct mount *m, struct call *call)
 	}
 	/* The whole of a small file came along. */
 	if (call->reply.eof && target->instance && answer.child)
-		read_keep(m, answer.child, target->item.change, 0, call->data);
+		(void)read_keep(m, answer.child, target->item.change, 0, call->data);
 	reply_entry(m, call, &answer, name);
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fs/mount/ahead.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/pages.h"
 #include "fs/mount/reply.h"
@@ -231,6 +232,8 @@ static void fetch_end(struct mount *m, struct call *call, int error)
 	pthread_mutex_lock(&m->lock);
 	fetch_unlink(call->inode, call);
 	reading = fetch_take(call);
+	if (call->ahead)
+		m->ahead_count--;
 	pthread_mutex_unlock(&m->lock);
 	call_destroy(m, call);
 	for (; reading; reading = next) {
@@ -400,8 +403,14 @@ static void fetch_keep(struct mount *m, struct call *call, struct change change,
 	uint64_t start = call->offset + stored->zeros, end = start + stored->length;
 
 	read_keep_zeros(m, call->inode, change, call->offset, stored->zeros);
-	read_keep(m, call->inode, change, start,
-		  (struct slice){ call->data.data + stored->zeros, stored->length });
+	if (!read_keep(m, call->inode, change, start,
+		       (struct slice){ call->data.data + stored->zeros, stored->length }) &&
+	    call->ahead) {
+		/* What nobody waits for yet would only be fetched twice. */
+		pthread_mutex_lock(&m->lock);
+		call->inode->no_ahead = true;
+		pthread_mutex_unlock(&m->lock);
+	}
 	read_keep_zeros(m, call->inode, change, end, call->offset + stored->count - end);
 }
 
@@ -437,6 +446,7 @@ static void fetch_work(struct mount *m, struct call *call)
 	struct stored stored;
 	struct answer answer;
 	unsigned token = 0;
+	bool wanted;
 	int r = call->status == STATUS_OK ? fill_holes(call, &stored) : 0;
 
 	if (call->status != STATUS_OK || r < 0) {
@@ -454,10 +464,15 @@ static void fetch_work(struct mount *m, struct call *call)
 			call->inode->filled_serial += !at->direct;
 		token = mount_reply_begin(m);
 	}
+	wanted = call->context || !call->ahead;
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, &answer);
 	if (!node->present) {
 		fetch_end(m, call, EIO);
+		return;
+	}
+	if (use == USE_NONE && !wanted) {
+		fetch_end(m, call, 0); /* who has joined since tries for himself */
 		return;
 	}
 	if (use == USE_NONE) {
@@ -597,6 +612,45 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	call_send(m, call, fetch_work);
 }
 
+uint64_t read_fetched_to(const struct inode *inode, uint64_t offset)
+{
+	const struct call *call = inode->fetches;
+
+	while (call) {
+		if (call->message.type == MESSAGE_read && call->offset <= offset &&
+		    offset - call->offset < call->size) {
+			offset = call->offset + call->size;
+			call = inode->fetches; /* from the first again: they are in no order */
+		} else {
+			call = call->fetch_next;
+		}
+	}
+	return offset;
+}
+
+bool read_fetch_ahead(struct mount *m, struct inode *inode, const struct credential *credential,
+		      uint64_t offset, size_t size)
+{
+	struct call *call = call_new(m, NULL, MESSAGE_read);
+
+	if (!call)
+		return false;
+	call->ahead = true;
+	call->ends_when_away = true;
+	call->deadline = instant_add(mount_now(), duration_ms(m->options->timeout));
+	call->message.common.credential = *credential;
+	read_message(call, &inode->handle, offset, size);
+	pthread_mutex_lock(&m->lock);
+	inode_use(m, inode);
+	call->inode = inode;
+	call->fetch_next = inode->fetches;
+	inode->fetches = call;
+	m->ahead_count++;
+	pthread_mutex_unlock(&m->lock);
+	call_send(m, call, fetch_work);
+	return true;
+}
+
 /* ---- from the cache ---- */
 
 struct cache_file *read_cache_file(struct mount *m, struct inode *inode)
@@ -632,17 +686,18 @@ void read_keep_zeros(struct mount *m, struct inode *inode, struct change change,
 		(void)!cache_file_zero(file, change, offset, length); /* asked for again then */
 }
 
-void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
+bool read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
 	       struct slice data)
 {
 	struct cache_file *file = read_cache_file(m, inode);
 
-	if (file && data.length) {
-		/* A cache that refuses costs speed, never an answer; it counts why. */
-		int r = cache_file_write(file, change, offset, data.data, data.length);
+	int r = -ENOSPC;
 
-		(void)r;
-	}
+	/* A cache that refuses costs speed, never an answer; it counts why. What is of no use any more
+	   was not refused. */
+	if (file && data.length)
+		r = cache_file_write(file, change, offset, data.data, data.length);
+	return data.length == 0 || r == 0 || r == -ESTALE;
 }
 
 /* True when the reading was answered, or ended, from the cache. */
@@ -710,6 +765,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 		  size_t size, bool direct)
 {
 	struct reading *reading = calloc(1, sizeof(*reading));
+	struct ahead ahead;
 	bool refused;
 
 	if (!reading || size > BULK_BYTES_MAX) {
@@ -743,7 +799,9 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	else
 		file->sequential = 0;
 	file->next_offset = offset + size;
-	reading->ahead = file->sequential > 0 ? m->options->read_ahead : 0;
+	if (file->sequential > 0)
+		reading->ahead = m->options->read_ahead < AHEAD_MISS ? m->options->read_ahead :
+								       AHEAD_MISS;
 	inode_use(m, file->inode);
 	reading->direct = direct;
 	reading->exclusive = !direct && file->inode->mappable > 0;
@@ -754,5 +812,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	reading_link(m, reading);
 	pthread_mutex_unlock(&m->lock);
 	fuse_req_interrupt_func(request, on_interrupt, (void *)(uintptr_t)reading->id);
-	reading_try(m, reading);
+	ahead_plan(m, file, offset, size, &ahead);
+	reading_try(m, reading); /* the descriptor may be closed from here on */
+	ahead_send(m, &ahead);
 }

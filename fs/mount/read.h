@@ -33,6 +33,7 @@ struct open_file {
 	struct credential credential; /* of who opened it */
 	uint64_t next_offset;
 	uint32_t sequential; /* reads in a row that began where the one before ended */
+	uint64_t window;     /* how far ahead of them is fetched; 0: not yet (ahead.h) */
 };
 
 struct reading;
@@ -40,6 +41,15 @@ struct reading;
 /* `direct`: into the caller's memory, through no page of the kernel's. */
 void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
 		  size_t size, bool direct);
+
+/*
+ * Fetches a range into the cache for who will read it; who reads it meanwhile waits for it. True when
+ * it was sent. Without the lock.
+ */
+bool read_fetch_ahead(struct mount *m, struct inode *inode, const struct credential *credential,
+		      uint64_t offset, size_t size) MUST_CHECK;
+/* Where the fetches in flight that continue each other from `offset` on end. Under the lock. */
+uint64_t read_fetched_to(const struct inode *inode, uint64_t offset);
 
 /* Page fills that waited while the write lease was being given up go on. Without the lock. */
 void read_release_held(struct mount *m, struct inode *inode);
@@ -67,8 +77,9 @@ void read_fetched(struct mount *m, struct call *call);
 /* Such a READ: of [offset, offset + size), strict. */
 void read_message(struct call *call, const struct handle *handle, uint64_t offset, size_t size);
 
-/* Puts bytes of an answer into the cache, if the inode has a cache file. Without the lock. */
-void read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
+/* Puts bytes of an answer into the cache, if the inode has a cache file: false when it did not take
+   them. Without the lock. */
+bool read_keep(struct mount *m, struct inode *inode, struct change change, uint64_t offset,
 	       struct slice data);
 /* The same for zeros, which take no room there. */
 void read_keep_zeros(struct mount *m, struct inode *inode, struct change change, uint64_t offset,

@@ -109,6 +109,7 @@ struct mount {
 	struct open_file *open_files; /* descriptors; what is left at the end nobody releases */
 	struct reading *readings; /* READs of the kernel that are not answered: read.c */
 	uint64_t reading_id;
+	unsigned ahead_count; /* fetches ahead of readers, in flight */
 	struct statvfs space; /* of the export, as heard last: attributes.c */
 	uint64_t incarnation;        /* of the origin's store, from the latest answer: sync.h */
 	uint64_t incarnation_before; /* the last one that was another */

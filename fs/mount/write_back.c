@@ -136,7 +136,7 @@ static void write_back_work(struct mount *m, struct call *call)
 	if (kept && inode->file) {
 		cache_file_move(inode->file, before, after, call->message.write_back.offset,
 				call->reply.count);
-		read_keep(m, inode, after, call->message.write_back.offset,
+		(void)read_keep(m, inode, after, call->message.write_back.offset,
 			  (struct slice){ call->bulk, call->reply.count });
 	}
 	request = call_take_request(m, call);

@@ -96,6 +96,44 @@ START_TEST(sequential_readers_get_read_ahead_and_random_ones_do_not)
 }
 END_TEST
 
+START_TEST(behind_a_reader_in_order_more_is_fetched)
+{
+	struct origin_request *read, *ahead, *swap;
+	const uint64_t miss = 128 << 10, end = 1 << 20; /* ahead.h: AHEAD_MISS, AHEAD_BYTES_MIN */
+	uint64_t unique, joined;
+
+	lab.options.read_ahead = 1 << 20;
+	begin(LARGE_FILE_BYTES);
+	unique = kernel_read(node, fh, 0, 4);
+	read = origin_expect(MESSAGE_read);
+	ck_assert_uint_eq(read->message.read.count, 4 + miss);
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "zero", false);
+	kernel_expect_text(unique, "zero");
+	lab_wait_calls();
+	unique = kernel_read(node, fh, 4, 4);
+	read = origin_expect(MESSAGE_read); /* in no order: there are several connections */
+	ahead = origin_expect(MESSAGE_read);
+	if (read->message.read.offset > ahead->message.read.offset) {
+		swap = read;
+		read = ahead;
+		ahead = swap;
+	}
+	ck_assert_uint_eq(read->message.read.offset, 4);
+	ck_assert_uint_eq(read->message.read.count, 4 + miss);
+	ck_assert_uint_eq(ahead->message.read.offset, 8 + miss);
+	ck_assert_uint_eq(ahead->message.read.count, end - miss - 8);
+	joined = kernel_read(node, fh, 8 + miss, 4);
+	ck_assert(!kernel_answered(joined));
+	origin_answer_read(ahead, FILE_NUMBER, 1, LEASE_READ, "next", false);
+	kernel_expect_text(joined, "next");
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "four", false);
+	kernel_expect_text(unique, "four");
+	lab_wait_calls();
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 3);
+	ck_assert_uint_eq(lab.m.counters.fetches_shared, 1);
+}
+END_TEST
+
 START_TEST(what_was_fetched_under_a_lease_is_read_from_the_cache)
 {
 	uint64_t unique;
@@ -613,6 +651,7 @@ static TCase *read_case(void)
 
 	tcase_add_test(tcase, a_page_fill_is_strict);
 	tcase_add_test(tcase, sequential_readers_get_read_ahead_and_random_ones_do_not);
+	tcase_add_test(tcase, behind_a_reader_in_order_more_is_fetched);
 	tcase_add_test(tcase, what_was_fetched_under_a_lease_is_read_from_the_cache);
 	tcase_add_test(tcase, readers_of_one_range_share_one_fetch);
 	tcase_add_test(tcase, a_range_that_no_fetch_covers_is_fetched_for_itself);

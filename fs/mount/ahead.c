@@ -1,0 +1,109 @@
+#include "fs/mount/ahead.h"
+
+#include "fs/mount/reply.h"
+
+/* What is known of the file when it may be fetched ahead at all. Under the lock. */
+static bool allowed(struct mount *m, struct inode *inode, struct change *ret_change,
+		    uint64_t *ret_size)
+{
+	const struct attributes *attributes = inode_attributes(m, inode, mount_now());
+
+	if (!attributes || inode->no_ahead || m->ahead_count >= AHEAD_COUNT_MAX ||
+	    !inode_lease(m, inode, mount_now(), ret_change))
+		return false;
+	*ret_size = attributes->size;
+	return true;
+}
+
+void ahead_plan(struct mount *m, struct open_file *file, uint64_t offset, size_t size,
+		struct ahead *ret_ahead)
+{
+	struct inode *inode = file->inode;
+	struct cache_file *cached;
+	struct change change;
+	uint64_t file_size, end = offset + size, window;
+	bool waits;
+
+	ret_ahead->inode = NULL;
+	if (m->options->read_ahead < AHEAD_BYTES_MIN || file->lock_number || file->mappable)
+		return;
+	pthread_mutex_lock(&m->lock);
+	if (file->sequential < AHEAD_READS) {
+		file->window = 0;
+		inode->no_ahead = false; /* there may be room by now */
+		pthread_mutex_unlock(&m->lock);
+		return;
+	}
+	if (!allowed(m, inode, &change, &file_size) || offset >= file_size) {
+		pthread_mutex_unlock(&m->lock);
+		return;
+	}
+	pthread_mutex_unlock(&m->lock);
+	cached = read_cache_file(m, inode);
+	if (!cached)
+		return;
+	waits = !cache_file_covers(cached, change, offset,
+				   (end < file_size ? end : file_size) - offset);
+	pthread_mutex_lock(&m->lock);
+	window = file->window;
+	if (waits)
+		window = window ? 2 * window : AHEAD_BYTES_MIN;
+	if (window > m->options->read_ahead)
+		window = m->options->read_ahead;
+	file->window = window;
+	if (window) {
+		inode_use(m, inode);
+		*ret_ahead = (struct ahead){ inode, file->credential, end, end + window };
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* The next fetch behind ahead->start, which moves past it. False: there is none. */
+static bool next(struct mount *m, struct ahead *ahead, uint64_t *ret_offset, size_t *ret_size)
+{
+	struct inode *inode = ahead->inode;
+	struct cache_file *cached = read_cache_file(m, inode);
+	uint64_t size, start, end, gap_start, gap_end;
+	struct change change;
+	bool may;
+
+	while (cached) {
+		pthread_mutex_lock(&m->lock);
+		may = allowed(m, inode, &change, &size);
+		start = may ? read_fetched_to(inode, ahead->start) : 0;
+		pthread_mutex_unlock(&m->lock);
+		if (!may)
+			return false;
+		end = (start / BULK_BYTES_MAX + 1) * BULK_BYTES_MAX;
+		if (end > size)
+			end = size;
+		if (start >= end || end > ahead->end + (end == size ? BULK_BYTES_MAX : 0))
+			return false;
+		if (!cache_file_gap(cached, change, start, end, &gap_start, &gap_end)) {
+			ahead->start = end; /* all of that is cached */
+		} else if (gap_start > start) {
+			ahead->start = gap_start;
+		} else {
+			ahead->start = gap_end;
+			*ret_offset = start;
+			*ret_size = (size_t)(gap_end - start);
+			return true;
+		}
+	}
+	return false;
+}
+
+void ahead_send(struct mount *m, struct ahead *ahead)
+{
+	uint64_t offset;
+	size_t size;
+
+	if (!ahead->inode)
+		return;
+	while (next(m, ahead, &offset, &size) &&
+	       read_fetch_ahead(m, ahead->inode, &ahead->credential, offset, size))
+		;
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, ahead->inode);
+	pthread_mutex_unlock(&m->lock);
+}
