@@ -308,9 +308,11 @@ static size_t fetched(const struct call *call, const struct reading *reading)
 	return have < reading->size ? have : reading->size;
 }
 
+/* It may have waited for its end only: fetch_join(). */
 static bool suffices(const struct call *call, const struct reading *reading)
 {
-	return fetched(call, reading) == reading->size || call->reply.eof;
+	return reading->offset >= call->offset &&
+	       (fetched(call, reading) == reading->size || call->reply.eof);
 }
 
 /*
@@ -344,8 +346,10 @@ static bool serve(struct mount *m, struct call *call, struct reading *reading)
 	return true;
 }
 
-/* Answers the waiting readings. Under the token of the section in which they were allowed to. */
-static void fetch_serve(struct mount *m, struct call *call, struct reading *reading, unsigned token)
+/* Answers the waiting readings. Under the token of the section in which they were allowed to. Returns
+   those for whom it is not enough. */
+static struct reading *fetch_serve(struct mount *m, struct call *call, struct reading *reading,
+				   unsigned token)
 {
 	struct reading *next, *retry = NULL;
 
@@ -357,11 +361,7 @@ static void fetch_serve(struct mount *m, struct call *call, struct reading *read
 		}
 	}
 	mount_reply_end(m, token);
-	for (; retry; retry = next) {
-		next = retry->wait_next;
-		retry->wait_next = NULL;
-		reading_try(m, retry);
-	}
+	return retry;
 }
 
 /* What an answer says is stored: the rest of it is zeros. */
@@ -441,7 +441,7 @@ void read_fetched(struct mount *m, struct call *call)
 static void fetch_work(struct mount *m, struct call *call)
 {
 	const struct answer_node *node;
-	struct reading *waiting = NULL;
+	struct reading *waiting = NULL, *next;
 	enum use use = USE_NONE;
 	struct stored stored;
 	struct answer answer;
@@ -485,26 +485,70 @@ static void fetch_work(struct mount *m, struct call *call)
 	}
 	COUNT(m, fetches);
 	COUNT_BY(m, fetched_bytes, stored.length);
-	fetch_serve(m, call, waiting, token);
+	waiting = fetch_serve(m, call, waiting, token);
 	if (use == USE_KEEP)
 		fetch_keep(m, call, node->item.change, &stored);
 	fetch_end(m, call, 0);
+	for (; waiting; waiting = next) {
+		next = waiting->wait_next;
+		waiting->wait_next = NULL;
+		reading_try(m, waiting);
+	}
 }
 
-/* Waits for a fetch in flight that brings all of it. Under the lock. */
-static bool fetch_join(struct mount *m, struct reading *reading)
+/* Where what is cached of the range ends. Without the lock. */
+static uint64_t first_missing(struct mount *m, const struct reading *reading)
 {
-	for (struct call *call = reading->inode->fetches; call; call = call->fetch_next) {
-		if ((call->message.type == MESSAGE_read_exclusive) == reading->exclusive &&
-		    call->offset <= reading->offset &&
-		    reading->offset + reading->size <= call->offset + call->size) {
-			reading->wait_next = call->context;
-			call->context = reading;
-			COUNT(m, fetches_shared);
-			return true;
-		}
+	uint64_t start = reading->offset, end = 0;
+	struct cache_file *file;
+	struct change change;
+	bool leased;
+
+	if (reading->exclusive)
+		return start;
+	pthread_mutex_lock(&m->lock);
+	leased = inode_lease(m, reading->inode, mount_now(), &change) != 0;
+	pthread_mutex_unlock(&m->lock);
+	file = leased ? read_cache_file(m, reading->inode) : NULL;
+	if (!file || !cache_file_gap(file, change, start, start + reading->size, &start, &end))
+		return reading->offset;
+	return start;
+}
+
+/* A fetch in flight that brings [start, end), or with others that continue it. Under the lock. */
+static struct call *fetch_of(const struct inode *inode, bool exclusive, uint64_t start, uint64_t end)
+{
+	struct call *part = NULL;
+
+	for (struct call *call = inode->fetches; call; call = call->fetch_next) {
+		if ((call->message.type == MESSAGE_read_exclusive) != exclusive ||
+		    call->offset > start || start - call->offset >= call->size)
+			continue;
+		if (end <= call->offset + call->size)
+			return call;
+		part = call;
 	}
-	return false;
+	return part && !exclusive && read_fetched_to(inode, start) >= end ? part : NULL;
+}
+
+/* Waits for fetches in flight that bring all of it that is not cached. Under the lock. */
+static bool fetch_join(struct mount *m, struct reading *reading, uint64_t missing)
+{
+	const struct attributes *attributes = inode_attributes(m, reading->inode, mount_now());
+	uint64_t end = reading->offset + reading->size;
+	struct call *call;
+
+	call = fetch_of(reading->inode, reading->exclusive, reading->offset, end);
+	if (!call && attributes && attributes->size < end)
+		end = attributes->size;
+	if (!call && missing < end)
+		call = fetch_of(reading->inode, reading->exclusive, missing, end);
+	if (!call)
+		return false;
+	reading->wait_next = call->context;
+	call->context = reading;
+	COUNT(m, fetches_shared);
+	return true;
 }
 
 /*
@@ -572,11 +616,12 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 {
 	struct inode *inode = reading->inode;
 	const struct attributes *attributes;
+	uint64_t missing = first_missing(m, reading);
 	struct call *call;
 	bool joined;
 
 	pthread_mutex_lock(&m->lock);
-	joined = hold(reading) || (!reading->lock_file && fetch_join(m, reading));
+	joined = hold(reading) || (!reading->lock_file && fetch_join(m, reading, missing));
 	pthread_mutex_unlock(&m->lock);
 	if (joined)
 		return;
