@@ -14,7 +14,7 @@
 #include "tools/cmd.h"
 #include "tools/xattr.h"
 
-static const char *const names[] = { "cached", "ranges", "lease", "change", "sealed" };
+static const char *const names[] = { "cached", "ranges", "lease", "change", "sealed", "mode" };
 
 #define NAME_COUNT (sizeof(names) / sizeof(names[0]))
 

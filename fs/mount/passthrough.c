@@ -35,7 +35,7 @@ void passthrough_negotiate(struct mount *m, struct fuse_conn_info *connection)
 
 	m->passthrough_asked = false;
 	if (!wanted || strcmp(wanted, "sealed") != 0)
-		m->passthrough_lack = "passthrough=off";
+		m->passthrough_lack = "passthrough is off";
 	else if (!(connection->capable & FUSE_CAP_PASSTHROUGH))
 		m->passthrough_lack = "this kernel has no passthrough (Linux 6.9)";
 	else if (statfs(m->options->cache, &fs) == 0 &&
@@ -69,7 +69,7 @@ static const char *lack_of(int error)
 {
 	switch (error) {
 	case EPERM:
-		return "it needs CAP_SYS_ADMIN";
+		return "passthrough needs CAP_SYS_ADMIN";
 	case ELOOP:
 		return "the cache directory is on a stacked file system";
 	default:
@@ -221,14 +221,14 @@ void passthrough_drop(struct mount *m, struct backing *backing)
 /* ---- what the user is told ---- */
 
 static const char *const reasons[] = {
-	[MODE_IS_SEALED] = "sealed, and all of it is in this host's cache",
-	[MODE_SEAL_LOST] = "its seal is gone, and it is open since before",
+	[MODE_IS_SEALED] = "its bytes are final, and all of them are in this host's cache",
+	[MODE_SEAL_LOST] = "open in passthrough since before its bytes were not known to be final",
 	[MODE_HAS_WRITER] = "open for writing",
 	[MODE_NO_ROOM] = "no more files may have pages in the kernel",
 	[MODE_NOT_SEALED] = "not sealed",
-	[MODE_CANNOT_PASS] = "sealed, but ",
-	[MODE_INCOMPLETE] = "sealed, but not all of it is in this host's cache",
-	[MODE_OPEN_OTHERWISE] = "sealed, but open in this mode since before",
+	[MODE_CANNOT_PASS] = "its bytes are final, but ",
+	[MODE_INCOMPLETE] = "its bytes are final, but not all of them are in this host's cache",
+	[MODE_OPEN_OTHERWISE] = "its bytes are final, but it is open in this mode since before",
 };
 
 /* All of it is cached, at the change that stands. */

@@ -7,6 +7,7 @@ other tests are about: LEASEHOLD_TEST_MOUNT=OPTIONS runs them with further mount
 import errno
 import mmap
 import os
+import subprocess
 import sys
 
 sys.dont_write_bytecode = True
@@ -44,7 +45,7 @@ def test_passthrough_can_be_off(w):
     expect(read_file(a / "file"), pattern(100000))
     eventually(lambda: mode(a / "file") == "pages: not sealed", "who wrote is forgotten")
     expect(a.status()["passthrough"], False)
-    expect(b"no passthrough: passthrough=off" in a.log(), True)
+    expect(b"no passthrough: passthrough is off" in a.log(), True)
 
 
 def prepare(w, *names, options=()):
@@ -143,6 +144,78 @@ def test_what_is_open_otherwise_stays_so(w):
     os.close(reader)
     fd = is_passed(a, "other")
     expect(os.pread(fd, SIZE, 0), pattern(SIZE, 1))
+    os.close(fd)
+
+
+def test_holes_are_zeros_in_a_mapping(w):
+    a, = prepare(w, "a")
+    with open(w.main_origin.path_of("sparse"), "wb") as f:
+        f.write(b"a" * 5000)
+        f.seek(3000000)
+        f.write(b"b" * 10)
+        f.truncate(5000000)
+    data = read_file(w.main_origin.path_of("sparse"))
+    run(BINARY, "seal", a / "sparse")
+    expect(read_file(a / "sparse"), data)
+    fd = is_passed(a, "sparse")
+    with mmap.mmap(fd, len(data), prot=mmap.PROT_READ) as mapping:
+        expect(mapping[:], data)
+    expect(os.pread(fd, len(data) + 1, 0), data)
+    os.close(fd)
+
+
+OPEN_ALL = """
+import sys
+for i in range(200):
+    for name in ("same", "f%d" % (i % 8)):
+        with open(sys.argv[1] + "/" + name, "rb", buffering=0) as f:
+            data = f.readall()
+        if len(data) != 300000 or data.count(data[:1]) != 300000:
+            sys.exit("%s: other bytes" % name)
+"""
+
+
+def test_no_open_fails_for_the_mode_of_another(w):
+    a, = prepare(w, "a")
+    for i, name in enumerate(["same"] + ["f%d" % i for i in range(8)]):
+        write_file(w.main_origin.path_of(name), bytes([65 + i]) * 300000)
+        run(BINARY, "seal", a / name)
+    # Cold: they get into the cache while they are opened and closed.
+    children = [subprocess.Popen([sys.executable, "-c", OPEN_ALL, a.path], stdin=subprocess.DEVNULL)
+                for _ in range(3)]
+    for child in children:
+        expect(child.wait(), 0, "exit status of a reader")
+    os.close(is_passed(a, "same"))
+
+
+def test_unbuffered_readers_and_advice(w):
+    a, = prepare(w, "a")
+    fd = is_passed(a)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+    expect(os.pread(fd, SIZE + 1, 0), pattern(SIZE, 1))
+    try:
+        direct = os.open(a / "file", os.O_RDONLY | os.O_DIRECT)
+    except OSError as e:
+        # As on the file system that the cache is on.
+        expect(e.errno, errno.EINVAL)
+    else:
+        block = mmap.mmap(-1, SIZE)
+        expect(os.preadv(direct, [block], 0), SIZE)
+        expect(block[:], pattern(SIZE, 1))
+        os.close(direct)
+    os.close(fd)
+
+
+def test_open_bytes_outlive_the_daemon(w):
+    a, = prepare(w, "a")
+    w.allow_log("guardian|daemon")
+    fd = is_passed(a)
+    mapping = mmap.mmap(fd, SIZE, prot=mmap.PROT_READ)
+    a.kill()
+    expect_errno((errno.ENOTCONN, errno.ECONNABORTED), os.open, a / "file", os.O_RDONLY)
+    expect(os.pread(fd, SIZE, 0), pattern(SIZE, 1))
+    expect(mapping[:], pattern(SIZE, 1))
+    mapping.close()
     os.close(fd)
 
 
