@@ -46,54 +46,93 @@ static void table_remove(struct cache *c, struct cache_file *f)
 	c->files--;
 }
 
-/* The entry of a handle, referenced; NULL: none. c->lock is held. */
+/* The entry of a handle; NULL: none. c->lock is held. */
 static struct cache_file *table_find(struct cache *c, const struct handle *handle, uint64_t hash)
 {
 	struct cache_file *f = c->buckets[hash & (c->bucket_count - 1)];
 
 	while (f && (f->hash != hash || !handle_equal(&f->handle, handle)))
 		f = f->hash_next;
-	if (f)
-		f->references++;
 	return f;
 }
 
-struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *handle,
-					uint64_t charge)
+/* A file that was found on disk: it is in the account, and may be evicted. c->lock is held. */
+static void enter_found(struct cache *c, struct cache_file *f, uint64_t charge)
 {
-	struct cache_file *f = cache_file_new(c, handle, true);
-
-	if (!f)
-		return NULL;
-	f->item.bytes = charge;
 	f->counted = true;
-	pthread_mutex_lock(&c->lock);
-	table_add(c, f);
+	f->item.bytes = charge;
+	policy_admit_unused(&c->policy, &f->item);
 	c->bytes += charge;
 	c->disk_files++;
+	c->unscanned_bytes -= charge < c->unscanned_bytes ? charge : c->unscanned_bytes;
+	c->unscanned_files -= c->unscanned_files > 0;
+}
+
+int cache_insert_scanned(struct cache *c, const struct handle *handle, uint64_t charge)
+{
+	struct cache_file *made = cache_file_new(c, handle, true);
+	int rc = 0;
+
+	if (!made)
+		return -ENOMEM;
+	pthread_mutex_lock(&c->lock);
+	if (table_find(c, handle, made->hash)) {
+		rc = -EEXIST; /* somebody was faster, and it is in the account already */
+	} else if (c->disk_files >= c->files_max) {
+		rc = -EINVAL;
+	} else {
+		table_add(c, made);
+		enter_found(c, made, charge);
+	}
 	pthread_mutex_unlock(&c->lock);
-	return f;
+	if (rc < 0)
+		cache_file_free(made);
+	return rc == -EEXIST ? 0 : rc;
+}
+
+/* While the scan is under way: is there a file of `f`, and what does it take? */
+static bool look_for(struct cache *c, struct cache_file *f, uint64_t *ret_charge)
+{
+	char name[CACHE_NAME_BYTES];
+	struct stat st;
+
+	cache_file_name(f, name);
+	if (fstatat(c->objects_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+		return false;
+	*ret_charge = cache_scanned_charge(&st);
+	return true;
 }
 
 struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
 {
 	uint64_t hash = cache_hash(handle);
 	struct cache_file *f, *made;
+	uint64_t charge = 0;
+	bool scanning;
 
 	pthread_mutex_lock(&c->lock);
 	f = table_find(c, handle, hash);
+	scanning = c->scanning;
+	if (f) {
+		bool referenced = cache_file_reference(f);
+
+		pthread_mutex_unlock(&c->lock);
+		return referenced ? f : NULL;
+	}
 	pthread_mutex_unlock(&c->lock);
-	if (f)
-		return f;
 	made = cache_file_new(c, handle, false);
 	if (!made)
 		return NULL;
+	made->on_disk = scanning && look_for(c, made, &charge);
 	pthread_mutex_lock(&c->lock);
 	f = table_find(c, handle, hash);
-	if (!f) {
+	if (!f && cache_file_reference(made)) {
 		f = made;
-		f->references = 1;
 		table_add(c, f);
+		if (f->on_disk)
+			enter_found(c, f, charge);
+	} else if (f && !cache_file_reference(f)) {
+		f = NULL;
 	}
 	pthread_mutex_unlock(&c->lock);
 	if (f != made)
@@ -104,7 +143,7 @@ struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
 void cache_file_put(struct cache_file *f)
 {
 	struct cache *c = f->cache;
-	struct range_set ranges = { 0 };
+	struct cache_content *content = NULL;
 	bool unused;
 	int fd = -1;
 
@@ -120,9 +159,8 @@ void cache_file_put(struct cache_file *f)
 		fd = f->fd;
 		f->fd = -1;
 		f->loaded = false;
-		f->change = (struct change){ 0, 0 };
-		ranges = f->ranges;
-		range_set_init(&f->ranges, ranges.allocator, CACHE_FILE_RANGES_MAX);
+		content = f->content;
+		f->content = NULL;
 	}
 	assert(f->pins == 0);
 	if (unused)
@@ -132,8 +170,7 @@ void cache_file_put(struct cache_file *f)
 		close(fd);
 		atomic_fetch_sub(&c->descriptors, 1);
 	}
-	if (ranges.ranges)
-		range_set_finish(&ranges);
+	cache_content_free(content);
 	if (unused)
 		cache_file_free(f);
 }
@@ -273,6 +310,7 @@ static int allocate(struct cache *c)
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&c->flusher_wake, &attributes);
 	pthread_condattr_destroy(&attributes);
+	pthread_cond_init(&c->scan_wake, NULL);
 	c->directory_fd = -1;
 	c->objects_fd = -1;
 	c->identity_fd = -1;
@@ -308,6 +346,7 @@ static void destroy(struct cache *c)
 	free(c->largest);
 	policy_finish(&c->policy);
 	pthread_cond_destroy(&c->flusher_wake);
+	pthread_cond_destroy(&c->scan_wake);
 	pthread_mutex_destroy(&c->flush_lock);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
@@ -334,6 +373,7 @@ int cache_open_limited(const char *directory, const struct cache_limits *limits,
 	c->bytes_max = limits->bytes_max;
 	c->free_bytes_min = limits->free_bytes_min;
 	c->files_max = limits->files_max;
+	c->scan_first = limits->scan_first ? limits->scan_first : CACHE_SCAN_FIRST;
 	rc = allocate(c);
 	if (rc < 0)
 		complain(&to, rc, "cannot be opened");
@@ -343,7 +383,7 @@ int cache_open_limited(const char *directory, const struct cache_limits *limits,
 		/* Without an identity that we can read, what is there is of no known layout. */
 		bool known = identity_read(c->identity_fd, c->host_id) == 0;
 
-		rc = cache_scan(c, known);
+		rc = known ? cache_scan_start(c) : cache_scan_all(c, false);
 		if (rc == 0 && !known)
 			rc = identity_write(c->identity_fd, c->host_id);
 		if (rc < 0)
@@ -356,6 +396,7 @@ int cache_open_limited(const char *directory, const struct cache_limits *limits,
 			complain(&to, rc, "no thread to write its records");
 	}
 	if (rc < 0) {
+		cache_scan_stop(c);
 		destroy(c);
 		return rc;
 	}
@@ -367,6 +408,7 @@ void cache_close(struct cache *c)
 {
 	if (!c)
 		return;
+	cache_scan_stop(c);
 	cache_flusher_stop(c);
 	cache_flush(c);
 	destroy(c);
@@ -400,6 +442,7 @@ void cache_counters(struct cache *c, struct cache_counters *ret_counters)
 
 	pthread_mutex_lock(&c->lock);
 	counters.bytes = c->bytes;
+	counters.scanning = c->scanning;
 	counters.files = c->disk_files;
 	pthread_mutex_unlock(&c->lock);
 	*ret_counters = counters;

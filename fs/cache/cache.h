@@ -37,17 +37,21 @@ struct cache_file;
 #define CACHE_FILE_RANGES_MAX 4096 /* in memory; beyond it the smallest are given up */
 #define CACHE_FILE_OVERHEAD_BYTES 4096
 #define CACHE_FILES_DEFAULT 1000000
+#define CACHE_SCAN_FIRST 10000 /* entries of directories that are looked at before it opens */
 
 struct cache_limits {
 	uint64_t bytes_max;
 	uint64_t files_max;      /* inodes */
 	uint64_t free_bytes_min; /* of its file system, that others can have at any time */
+	uint64_t scan_first;     /* 0: CACHE_SCAN_FIRST */
 };
 
 /*
  * Opens or makes the cache in `directory` (made with its parents, 0700). Locks it: -EBUSY when
  * another process uses it. Scans what is there for accounting, removes what is not ours to keep
- * (unknown version, names that are no handle), evicts down to the cap. 0, or -errno with one line
+ * (unknown version, names that are no handle), evicts down to the caps. Of a large cache most of that
+ * goes on behind it: what is cached is found meanwhile, and as much room as the scan may still find
+ * taken is not given away. 0, or -errno with one line
  * for the user (needs xattrs; -EOPNOTSUPP where the file system has none).
  */
 int cache_open_limited(const char *directory, const struct cache_limits *limits,
@@ -130,7 +134,7 @@ int cache_file_expose(struct cache_file *f, struct change change, uint64_t size)
 uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *text, size_t size);
 
 struct cache_counters {
-	uint64_t bytes, bytes_max, files, files_max; /* now */
+	uint64_t bytes, bytes_max, files, files_max, scanning; /* now */
 	uint64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes, not_admitted,
 		disk_full, dropped_corrupt, dropped_errors, records_written, record_errors, records_loaded;
 };

@@ -38,15 +38,34 @@ struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, 
 	pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&f->lock, &attributes);
 	pthread_rwlockattr_destroy(&attributes);
-	range_set_init(&f->ranges, &cache_heap, CACHE_FILE_RANGES_MAX);
-	range_set_init(&f->holes, &cache_heap, CACHE_FILE_HOLES_MAX);
 	return f;
+}
+
+bool cache_file_reference(struct cache_file *f)
+{
+	if (!f->content) {
+		f->content = calloc(1, sizeof(*f->content));
+		if (!f->content)
+			return false;
+		range_set_init(&f->content->ranges, &cache_heap, CACHE_FILE_RANGES_MAX);
+		range_set_init(&f->content->holes, &cache_heap, CACHE_FILE_HOLES_MAX);
+	}
+	f->references++;
+	return true;
+}
+
+void cache_content_free(struct cache_content *content)
+{
+	if (!content)
+		return;
+	range_set_finish(&content->ranges);
+	range_set_finish(&content->holes);
+	free(content);
 }
 
 void cache_file_free(struct cache_file *f)
 {
-	range_set_finish(&f->ranges);
-	range_set_finish(&f->holes);
+	cache_content_free(f->content);
 	pthread_rwlock_destroy(&f->lock);
 	free(f);
 }
@@ -70,7 +89,7 @@ uint64_t cache_file_charge(const struct cache_file *f, uint64_t allocated)
 	uint64_t blocks = f->recorded ? 0 : 1; /* the xattr's block is yet to come */
 
 	/* Extents are laid out, and the blocks that list them made, only at write-back. */
-	blocks += f->ranges.count / 256 + 1;
+	blocks += f->content->ranges.count / 256 + 1;
 	return allocated + CACHE_FILE_OVERHEAD_BYTES + blocks * f->cache->block_bytes;
 }
 
@@ -148,7 +167,7 @@ static int create_descriptor(struct cache_file *f)
 static bool is_gone(const struct cache_file *f, struct change change)
 {
 	for (int i = 0; i < CACHE_GONE_MAX; i++) {
-		if (change_equal(f->gone[i], change))
+		if (change_equal(f->content->gone[i], change))
 			return true;
 	}
 	return false;
@@ -158,8 +177,8 @@ static void remember_gone(struct cache_file *f, struct change change)
 {
 	if (!change_known(change) || is_gone(f, change))
 		return;
-	f->gone[f->gone_next] = change;
-	f->gone_next = (f->gone_next + 1) % CACHE_GONE_MAX;
+	f->content->gone[f->content->gone_next] = change;
+	f->content->gone_next = (f->content->gone_next + 1) % CACHE_GONE_MAX;
 }
 
 void cache_file_drop_locked(struct cache_file *f)
@@ -168,11 +187,11 @@ void cache_file_drop_locked(struct cache_file *f)
 	char name[CACHE_NAME_BYTES];
 
 	close_kept(f);
-	range_set_clear(&f->ranges);
-	range_set_clear(&f->holes);
-	f->change = (struct change){ 0, 0 };
-	f->length = 0;
-	f->generation++;
+	range_set_clear(&f->content->ranges);
+	range_set_clear(&f->content->holes);
+	f->content->change = (struct change){ 0, 0 };
+	f->content->length = 0;
+	f->content->generation++;
 	f->loaded = true;
 	if (!f->on_disk)
 		return;
@@ -221,11 +240,11 @@ static enum load_result load_record(struct cache_file *f, int fd, const struct s
 	    !ranges_have_no_hole(fd, &record))
 		return CORRUPT;
 	for (uint32_t i = 0; i < record.range_count; i++) {
-		if (range_set_add(&f->ranges, record.ranges[i].start, record.ranges[i].end) < 0)
+		if (range_set_add(&f->content->ranges, record.ranges[i].start, record.ranges[i].end) < 0)
 			return UNVOUCHED; /* no memory: as if it were not there */
 	}
-	f->change = record.change;
-	f->length = (uint64_t)st->st_size;
+	f->content->change = record.change;
+	f->content->length = (uint64_t)st->st_size;
 	f->recorded = true;
 	return LOADED;
 }
@@ -288,7 +307,7 @@ static void unlock(struct cache_file *f)
 
 static bool is_at(const struct cache_file *f, struct change change)
 {
-	return change_known(change) && change_equal(f->change, change);
+	return change_known(change) && change_equal(f->content->change, change);
 }
 
 struct change cache_file_change(struct cache_file *f)
@@ -296,7 +315,7 @@ struct change cache_file_change(struct cache_file *f)
 	struct change change;
 
 	lock_to_read(f);
-	change = f->ranges.bytes > 0 ? f->change : (struct change){ 0, 0 };
+	change = f->content->ranges.bytes > 0 ? f->content->change : (struct change){ 0, 0 };
 	unlock(f);
 	return change;
 }
@@ -308,7 +327,7 @@ bool cache_file_covers(struct cache_file *f, struct change change, uint64_t offs
 	if (length > UINT64_MAX - offset)
 		return false;
 	lock_to_read(f);
-	covers = is_at(f, change) && range_set_covers(&f->ranges, offset, offset + length);
+	covers = is_at(f, change) && range_set_covers(&f->content->ranges, offset, offset + length);
 	unlock(f);
 	return covers;
 }
@@ -322,7 +341,7 @@ bool cache_file_gap(struct cache_file *f, struct change change, uint64_t offset,
 		return false;
 	lock_to_read(f);
 	if (is_at(f, change)) {
-		gap = range_set_gap(&f->ranges, offset, end, ret_start, ret_end);
+		gap = range_set_gap(&f->content->ranges, offset, end, ret_start, ret_end);
 	} else {
 		*ret_start = offset;
 		*ret_end = end;
@@ -340,14 +359,14 @@ uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *tex
 		*text = 0;
 	lock_to_read(f);
 	if (is_at(f, change)) {
-		bytes = f->ranges.bytes;
-		for (uint32_t i = 0; size > 0 && i < f->ranges.count; i++) {
-			const struct range *r = &f->ranges.ranges[i];
+		bytes = f->content->ranges.bytes;
+		for (uint32_t i = 0; size > 0 && i < f->content->ranges.count; i++) {
+			const struct range *r = &f->content->ranges.ranges[i];
 			char piece[48];
 			int length = snprintf(piece, sizeof(piece), "%s%" PRIu64 "-%" PRIu64,
 					      i ? "," : "", r->start, r->end);
 			/* Room for "..." is kept as long as another range follows. */
-			size_t tail = i + 1 < f->ranges.count ? 3 : 0;
+			size_t tail = i + 1 < f->content->ranges.count ? 3 : 0;
 
 			if (at + (size_t)length + tail >= size) {
 				snprintf(text + at, size - at, "...");
@@ -404,8 +423,8 @@ static int read_runs(struct cache_file *f, uint64_t offset, uint8_t *buffer, siz
 	int fd = -1, rc = 0;
 
 	while (done < length && rc == 0) {
-		uint64_t run = range_set_run(&f->ranges, offset + done);
-		uint64_t zeros = run ? 0 : range_set_run(&f->holes, offset + done);
+		uint64_t run = range_set_run(&f->content->ranges, offset + done);
+		uint64_t zeros = run ? 0 : range_set_run(&f->content->holes, offset + done);
 		uint64_t take = run ? run : zeros;
 
 		if (take > length - done)
@@ -438,7 +457,7 @@ size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offs
 		unlock(f);
 		return 0;
 	}
-	generation = f->generation;
+	generation = f->content->generation;
 	rc = read_runs(f, offset, buffer, length, &length);
 	unlock(f);
 	if (length == 0) {
@@ -455,7 +474,7 @@ size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offs
 	if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM)
 		return 0;
 	pthread_rwlock_wrlock(&f->lock);
-	if (f->generation == generation) {
+	if (f->content->generation == generation) {
 		atomic_fetch_add(&c->statistics.dropped_errors, 1);
 		cache_file_drop_locked(f);
 	}
@@ -466,13 +485,13 @@ size_t cache_file_read(struct cache_file *f, struct change change, uint64_t offs
 /* What is cached is of `change` from here on. 0, or -ESTALE. The lock is held exclusively. */
 static int take_change(struct cache_file *f, struct change change)
 {
-	if (change_equal(f->change, change))
+	if (change_equal(f->content->change, change))
 		return 0;
 	if (is_gone(f, change))
 		return -ESTALE;
-	remember_gone(f, f->change);
+	remember_gone(f, f->content->change);
 	cache_file_drop_locked(f);
-	f->change = change;
+	f->content->change = change;
 	return 0;
 }
 
@@ -487,7 +506,7 @@ int cache_file_zero(struct cache_file *f, struct change change, uint64_t offset,
 	lock_to_write(f);
 	rc = take_change(f, change);
 	if (rc == 0)
-		rc = range_set_add(&f->holes, offset, offset + length);
+		rc = range_set_add(&f->content->holes, offset, offset + length);
 	unlock(f);
 	return rc;
 }
@@ -501,7 +520,7 @@ static int write_locked(struct cache_file *f, struct change change, uint64_t off
 
 	if (rc < 0)
 		return rc;
-	if (f->exposed && f->ranges.bytes == 0)
+	if (f->exposed && f->content->ranges.bytes == 0)
 		return -EIO; /* it was dropped, but the disk did not let it go: others may still read it */
 	fd = f->on_disk ? borrow_descriptor(f) : create_descriptor(f);
 	if (fd < 0)
@@ -511,10 +530,10 @@ static int write_locked(struct cache_file *f, struct change change, uint64_t off
 	if (f->fd < 0)
 		keep_descriptor(f, fd);
 	/* The length first: a write that extends a file makes XFS allocate ahead, uncounted. */
-	if (end > f->length) {
+	if (end > f->content->length) {
 		if (ftruncate(fd, (off_t)end) < 0)
 			return -errno;
-		f->length = end;
+		f->content->length = end;
 	}
 	rc = write_all(fd, data, length, offset);
 	/* There was room: btrfs gives back what was unlinked only with its next transaction. */
@@ -522,7 +541,7 @@ static int write_locked(struct cache_file *f, struct change change, uint64_t off
 		rc = write_all(fd, data, length, offset);
 	if (rc < 0)
 		return rc;
-	return range_set_add(&f->ranges, offset, end);
+	return range_set_add(&f->content->ranges, offset, end);
 }
 
 /* The cap's share of a write: whole blocks, and what a new file and its extents add. */
@@ -594,13 +613,13 @@ static void cut(struct cache_file *f, uint64_t length)
 	struct stat st;
 	int fd;
 
-	if (!f->on_disk || f->length <= length)
+	if (!f->on_disk || f->content->length <= length)
 		return;
 	fd = borrow_descriptor(f);
 	if (fd < 0)
 		return; /* the blocks stay in the account; a later use of the file drops it */
 	if (ftruncate(fd, (off_t)length) == 0) {
-		f->length = length;
+		f->content->length = length;
 		if (fstat(fd, &st) == 0)
 			cache_settle(f, cache_file_charge(f, (uint64_t)st.st_blocks * 512), 0,
 				     false);
@@ -620,15 +639,15 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 		return;
 	}
 	if (!is_at(f, before) || !change_known(after) || (f->exposed && length > 0)) {
-		remember_gone(f, f->change);
+		remember_gone(f, f->content->change);
 		cache_file_drop_locked(f);
 		unlock(f);
 		return;
 	}
-	range_set_remove(&f->ranges, offset, end);
-	range_set_remove(&f->holes, offset, end);
-	f->change = after;
-	if (f->ranges.bytes + f->holes.bytes == 0) {
+	range_set_remove(&f->content->ranges, offset, end);
+	range_set_remove(&f->content->holes, offset, end);
+	f->content->change = after;
+	if (f->content->ranges.bytes + f->content->holes.bytes == 0) {
 		cache_file_drop_locked(f);
 	} else {
 		if (end == UINT64_MAX)
@@ -655,10 +674,10 @@ static bool has_all(const struct cache_file *f, struct change change, uint64_t s
 	if (!is_at(f, change))
 		return false;
 	while (at < size) {
-		uint64_t run = range_set_run(&f->ranges, at);
+		uint64_t run = range_set_run(&f->content->ranges, at);
 
 		if (run == 0)
-			run = range_set_run(&f->holes, at);
+			run = range_set_run(&f->content->holes, at);
 		if (run == 0)
 			return false;
 		at += run;
@@ -684,16 +703,16 @@ static int fill_in(struct cache_file *f, int fd, uint64_t size)
 {
 	uint64_t at = 0, start, end;
 
-	while (range_set_gap(&f->ranges, at, size, &start, &end)) {
-		if (start < f->length &&
+	while (range_set_gap(&f->content->ranges, at, size, &start, &end)) {
+		if (start < f->content->length &&
 		    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)start,
 			      (off_t)(end - start)) < 0)
 			return -errno;
 		at = end;
 	}
-	if (f->length != size && ftruncate(fd, (off_t)size) < 0)
+	if (f->content->length != size && ftruncate(fd, (off_t)size) < 0)
 		return -errno;
-	f->length = size;
+	f->content->length = size;
 	return 0;
 }
 
@@ -704,7 +723,7 @@ int cache_file_expose(struct cache_file *f, struct change change, uint64_t size)
 
 	lock_to_write(f);
 	/* Longer than the inode: not as it should be, and not to be cut under who may read it. */
-	if (f->on_disk && f->length <= size && has_all(f, change, size)) {
+	if (f->on_disk && f->content->length <= size && has_all(f, change, size)) {
 		fd = borrow_descriptor(f);
 		rc = fd < 0 ? fd : fill_in(f, fd, size);
 		return_descriptor(f, fd);

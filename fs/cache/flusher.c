@@ -27,8 +27,8 @@ static int by_start(const void *a, const void *b)
 /* What the file's record should say. The caller holds f->lock shared. */
 static void fill_record(struct cache *c, const struct cache_file *f, struct record *r)
 {
-	const struct range *ranges = f->ranges.ranges;
-	uint32_t count = f->ranges.count;
+	const struct range *ranges = f->content->ranges.ranges;
+	uint32_t count = f->content->ranges.count;
 
 	if (count > CACHE_RECORD_RANGES_MAX) {
 		memcpy(c->largest, ranges, count * sizeof(*ranges));
@@ -38,7 +38,7 @@ static void fill_record(struct cache *c, const struct cache_file *f, struct reco
 		ranges = c->largest;
 	}
 	r->handle = f->handle;
-	r->change = f->change;
+	r->change = f->content->change;
 	r->range_count = count;
 	memcpy(r->ranges, ranges, count * sizeof(*ranges));
 	r->size = ranges[count - 1].end;
@@ -71,10 +71,10 @@ static void prepare(struct cache *c, struct flush_job *job)
 	char name[CACHE_NAME_BYTES];
 
 	pthread_rwlock_rdlock(&f->lock);
-	if (f->loaded && f->on_disk && f->ranges.count > 0) {
+	if (f->loaded && f->on_disk && f->content->ranges.count > 0) {
 		cache_file_name(f, name);
 		job->fd = openat(c->objects_fd, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-		job->generation = f->generation;
+		job->generation = f->content->generation;
 		fill_record(c, f, &job->record);
 	}
 	pthread_rwlock_unlock(&f->lock);
@@ -88,7 +88,7 @@ static void drop_unsynced(struct cache *c, struct flush_job *job)
 	close(job->fd);
 	job->fd = -1;
 	pthread_rwlock_wrlock(&f->lock);
-	if (f->generation == job->generation) {
+	if (f->content->generation == job->generation) {
 		atomic_fetch_add(&c->statistics.dropped_errors, 1);
 		cache_file_drop_locked(f);
 	}
@@ -147,7 +147,7 @@ static void write_record(struct cache *c, struct flush_job *job)
 	}
 	atomic_fetch_add(&c->statistics.records_written, 1);
 	pthread_rwlock_wrlock(&f->lock);
-	if (f->generation == job->generation && fstat(job->fd, &st) == 0) {
+	if (f->content->generation == job->generation && fstat(job->fd, &st) == 0) {
 		f->recorded = true;
 		cache_settle(f, cache_file_charge(f, (uint64_t)st.st_blocks * 512), 0, false);
 	}

@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "fs/cache/cache.h"
 #include "fs/cache/policy.h"
@@ -31,6 +32,18 @@
 /* "xx/yy/" and the handle in hex. */
 #define CACHE_NAME_BYTES (6 + 2 * HANDLE_BYTES_MAX + 1)
 
+/* What is known of the bytes of a file, as long as somebody uses it. Under the file's lock. */
+struct cache_content {
+	uint32_t generation; /* moves with every drop: another inode on disk */
+	uint64_t length;     /* of the sparse file */
+	struct change change;
+	struct change gone[CACHE_GONE_MAX];
+	unsigned gone_next;
+	struct range_set ranges;
+	struct range_set holes; /* zeros that are valid and not on disk */
+};
+
+/* There may be a million of them: what is not needed while a file is only there is in the content. */
 struct cache_file {
 	struct cache *cache;
 	struct handle handle;
@@ -55,13 +68,7 @@ struct cache_file {
 	bool exposed;  /* others may read and map what is on disk: it stays as it is */
 	bool recorded; /* it carries a record: the xattr's block is already in st_blocks */
 	int fd;        /* or -1 */
-	uint32_t generation; /* moves with every drop: another inode on disk */
-	uint64_t length;     /* of the sparse file */
-	struct change change;
-	struct change gone[CACHE_GONE_MAX];
-	unsigned gone_next;
-	struct range_set ranges;
-	struct range_set holes; /* zeros that are valid and not on disk; forgotten with the entry */
+	struct cache_content *content; /* while it is referenced, or dirty */
 };
 
 struct cache_statistics {
@@ -93,6 +100,12 @@ struct cache {
 	uint64_t disk_files;   /* that exist, or are about to */
 	uint64_t disk_dirty;   /* of these, files whose record is to be written */
 	uint64_t reserved_bytes; /* of `bytes`, by writes under way */
+	bool scanning, closing;
+	uint64_t scanned, scan_first; /* entries of directories */
+	/* What the scan may still find at most: nobody else gets that room. */
+	uint64_t unscanned_bytes, unscanned_files;
+	int scan_result;
+	pthread_cond_t scan_wake;
 	struct policy policy;
 	struct cache_file *dirty;
 	uint64_t dirty_count;
@@ -103,15 +116,14 @@ struct cache {
 	pthread_t flusher;
 	pthread_cond_t flusher_wake;
 	bool flusher_runs, flusher_stop;
+	pthread_t scanner;
+	bool scanner_runs;
 };
 
 /* cache.c */
 uint64_t cache_hash(const struct handle *handle);
-/* Adds an entry without references for a file found on disk; NULL: no memory. */
-struct cache_file *cache_insert_scanned(struct cache *c, const struct handle *handle,
-					uint64_t charge);
-/* A scanned file may be evicted from here on, before all that are listed. */
-void cache_list_scanned(struct cache *c, struct cache_file *f);
+/* Adds an entry for a file found on disk, unless there is one. 0, -ENOMEM, -EINVAL: one too many. */
+int cache_insert_scanned(struct cache *c, const struct handle *handle, uint64_t charge) MUST_CHECK;
 
 /* room.c */
 /*
@@ -134,6 +146,9 @@ extern const struct allocator cache_heap;
 void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES]);
 /* Forgets bytes and disk file. The caller holds f->lock exclusively. */
 void cache_file_drop_locked(struct cache_file *f);
+/* One more reference, and the content for it. c->lock is held. False: no memory. */
+bool cache_file_reference(struct cache_file *f) MUST_CHECK;
+void cache_content_free(struct cache_content *content);
 /* An allocated struct without references; on_disk as said. NULL: no memory. */
 struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, bool on_disk);
 void cache_file_free(struct cache_file *f);
@@ -141,11 +156,18 @@ void cache_file_free(struct cache_file *f);
 uint64_t cache_file_charge(const struct cache_file *f, uint64_t allocated);
 
 /* scan.c */
-/*
- * Enters every cache file of the directory, the oldest first, and removes what is none; all of it
- * unless `keep`. 0 or -errno.
- */
-int cache_scan(struct cache *c, bool keep) MUST_CHECK;
+/* Enters every cache file of the directory, and removes what is none; all of it unless `keep`. */
+int cache_scan_all(struct cache *c, bool keep) MUST_CHECK;
+/* The same in a thread of its own; returns when that has ended, or looked at cache.scan_first. */
+int cache_scan_start(struct cache *c) MUST_CHECK;
+/* The cache closes: ends the scan, and evictions that nobody waits for. */
+void cache_scan_stop(struct cache *c);
+
+/* What a file that was found takes, until its record is read. */
+static inline uint64_t cache_scanned_charge(const struct stat *st)
+{
+	return (uint64_t)st->st_blocks * 512 + CACHE_FILE_OVERHEAD_BYTES;
+}
 
 /* flusher.c */
 int cache_flusher_start(struct cache *c) MUST_CHECK;

@@ -31,13 +31,6 @@ void cache_used(struct cache_file *f, uint64_t bytes)
 	pthread_mutex_unlock(&c->lock);
 }
 
-void cache_list_scanned(struct cache *c, struct cache_file *f)
-{
-	pthread_mutex_lock(&c->lock);
-	policy_admit_unused(&c->policy, &f->item);
-	pthread_mutex_unlock(&c->lock);
-}
-
 static struct cache_file *file_of(struct policy_item *item)
 {
 	return (struct cache_file *)((char *)item - offsetof(struct cache_file, item));
@@ -127,8 +120,9 @@ static struct cache_file *take_victim(struct cache *c, struct cache_file *self, 
 
 		/* Against the order of the locks, but it does not wait. */
 		if (!f->flushing && pthread_rwlock_trywrlock(&f->lock) == 0) {
-			f->references++;
-			return f;
+			if (cache_file_reference(f))
+				return f;
+			pthread_rwlock_unlock(&f->lock);
 		}
 		item = policy_victim(&c->policy, for_item, bytes, item);
 	}
@@ -172,7 +166,12 @@ static enum room try_room(struct cache *c, struct cache_file *self, uint64_t byt
 	bool new = self && !self->counted;
 	bool fits = c->bytes <= c->bytes_max && bytes <= c->bytes_max - c->bytes &&
 		    (!new || space->inodes) && c->disk_files + new <= c->files_max;
+	/* What the scan may find is there as well. */
+	bool known = !self || (c->unscanned_bytes <= c->bytes_max - c->bytes - bytes &&
+			       c->disk_files + new + c->unscanned_files <= c->files_max);
 
+	if (fits && !known)
+		return ROOM_NEVER;
 	if (fits && lacking == 0) {
 		c->bytes += bytes;
 		c->reserved_bytes += bytes;
@@ -200,7 +199,10 @@ static int make_room(struct cache *c, struct cache_file *self, uint64_t bytes)
 		enum room room;
 
 		pthread_mutex_lock(&c->lock);
-		room = try_room(c, self, bytes, &space, freed_bytes, &victim);
+		if (c->closing && !self)
+			room = ROOM_NEVER; /* the next start goes on with it */
+		else
+			room = try_room(c, self, bytes, &space, freed_bytes, &victim);
 		pthread_mutex_unlock(&c->lock);
 		if (room == ROOM_TAKEN)
 			return 0;

@@ -1,4 +1,7 @@
-/* Finds what an earlier run left: names and allocated blocks only; records are read on first use. */
+/*
+ * Finds what an earlier run left: names and allocated blocks only; records are read on first use. A thread
+ * of its own does it, and whoever needs a file meanwhile looks for it himself (cache_file_get).
+ */
 #include "fs/cache/internal.h"
 
 #include <dirent.h>
@@ -7,18 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
-
-struct found {
-	struct cache_file *file;
-	struct timespec modified;
-};
 
 struct scan {
 	struct cache *cache;
 	bool keep;
-	struct found *found;
-	size_t count, capacity;
 };
 
 static int digit(char c)
@@ -62,26 +59,24 @@ static bool is_its_directory(const char *directory, const struct handle *handle)
 static int enter(struct scan *s, const char *directory, const char *name, const struct stat *st)
 {
 	struct handle handle;
-	struct cache_file *f;
 
 	if (!s->keep || !S_ISREG(st->st_mode) || !handle_from_name(name, &handle) ||
-	    s->cache->disk_files >= s->cache->files_max || !is_its_directory(directory, &handle))
+	    !is_its_directory(directory, &handle))
 		return -EINVAL;
-	if (s->count == s->capacity) {
-		size_t capacity = s->capacity ? s->capacity * 2 : 1024;
-		struct found *found = realloc(s->found, capacity * sizeof(*found));
+	return cache_insert_scanned(s->cache, &handle, cache_scanned_charge(st));
+}
 
-		if (!found)
-			return -ENOMEM;
-		s->found = found;
-		s->capacity = capacity;
-	}
-	f = cache_insert_scanned(s->cache, &handle,
-				 (uint64_t)st->st_blocks * 512 + CACHE_FILE_OVERHEAD_BYTES);
-	if (!f)
-		return -ENOMEM;
-	s->found[s->count++] = (struct found){ f, st->st_mtim };
-	return 0;
+/* One more entry was looked at. True: the cache closes. */
+static bool looked_at(struct cache *c)
+{
+	bool stop;
+
+	pthread_mutex_lock(&c->lock);
+	if (++c->scanned == c->scan_first)
+		pthread_cond_broadcast(&c->scan_wake);
+	stop = c->closing;
+	pthread_mutex_unlock(&c->lock);
+	return stop;
 }
 
 static int scan_directory(struct scan *s, const char *path, unsigned depth);
@@ -93,6 +88,8 @@ static int scan_entry(struct scan *s, DIR *d, const char *path, const char *name
 	struct stat st;
 	int rc;
 
+	if (looked_at(s->cache))
+		return -ECANCELED;
 	if (fstatat(dirfd(d), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : -errno;
 	if (depth < 2 && S_ISDIR(st.st_mode) && strlen(name) == 2) {
@@ -139,25 +136,74 @@ static int scan_directory(struct scan *s, const char *path, unsigned depth)
 	return rc;
 }
 
-static int by_time(const void *a, const void *b)
-{
-	const struct timespec *x = &((const struct found *)a)->modified;
-	const struct timespec *y = &((const struct found *)b)->modified;
-
-	if (x->tv_sec != y->tv_sec)
-		return x->tv_sec < y->tv_sec ? -1 : 1;
-	return (x->tv_nsec > y->tv_nsec) - (x->tv_nsec < y->tv_nsec);
-}
-
-int cache_scan(struct cache *c, bool keep)
+int cache_scan_all(struct cache *c, bool keep)
 {
 	struct scan s = { .cache = c, .keep = keep };
-	int rc = scan_directory(&s, "", 0);
 
-	if (s.count > 0)
-		qsort(s.found, s.count, sizeof(*s.found), by_time);
-	for (size_t i = s.count; i > 0; i--)
-		cache_list_scanned(c, s.found[i - 1].file);
-	free(s.found);
+	return scan_directory(&s, "", 0);
+}
+
+/* What may be there, by the file system: as much as it has in use. */
+static void expect(struct cache *c)
+{
+	struct statvfs vfs;
+
+	c->unscanned_bytes = c->bytes_max;
+	c->unscanned_files = c->files_max;
+	if (fstatvfs(c->objects_fd, &vfs) < 0)
+		return;
+	if ((vfs.f_blocks - vfs.f_bfree) * vfs.f_frsize < c->unscanned_bytes)
+		c->unscanned_bytes = (vfs.f_blocks - vfs.f_bfree) * vfs.f_frsize;
+	if (vfs.f_files > 0 && vfs.f_files - vfs.f_ffree < c->unscanned_files)
+		c->unscanned_files = vfs.f_files - vfs.f_ffree;
+}
+
+static void *scanner_main(void *argument)
+{
+	struct cache *c = argument;
+	int rc = cache_scan_all(c, true);
+
+	/* A directory that cannot be read: what is in it is found, and counted, when it is used. */
+	if (rc < 0 && rc != -ECANCELED)
+		atomic_fetch_add(&c->statistics.dropped_errors, 1);
+	pthread_mutex_lock(&c->lock);
+	c->scan_result = rc;
+	c->scanning = false;
+	c->unscanned_bytes = 0;
+	c->unscanned_files = 0;
+	pthread_cond_broadcast(&c->scan_wake);
+	pthread_mutex_unlock(&c->lock);
+	if (rc == 0)
+		cache_trim(c);
+	return NULL;
+}
+
+int cache_scan_start(struct cache *c)
+{
+	int rc;
+
+	expect(c);
+	c->scanning = true;
+	rc = -pthread_create(&c->scanner, NULL, scanner_main, c);
+	if (rc < 0) {
+		c->scanning = false;
+		return rc;
+	}
+	c->scanner_runs = true;
+	pthread_mutex_lock(&c->lock);
+	while (c->scanning && c->scanned < c->scan_first)
+		pthread_cond_wait(&c->scan_wake, &c->lock);
+	rc = c->scanning ? 0 : c->scan_result;
+	pthread_mutex_unlock(&c->lock);
 	return rc;
+}
+
+void cache_scan_stop(struct cache *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->closing = true;
+	pthread_mutex_unlock(&c->lock);
+	if (c->scanner_runs)
+		pthread_join(c->scanner, NULL);
+	c->scanner_runs = false;
 }

@@ -35,6 +35,7 @@ static void cache_json(struct mount *m, json_t *into)
 	set(into, "bytes_max", c.bytes_max);
 	set(into, "files", c.files);
 	set(into, "files_max", c.files_max);
+	set(into, "scanning", c.scanning);
 	set(into, "hits", c.hits);
 	set(into, "hit_bytes", c.hit_bytes);
 	set(into, "writes", c.writes);

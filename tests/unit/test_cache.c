@@ -16,7 +16,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include "fs/cache/record.h"
+#include "fs/cache/internal.h"
 #include "tests/unit/own_mounts.h"
 
 #define KIB UINT64_C(1024)
@@ -54,6 +54,13 @@ static struct cache *open_limited(const struct cache_limits *limits)
 static struct cache *open_cache(uint64_t bytes_max)
 {
 	return open_limited(&(struct cache_limits){ .bytes_max = bytes_max, .files_max = 100000 });
+}
+
+/* What the flusher has open at the moment does not go: here, it does not come by. */
+static struct cache *without_flusher(struct cache *c)
+{
+	cache_flusher_stop(c);
+	return c;
 }
 
 static struct handle handle_of(uint32_t n)
@@ -536,7 +543,7 @@ END_TEST
 
 START_TEST(what_is_used_again_stays_and_what_is_pinned)
 {
-	struct cache *c = open_cache(MIB);
+	struct cache *c = without_flusher(open_cache(MIB));
 	struct cache_file *held = get(c, 0), *f;
 	unsigned left = 0;
 
@@ -583,7 +590,7 @@ END_TEST
 
 START_TEST(files_that_are_known_make_room)
 {
-	struct cache *c = open_cache(8 * MIB);
+	struct cache *c = without_flusher(open_cache(8 * MIB));
 	struct cache_file *files[40];
 	unsigned cached = 0;
 
@@ -608,7 +615,7 @@ END_TEST
 
 START_TEST(a_file_larger_than_the_cache_keeps_its_beginning)
 {
-	struct cache *c = open_cache(4 * MIB);
+	struct cache *c = without_flusher(open_cache(4 * MIB));
 	struct cache_file *f = get(c, 1);
 	char ranges[64];
 
@@ -784,7 +791,7 @@ START_TEST(a_full_disk_costs_speed_and_no_answer)
 
 	if (!mount_tmpfs("size=2m", "a full disk"))
 		return;
-	c = open_cache(64 * MIB);
+	c = without_flusher(open_cache(64 * MIB));
 	for (uint32_t n = 0; n < 40; n++) {
 		int rc;
 
@@ -815,10 +822,69 @@ START_TEST(a_full_disk_costs_speed_and_no_answer)
 }
 END_TEST
 
+static void wait_for_the_scan(struct cache *c)
+{
+	while (counters(c).scanning)
+		usleep(1000);
+}
+
+START_TEST(a_large_cache_is_used_before_it_is_scanned)
+{
+	const struct cache_limits limits = { .bytes_max = 64 * MIB, .files_max = 1000,
+					     .scan_first = 1 };
+	const struct cache_limits less = { .bytes_max = MIB, .files_max = 1000, .scan_first = 1 };
+	struct cache *c = open_limited(&limits);
+	struct cache_file *f;
+	uint64_t bytes;
+
+	for (uint32_t n = 0; n < 300; n++) {
+		f = get(c, n);
+		ck_assert_int_eq(put_bytes(f, n, first, 0, 20000), 0);
+		cache_file_put(f);
+	}
+	cache_flush(c);
+	bytes = counters(c).bytes;
+	cache_close(c);
+	for (uint32_t n = 0; n < 300; n += 150) { /* the first one hardly finds it scanned */
+		c = open_limited(&limits);
+		for (uint32_t i = 0; i < 300; i++) {
+			f = get(c, (n + i) % 300);
+			ck_assert_uint_eq(got_bytes(f, (n + i) % 300, first, 0, 20000), 20000);
+			if (i == 0)
+				cache_file_drop(f);
+			cache_file_put(f);
+		}
+		wait_for_the_scan(c);
+		cache_flush(c);
+		/* A file that goes while it is scanned is counted until it is looked for. */
+		ck_assert_uint_ge(counters(c).files, 299);
+		ck_assert_uint_eq(objects_on_disk(), 299);
+		ck_assert_uint_le(found_bytes, counters(c).bytes);
+		ck_assert_uint_le(counters(c).bytes, bytes + 40000);
+		f = get(c, n);
+		ck_assert_int_eq(put_bytes(f, n, first, 0, 20000), 0);
+		cache_file_put(f);
+		ck_assert_uint_eq(counters(c).dropped_corrupt + counters(c).dropped_errors, 0);
+		cache_close(c);
+	}
+	/* As much as the scan may find is not given away. */
+	c = open_limited(&less);
+	f = get(c, 1000);
+	(void)!put_bytes(f, 1000, first, 0, 50000);
+	wait_for_the_scan(c);
+	cache_file_put(f);
+	cache_flush(c);
+	ck_assert_uint_le(counters(c).bytes, MIB);
+	ck_assert_uint_gt(counters(c).files, 10);
+	ck_assert_uint_le(objects_on_disk(), counters(c).files);
+	cache_close(c);
+}
+END_TEST
+
 START_TEST(only_so_many_inodes_are_taken)
 {
-	struct cache *c = open_limited(&(struct cache_limits){ .bytes_max = 64 * MIB,
-							       .files_max = 20 });
+	const struct cache_limits limits = { .bytes_max = 64 * MIB, .files_max = 20 };
+	struct cache *c = without_flusher(open_limited(&limits));
 	struct cache_file *f;
 	unsigned cached = 0;
 
@@ -863,7 +929,7 @@ START_TEST(space_that_others_need_stays_free)
 
 	if (!mount_tmpfs("size=16m", "a small disk"))
 		return;
-	c = open_limited(&limits);
+	c = without_flusher(open_limited(&limits));
 	for (int round = 0; round < 3; round++) {
 		for (uint32_t n = 0; n < 64; n++) {
 			f = get(c, n);
@@ -1042,6 +1108,7 @@ static TCase *cache_case(void)
 	tcase_add_test(tcase, a_smaller_cap_is_held_from_the_start);
 	tcase_add_test(tcase, the_cap_holds_under_parallel_writers);
 	tcase_add_test(tcase, a_full_disk_costs_speed_and_no_answer);
+	tcase_add_test(tcase, a_large_cache_is_used_before_it_is_scanned);
 	tcase_add_test(tcase, only_so_many_inodes_are_taken);
 	tcase_add_test(tcase, space_that_others_need_stays_free);
 	tcase_add_loop_test(tcase, no_write_meets_a_full_disk, 0, 3);
