@@ -602,25 +602,28 @@ END_TEST
 /* It ends with the session: else what is stored could not be dropped, and no other session begins. */
 START_TEST(a_change_of_the_size_ends_with_the_write_lease_that_was_granted_meanwhile)
 {
+	struct origin_request *setattr, *keepalive;
 	uint64_t size, unique;
 
+	lab.term_ms = 4000;
 	begin_mapped();
 	origin_wait_acknowledged(origin_recall(FILE_NUMBER, NULL));
 	size = kernel_setattr(node, FATTR_SIZE, 2, 0);
-	(void)origin_expect(MESSAGE_setattr);
+	setattr = origin_expect(MESSAGE_setattr);
 	unique = kernel_read(node, fh, 0, 3);
 	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_WRITE, "old");
 	kernel_expect_text(unique, "old");
-	LAB_WAIT(lab.stream);
-	kernel_let_notifications(true);
-	origin_forget_session();
-	pthread_mutex_lock(&lab.lock);
-	server_stream_end(lab.stream); /* the next one is refused */
-	lab.stream = NULL;
-	pthread_mutex_unlock(&lab.lock);
+	kernel_hold_notifications_of(node); /* it is stored to: dropped when it was written back */
+	origin_asks(MESSAGE_keepalive, true);
+	keepalive = origin_expect(MESSAGE_keepalive);
 	ck_assert_int_eq(kernel_error(size), EIO);
-	kernel_let_notifications(false);
+	ck_assert_uint_eq(lab.m.counters.calls_timed_out, 0);
+	kernel_hold_notifications_of(0);
 	LAB_WAIT(lab.received[MESSAGE_session_open] == 2);
+	origin_asks(MESSAGE_keepalive, false);
+	origin_keep_alive(keepalive->request, 1);
+	free(keepalive);
+	answer_size(setattr, 1, 2);
 }
 END_TEST
 
