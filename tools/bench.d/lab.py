@@ -26,6 +26,7 @@ class Lab:
         self.native = os.path.join(world.path, "native")
         os.mkdir(self.native)
         self.made = set()
+        self.sealed = False
         self.host_count = 0
         self.closing = []  # what is ended before the world is, the last first
         self._origin = None
@@ -36,6 +37,8 @@ class Lab:
     def close(self):
         while self.closing:
             self.closing.pop()()
+        if self.sealed:  # the origin keeps it immutable, also for who removes the work directory
+            subprocess.run(["chattr", "-R", "-i", self.origin.export], stderr=subprocess.DEVNULL)
 
     # ---- sizes ----
 
@@ -144,6 +147,7 @@ class Lab:
         if not self.offers("  seal "):
             raise Skip("this build has no `leasehold seal`")
         timed([self.args.binary, "seal", host / name])
+        self.sealed = True
         path = next(files_of(host / name))
         mode = ""
 
