@@ -235,7 +235,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		return ARGP_ERR_UNKNOWN; /* all of them are taken from ARGP_KEY_ARGS */
 	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "seal what? Name a path on a mount");
+		argp_error(state, "%s what? Name a path on a mount", walk.command);
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;

@@ -200,7 +200,7 @@ void data_open_undo(struct mount *m, struct open_file *file)
 
 /* Answers an open that was counted. */
 static void open_answer(struct mount *m, fuse_req_t request, struct inode *inode,
-		       const struct credential *credential, struct fuse_file_info *info)
+			const struct credential *credential, struct fuse_file_info *info)
 {
 	struct open_file *file;
 	int r = make_file(m, inode, credential, info, &file);
@@ -472,7 +472,7 @@ static void write_work(struct mount *m, struct call *call)
 	if (kept && inode->file) {
 		cache_file_move(inode->file, before, after, call->reply.offset, call->reply.count);
 		(void)read_keep(m, inode, after, call->reply.offset,
-			  (struct slice){ call->bulk, call->reply.count });
+				(struct slice){ call->bulk, call->reply.count });
 	}
 	modify_settle(m, call, call->reply.offset, call->reply.count, reply_count);
 }

@@ -1,6 +1,5 @@
 #include "fs/mount/drop_all.h"
 
-#include <errno.h>
 #include <stdlib.h>
 
 #include "fs/mount/call.h"

@@ -735,7 +735,6 @@ bool read_keep(struct mount *m, struct inode *inode, struct change change, uint6
 	       struct slice data)
 {
 	struct cache_file *file = read_cache_file(m, inode);
-
 	int r = -ENOSPC;
 
 	/* A cache that refuses costs speed, never an answer; it counts why. What is of no use any more

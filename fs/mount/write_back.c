@@ -137,7 +137,7 @@ static void write_back_work(struct mount *m, struct call *call)
 		cache_file_move(inode->file, before, after, call->message.write_back.offset,
 				call->reply.count);
 		(void)read_keep(m, inode, after, call->message.write_back.offset,
-			  (struct slice){ call->bulk, call->reply.count });
+				(struct slice){ call->bulk, call->reply.count });
 	}
 	request = call_take_request(m, call);
 	call_destroy(m, call);

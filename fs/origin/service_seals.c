@@ -77,7 +77,6 @@ static int check_all(const struct task *t)
 	case MESSAGE_copy_range:
 		return check(t, TASK_TARGET, true);
 	case MESSAGE_setxattr:
-		return service_is_seal(m) ? 0 : check(t, TASK_TARGET, false);
 	case MESSAGE_removexattr:
 		return service_is_seal(m) ? 0 : check(t, TASK_TARGET, false);
 	case MESSAGE_create:
