@@ -19,12 +19,18 @@
 /* identity: u32 magic, u16 version of the directory's layout, 16 bytes host id, u64 XXH3. */
 #define IDENTITY_NAME "leasehold-cache"
 #define IDENTITY_MAGIC UINT32_C(0x4943484c) /* "LHCI" */
-#define IDENTITY_VERSION 1
+#define IDENTITY_VERSION 2
 #define IDENTITY_BYTES (4 + 2 + 16 + 8)
 
-uint64_t cache_hash(const struct handle *handle)
+uint64_t cache_hash(uint64_t space, const struct handle *handle)
 {
-	return XXH3_64bits(handle->bytes, handle->length);
+	return XXH3_64bits_withSeed(handle->bytes, handle->length, space);
+}
+
+uint64_t cache_space(const char *origin_url, const char *export)
+{
+	return XXH3_64bits_withSeed(export, strlen(export),
+				    XXH3_64bits(origin_url, strlen(origin_url)));
 }
 
 static void table_add(struct cache *c, struct cache_file *f)
@@ -47,11 +53,12 @@ static void table_remove(struct cache *c, struct cache_file *f)
 }
 
 /* The entry of a handle; NULL: none. c->lock is held. */
-static struct cache_file *table_find(struct cache *c, const struct handle *handle, uint64_t hash)
+static struct cache_file *table_find(struct cache *c, uint64_t space, const struct handle *handle,
+				     uint64_t hash)
 {
 	struct cache_file *f = c->buckets[hash & (c->bucket_count - 1)];
 
-	while (f && (f->hash != hash || !handle_equal(&f->handle, handle)))
+	while (f && (f->hash != hash || f->space != space || !handle_equal(&f->handle, handle)))
 		f = f->hash_next;
 	return f;
 }
@@ -68,15 +75,16 @@ static void enter_found(struct cache *c, struct cache_file *f, uint64_t charge)
 	c->unscanned_files -= c->unscanned_files > 0;
 }
 
-int cache_insert_scanned(struct cache *c, const struct handle *handle, uint64_t charge)
+int cache_insert_scanned(struct cache *c, uint64_t space, const struct handle *handle,
+			 uint64_t charge)
 {
-	struct cache_file *made = cache_file_new(c, handle, true);
+	struct cache_file *made = cache_file_new(c, space, handle, true);
 	int rc = 0;
 
 	if (!made)
 		return -ENOMEM;
 	pthread_mutex_lock(&c->lock);
-	if (table_find(c, handle, made->hash)) {
+	if (table_find(c, space, handle, made->hash)) {
 		rc = -EEXIST; /* somebody was faster, and it is in the account already */
 	} else if (c->disk_files >= c->files_max) {
 		rc = -EINVAL;
@@ -103,15 +111,15 @@ static bool look_for(struct cache *c, struct cache_file *f, uint64_t *ret_charge
 	return true;
 }
 
-struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
+struct cache_file *cache_file_get(struct cache *c, uint64_t space, const struct handle *handle)
 {
-	uint64_t hash = cache_hash(handle);
+	uint64_t hash = cache_hash(space, handle);
 	struct cache_file *f, *made;
 	uint64_t charge = 0;
 	bool scanning;
 
 	pthread_mutex_lock(&c->lock);
-	f = table_find(c, handle, hash);
+	f = table_find(c, space, handle, hash);
 	scanning = c->scanning;
 	if (f) {
 		bool referenced = cache_file_reference(f);
@@ -120,12 +128,12 @@ struct cache_file *cache_file_get(struct cache *c, const struct handle *handle)
 		return referenced ? f : NULL;
 	}
 	pthread_mutex_unlock(&c->lock);
-	made = cache_file_new(c, handle, false);
+	made = cache_file_new(c, space, handle, false);
 	if (!made)
 		return NULL;
 	made->on_disk = scanning && look_for(c, made, &charge);
 	pthread_mutex_lock(&c->lock);
-	f = table_find(c, handle, hash);
+	f = table_find(c, space, handle, hash);
 	if (!f && cache_file_reference(made)) {
 		f = made;
 		table_add(c, f);

@@ -1,12 +1,13 @@
 /*
  * cache.h - byte ranges of inodes on the host's local disk.
  *
- * One sparse file per inode under DIRECTORY/objects/xx/yy/, named by its handle in hex; byte n of
- * the inode is byte n of the file. What is valid in it is a record in an xattr of that file:
- * handle, change, size, ranges, checksum. The record is written after the data that it vouches for
- * is durable (a background thread, every few seconds and at close), and vouches for at most
- * CACHE_RECORD_RANGES_MAX ranges (the largest). There is no index: deleting any file of the cache
- * is always safe, and a restart finds its files by handle.
+ * One sparse file per inode under DIRECTORY/objects/xx/yy/, named by its space and its handle in
+ * hex; byte n of the inode is byte n of the file. A space is what handles belong to, an export of an
+ * origin: files of different spaces have nothing in common but the caps. What is valid in a file is
+ * a record in an xattr of it: handle, change, size, ranges, checksum. The record is written after the
+ * data that it vouches for is durable (a background thread, every few seconds and at close), and
+ * vouches for at most CACHE_RECORD_RANGES_MAX ranges (the largest). There is no index: deleting any
+ * file of the cache is always safe, and a restart finds its files by space and handle.
  *
  * Whether what is cached may be served is not decided here: bytes belong to one (handle, change),
  * and the caller knows by its lease which change is current. Changes never recur, so bytes of a
@@ -65,9 +66,11 @@ void cache_close(struct cache *c);
 /* A lasting identity of this cache's host, 16 bytes, made with the cache. */
 void cache_host_id(const struct cache *c, uint8_t ret_id[16]);
 
-/* The file of `handle`, referenced; its record is loaded on first use; nothing on disk is made
+/* The space of an export, by the URL of its origin and its name: the same in every run. */
+uint64_t cache_space(const char *origin_url, const char *export);
+/* The file of `handle` in `space`, referenced; its record is loaded on first use; nothing on disk is made
    yet. NULL: no memory. Drop with cache_file_put(). */
-struct cache_file *cache_file_get(struct cache *c, const struct handle *handle);
+struct cache_file *cache_file_get(struct cache *c, uint64_t space, const struct handle *handle);
 void cache_file_put(struct cache_file *f);
 
 /*

@@ -21,7 +21,8 @@ static void *heap_resize(void *context, void *pointer, size_t old_size, size_t s
 
 const struct allocator cache_heap = { heap_resize, NULL };
 
-struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, bool on_disk)
+struct cache_file *cache_file_new(struct cache *c, uint64_t space, const struct handle *handle,
+				  bool on_disk)
 {
 	struct cache_file *f = calloc(1, sizeof(*f));
 	pthread_rwlockattr_t attributes;
@@ -29,8 +30,9 @@ struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, 
 	if (!f)
 		return NULL;
 	f->cache = c;
+	f->space = space;
 	f->handle = *handle;
-	f->hash = cache_hash(handle);
+	f->hash = cache_hash(space, handle);
 	f->on_disk = on_disk;
 	f->fd = -1;
 	/* Writers first: readers in a loop must not keep a recall's drop waiting. */
@@ -75,8 +77,8 @@ void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES])
 	static const char digits[] = "0123456789abcdef";
 	char *at = name;
 
-	at += snprintf(at, CACHE_NAME_BYTES, "%02x/%02x/", (unsigned)(f->hash & 0xff),
-		       (unsigned)(f->hash >> 8 & 0xff));
+	at += snprintf(at, CACHE_NAME_BYTES, "%02x/%02x/%016" PRIx64, (unsigned)(f->hash & 0xff),
+		       (unsigned)(f->hash >> 8 & 0xff), f->space);
 	for (unsigned i = 0; i < f->handle.length; i++) {
 		*at++ = digits[f->handle.bytes[i] >> 4];
 		*at++ = digits[f->handle.bytes[i] & 15];
@@ -234,7 +236,7 @@ static enum load_result load_record(struct cache_file *f, int fd, const struct s
 
 	if (length < 0)
 		return errno == ENODATA ? UNVOUCHED : CORRUPT;
-	if (!S_ISREG(st->st_mode) || record_decode(buffer, (size_t)length, &record) < 0)
+	if (!S_ISREG(st->st_mode) || record_decode(buffer, (size_t)length, f->space, &record) < 0)
 		return CORRUPT;
 	if (!handle_equal(&record.handle, &f->handle) || (uint64_t)st->st_size < record.size ||
 	    !ranges_have_no_hole(fd, &record))

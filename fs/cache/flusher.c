@@ -37,6 +37,7 @@ static void fill_record(struct cache *c, const struct cache_file *f, struct reco
 		qsort(c->largest, count, sizeof(*ranges), by_start);
 		ranges = c->largest;
 	}
+	r->space = f->space;
 	r->handle = f->handle;
 	r->change = f->content->change;
 	r->range_count = count;

@@ -29,8 +29,9 @@
 #define CACHE_GONE_MAX 4
 /* Holes remembered for each file; beyond it the smallest are given up. */
 #define CACHE_FILE_HOLES_MAX 256
-/* "xx/yy/" and the handle in hex. */
-#define CACHE_NAME_BYTES (6 + 2 * HANDLE_BYTES_MAX + 1)
+/* "xx/yy/", the space and the handle in hex. */
+#define CACHE_SPACE_DIGITS 16
+#define CACHE_NAME_BYTES (6 + CACHE_SPACE_DIGITS + 2 * HANDLE_BYTES_MAX + 1)
 
 /* What is known of the bytes of a file, as long as somebody uses it. Under the file's lock. */
 struct cache_content {
@@ -46,6 +47,7 @@ struct cache_content {
 /* There may be a million of them: what is not needed while a file is only there is in the content. */
 struct cache_file {
 	struct cache *cache;
+	uint64_t space;
 	struct handle handle;
 	uint64_t hash;
 
@@ -121,9 +123,10 @@ struct cache {
 };
 
 /* cache.c */
-uint64_t cache_hash(const struct handle *handle);
+uint64_t cache_hash(uint64_t space, const struct handle *handle);
 /* Adds an entry for a file found on disk, unless there is one. 0, -ENOMEM, -EINVAL: one too many. */
-int cache_insert_scanned(struct cache *c, const struct handle *handle, uint64_t charge) MUST_CHECK;
+int cache_insert_scanned(struct cache *c, uint64_t space, const struct handle *handle,
+			 uint64_t charge) MUST_CHECK;
 
 /* room.c */
 /*
@@ -142,7 +145,7 @@ void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool
 
 /* cache_file.c */
 extern const struct allocator cache_heap;
-/* "xx/yy/hex" below the objects directory. */
+/* CACHE_NAME_BYTES below the objects directory. */
 void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES]);
 /* Forgets bytes and disk file. The caller holds f->lock exclusively. */
 void cache_file_drop_locked(struct cache_file *f);
@@ -150,7 +153,8 @@ void cache_file_drop_locked(struct cache_file *f);
 bool cache_file_reference(struct cache_file *f) MUST_CHECK;
 void cache_content_free(struct cache_content *content);
 /* An allocated struct without references; on_disk as said. NULL: no memory. */
-struct cache_file *cache_file_new(struct cache *c, const struct handle *handle, bool on_disk);
+struct cache_file *cache_file_new(struct cache *c, uint64_t space, const struct handle *handle,
+				  bool on_disk);
 void cache_file_free(struct cache_file *f);
 /* What a file with these allocated bytes takes of the cap, with room for what its record adds. */
 uint64_t cache_file_charge(const struct cache_file *f, uint64_t allocated);

@@ -24,7 +24,7 @@ int record_encode(const struct record *r, void *buffer, size_t capacity)
 		writer_u64(&w, r->ranges[i].end);
 	}
 	if (!w.failed)
-		writer_u64(&w, XXH3_64bits(buffer, w.at));
+		writer_u64(&w, XXH3_64bits_withSeed(buffer, w.at, r->space));
 	return w.failed ? -ENOSPC : (int)w.at;
 }
 
@@ -44,10 +44,10 @@ static bool ranges_make_sense(const struct record *r)
 	return true;
 }
 
-int record_decode(const void *data, size_t length, struct record *ret_record)
+int record_decode(const void *data, size_t length, uint64_t space, struct record *ret_record)
 {
 	struct reader r = reader_of(data, length);
-	struct record record = { 0 };
+	struct record record = { .space = space };
 	struct slice handle;
 	uint64_t sum;
 
@@ -71,7 +71,7 @@ int record_decode(const void *data, size_t length, struct record *ret_record)
 	}
 	if (r.failed)
 		return -EINVAL;
-	sum = XXH3_64bits(data, r.at);
+	sum = XXH3_64bits_withSeed(data, r.at, space);
 	if (sum != reader_u64(&r) || !reader_done(&r))
 		return -EINVAL;
 	if (!change_known(record.change) || record.size > INT64_MAX || !ranges_make_sense(&record))

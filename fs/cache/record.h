@@ -6,7 +6,7 @@
  *   u8 handle length   handle bytes
  *   u64 change incarnation   u64 change counter   u64 size
  *   (u64 start, u64 end) for each range, sorted, apart
- *   u64 XXH3 of everything before it
+ *   u64 XXH3 of everything before it, with the space as its seed
  * A record of another version is refused: cached bytes are disposable.
  */
 #ifndef FS_CACHE_RECORD_H
@@ -20,6 +20,7 @@
 #define RECORD_BYTES_MAX (8 + 1 + HANDLE_BYTES_MAX + 24 + CACHE_RECORD_RANGES_MAX * 16 + 8)
 
 struct record {
+	uint64_t space; /* cache_file_get(); not in the bytes, but what the checksum begins from */
 	struct handle handle;
 	struct change change;
 	uint64_t size; /* the file is at least this long; where the last range ends */
@@ -30,10 +31,11 @@ struct record {
 /* Bytes written to `buffer` (RECORD_BYTES_MAX is always enough), or -ENOSPC. */
 int record_encode(const struct record *r, void *buffer, size_t capacity) MUST_CHECK;
 /*
- * 0; -EINVAL: no record, damaged, or of another version; `*ret_record` is written only on success.
+ * 0; -EINVAL: no record of `space`, damaged, or of another version; `*ret_record` is written only on success.
  * What it hands out is checked: a handle, a known change, ranges that are sorted, apart, not empty
  * and within `size`, and `size` no larger than INT64_MAX.
  */
-int record_decode(const void *data, size_t length, struct record *ret_record) MUST_CHECK;
+int record_decode(const void *data, size_t length, uint64_t space, struct record *ret_record)
+	MUST_CHECK;
 
 #endif

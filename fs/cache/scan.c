@@ -25,11 +25,18 @@ static int digit(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static bool handle_from_name(const char *name, struct handle *ret_handle)
+static bool key_from_name(const char *name, uint64_t *ret_space, struct handle *ret_handle)
 {
-	size_t length = strlen(name);
 	struct handle handle = { 0 };
+	uint64_t space = 0;
+	size_t length;
 
+	for (int i = 0; i < CACHE_SPACE_DIGITS; i++) {
+		if (digit(*name) < 0)
+			return false;
+		space = space << 4 | (uint64_t)digit(*name++);
+	}
+	length = strlen(name);
 	if (length == 0 || length % 2 != 0 || length / 2 > HANDLE_BYTES_MAX)
 		return false;
 	handle.length = (uint8_t)(length / 2);
@@ -40,14 +47,15 @@ static bool handle_from_name(const char *name, struct handle *ret_handle)
 			return false;
 		handle.bytes[i] = (uint8_t)(high << 4 | low);
 	}
+	*ret_space = space;
 	*ret_handle = handle;
 	return true;
 }
 
-/* True when a file of this handle belongs into "xx/yy"; elsewhere nobody would find it. */
-static bool is_its_directory(const char *directory, const struct handle *handle)
+/* True when a file of this key belongs into "xx/yy"; elsewhere nobody would find it. */
+static bool is_its_directory(const char *directory, uint64_t space, const struct handle *handle)
 {
-	uint64_t hash = cache_hash(handle);
+	uint64_t hash = cache_hash(space, handle);
 	char expected[8];
 
 	snprintf(expected, sizeof(expected), "%02x/%02x", (unsigned)(hash & 0xff),
@@ -59,11 +67,12 @@ static bool is_its_directory(const char *directory, const struct handle *handle)
 static int enter(struct scan *s, const char *directory, const char *name, const struct stat *st)
 {
 	struct handle handle;
+	uint64_t space;
 
-	if (!s->keep || !S_ISREG(st->st_mode) || !handle_from_name(name, &handle) ||
-	    !is_its_directory(directory, &handle))
+	if (!s->keep || !S_ISREG(st->st_mode) || !key_from_name(name, &space, &handle) ||
+	    !is_its_directory(directory, space, &handle))
 		return -EINVAL;
-	return cache_insert_scanned(s->cache, &handle, cache_scanned_charge(st));
+	return cache_insert_scanned(s->cache, space, &handle, cache_scanned_charge(st));
 }
 
 /* One more entry was looked at. True: the cache closes. */

@@ -182,7 +182,10 @@ static int parse_url(struct mount *m)
 	m->subdirectory = slash + 1 + length;
 	m->export = strndup(slash + 1, length);
 	m->origin_url = strndup(url, (size_t)(slash - url));
-	return m->export && m->origin_url ? 0 : -ENOMEM;
+	if (!m->export || !m->origin_url)
+		return -ENOMEM;
+	m->cache_space = cache_space(m->origin_url, m->export);
+	return 0;
 }
 
 /* KEYS/HOST:PORT, where this host's certificates for the origin are. */

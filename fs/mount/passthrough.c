@@ -156,7 +156,7 @@ void passthrough_prepare(struct mount *m, struct inode *inode, struct mode_reque
 	pthread_mutex_unlock(&m->lock);
 	if (!wanted)
 		return;
-	backing.file = cache_file_get(m->cache, &inode->handle);
+	backing.file = cache_file_get(m->cache, m->cache_space, &inode->handle);
 	if (!backing.file)
 		return;
 	cache_file_pin(backing.file);
@@ -240,7 +240,7 @@ static bool is_complete(struct mount *m, struct inode *inode, bool leased, struc
 
 	if (!leased)
 		return false;
-	file = cache_file_get(m->cache, &inode->handle);
+	file = cache_file_get(m->cache, m->cache_space, &inode->handle);
 	complete = file && cache_file_complete(file, change, size);
 	if (file)
 		cache_file_put(file);

@@ -707,7 +707,7 @@ struct cache_file *read_cache_file(struct mount *m, struct inode *inode)
 	pthread_mutex_unlock(&m->lock);
 	if (file)
 		return file;
-	file = cache_file_get(m->cache, &inode->handle);
+	file = cache_file_get(m->cache, m->cache_space, &inode->handle);
 	pthread_mutex_lock(&m->lock);
 	if (inode->file) {
 		struct cache_file *other = inode->file;

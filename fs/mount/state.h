@@ -80,6 +80,7 @@ struct mount {
 	char *origin_url;   /* scheme, host and port */
 	struct client *client;
 	struct cache *cache;
+	uint64_t cache_space; /* of the export: cache.h */
 	struct guardian *guardian;
 	struct notifier *notifier;
 	struct session *session;

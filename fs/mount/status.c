@@ -178,7 +178,7 @@ static char *cache_text(struct mount *m, struct inode *inode, bool ranges)
 	pthread_mutex_unlock(&m->lock);
 	/* A file of an earlier run is found by its handle. */
 	if (!file && S_ISREG(inode->type))
-		file = found = cache_file_get(m->cache, &inode->handle);
+		file = found = cache_file_get(m->cache, m->cache_space, &inode->handle);
 	if (file && change_known(change))
 		bytes = cache_file_ranges(file, change, list, RANGES_TEXT_BYTES);
 	if (found)

@@ -14,7 +14,7 @@ static void check(const uint8_t *data, size_t size)
 	uint8_t buffer[RECORD_BYTES_MAX];
 	struct record r;
 
-	if (record_decode(data, size, &r) < 0)
+	if (record_decode(data, size, 0, &r) < 0)
 		return;
 	assert(record_encode(&r, buffer, sizeof(buffer)) == (int)size);
 	assert(memcmp(buffer, data, size) == 0);

@@ -74,7 +74,7 @@ static struct handle handle_of(uint32_t n)
 static struct cache_file *get(struct cache *c, uint32_t n)
 {
 	struct handle h = handle_of(n);
-	struct cache_file *f = cache_file_get(c, &h);
+	struct cache_file *f = cache_file_get(c, 0, &h);
 
 	ck_assert_ptr_nonnull(f);
 	return f;
@@ -176,6 +176,35 @@ START_TEST(what_is_cached_is_read_and_nothing_else)
 	ck_assert_uint_eq(cache_file_ranges(f, first, ranges, 3), 9096);
 	ck_assert_str_eq(ranges, "..");
 	cache_file_put(f);
+	cache_close(c);
+}
+END_TEST
+
+START_TEST(equal_handles_of_two_exports_have_bytes_of_their_own)
+{
+	const uint64_t spaces[] = { cache_space("https://a:1", "data"), cache_space("https://a:1", "more"),
+				    cache_space("https://b:1", "data") };
+	struct cache *c = open_cache(16 * MIB);
+	struct handle h = handle_of(1);
+	struct cache_file *f;
+
+	for (uint32_t i = 0; i < 3; i++) {
+		f = cache_file_get(c, spaces[i], &h);
+		ck_assert(!change_known(cache_file_change(f)));
+		ck_assert_int_eq(put_bytes(f, i, first, 0, 100000 + i), 0);
+		cache_file_put(f);
+	}
+	ck_assert_uint_eq(counters(c).files, 3);
+	for (int round = 0; round < 2; round++) {
+		for (uint32_t i = 0; i < 3; i++) {
+			f = cache_file_get(c, spaces[i], &h);
+			ck_assert_uint_eq(got_bytes(f, i, first, 0, 200000), 100000 + i);
+			cache_file_put(f);
+		}
+		cache_close(c);
+		c = open_cache(16 * MIB);
+		ck_assert_uint_eq(counters(c).files, 3);
+	}
 	cache_close(c);
 }
 END_TEST
@@ -670,7 +699,7 @@ static void *write_read_drop(void *argument)
 	for (int step = 0; step < 600 && !w->failure; step++) {
 		uint32_t n = (uint32_t)rand_r(&w->seed) % CAP_FILES;
 		struct handle h = handle_of(n);
-		struct cache_file *f = cache_file_get(w->cache, &h);
+		struct cache_file *f = cache_file_get(w->cache, 0, &h);
 		struct change change = { 1, 1 + (uint64_t)(rand_r(&w->seed) % 3 == 0) };
 		uint64_t offset = (uint64_t)rand_r(&w->seed) % (200 * KIB);
 		size_t length = (size_t)rand_r(&w->seed) % (128 * KIB) + 1, got;
@@ -969,7 +998,7 @@ static void *fill_disk(void *argument)
 		uint64_t offset = (uint64_t)rand_r(&w->seed) % (3 * MIB);
 		size_t length = (size_t)rand_r(&w->seed) % MIB + 1, got;
 		struct handle h = handle_of(n);
-		struct cache_file *f = cache_file_get(w->cache, &h);
+		struct cache_file *f = cache_file_get(w->cache, 0, &h);
 		int rc;
 
 		fill(data, length, n, first, offset);
@@ -1086,6 +1115,7 @@ static TCase *cache_case(void)
 	tcase_set_timeout(tcase, 240);
 	tcase_add_checked_fixture(tcase, setup, teardown);
 	tcase_add_test(tcase, what_is_cached_is_read_and_nothing_else);
+	tcase_add_test(tcase, equal_handles_of_two_exports_have_bytes_of_their_own);
 	tcase_add_test(tcase, a_clean_stop_loses_nothing);
 	tcase_add_test(tcase, after_sigkill_what_was_flushed_is_there);
 	tcase_add_test(tcase, a_damaged_record_is_dropped_and_counted);

@@ -25,7 +25,7 @@ START_TEST(a_record_comes_back_as_it_was)
 	int length = record_encode(&in, buffer, sizeof(buffer));
 
 	ck_assert_int_gt(length, 0);
-	ck_assert_int_eq(record_decode(buffer, (size_t)length, &out), 0);
+	ck_assert_int_eq(record_decode(buffer, (size_t)length, 0, &out), 0);
 	ck_assert(handle_equal(&in.handle, &out.handle));
 	ck_assert(change_equal(in.change, out.change));
 	ck_assert_uint_eq(in.size, out.size);
@@ -48,12 +48,12 @@ START_TEST(every_flipped_bit_and_every_cut_is_noticed)
 
 	for (int i = 0; i < length * 8; i++) {
 		buffer[i / 8] ^= (uint8_t)(1 << i % 8);
-		ck_assert_int_eq(record_decode(buffer, (size_t)length, &out), -EINVAL);
+		ck_assert_int_eq(record_decode(buffer, (size_t)length, 0, &out), -EINVAL);
 		buffer[i / 8] ^= (uint8_t)(1 << i % 8);
 	}
 	for (int i = 0; i < length; i++)
-		ck_assert_int_eq(record_decode(buffer, (size_t)i, &out), -EINVAL);
-	ck_assert_int_eq(record_decode(buffer, (size_t)length + 1, &out), -EINVAL);
+		ck_assert_int_eq(record_decode(buffer, (size_t)i, 0, &out), -EINVAL);
+	ck_assert_int_eq(record_decode(buffer, (size_t)length + 1, 0, &out), -EINVAL);
 }
 END_TEST
 
@@ -76,12 +76,28 @@ START_TEST(ranges_that_make_no_sense_are_refused)
 		memcpy(r.ranges, wrong[i], sizeof(wrong[i]));
 		length = record_encode(&r, buffer, sizeof(buffer));
 		ck_assert_int_gt(length, 0);
-		ck_assert_int_eq(record_decode(buffer, (size_t)length, &out), -EINVAL);
+		ck_assert_int_eq(record_decode(buffer, (size_t)length, 0, &out), -EINVAL);
 	}
 	r = example(1);
 	r.change = (struct change){ 0, 0 };
-	ck_assert_int_eq(record_decode(buffer, (size_t)record_encode(&r, buffer, sizeof(buffer)),
+	ck_assert_int_eq(record_decode(buffer, (size_t)record_encode(&r, buffer, sizeof(buffer)), 0,
 				       &out), -EINVAL);
+}
+END_TEST
+
+START_TEST(a_record_of_another_space_is_refused)
+{
+	uint8_t buffer[RECORD_BYTES_MAX];
+	struct record r = example(2), out;
+	int length;
+
+	r.space = UINT64_C(0x123456789abcdef0);
+	length = record_encode(&r, buffer, sizeof(buffer));
+	ck_assert_int_gt(length, 0);
+	ck_assert_int_eq(record_decode(buffer, (size_t)length, r.space, &out), 0);
+	ck_assert_uint_eq(out.space, r.space);
+	ck_assert_int_eq(record_decode(buffer, (size_t)length, 0, &out), -EINVAL);
+	ck_assert_int_eq(record_decode(buffer, (size_t)length, r.space + 1, &out), -EINVAL);
 }
 END_TEST
 
@@ -93,6 +109,7 @@ static TCase *record_case(void)
 	tcase_add_test(tcase, the_largest_record_fits_one_block_of_xattrs);
 	tcase_add_test(tcase, every_flipped_bit_and_every_cut_is_noticed);
 	tcase_add_test(tcase, ranges_that_make_no_sense_are_refused);
+	tcase_add_test(tcase, a_record_of_another_space_is_refused);
 	return tcase;
 }
 
