@@ -3,11 +3,12 @@
  * way by the same time, and lets no more than so many bytes per second through each way, all
  * connections together.
  *
- *   bench_link TARGET_PORT DELAY_US BYTES_PER_SECOND
+ *   bench_link TARGET_PORT DELAY_US BYTES_PER_SECOND [ADDRESS]
  *
- * Listens on a port of 127.0.0.1 that it prints, until its standard input ends. A rate of 0 is none.
- * What waits for its turn is bounded (QUEUE_NS of the link's time): then nobody reads, and the
- * sender meets a full socket, as behind a router with that buffer.
+ * Listens on a port of ADDRESS (127.0.0.1) that it prints, until its standard input ends; the target is
+ * on 127.0.0.1. A rate of 0 is none. What waits for its turn is bounded (QUEUE_NS of the link's time,
+ * and QUEUE_BYTES of each connection, which leaves 400 MB/s at a delay of 10 ms): then nobody reads,
+ * and the sender meets a full socket, as behind a router with that buffer.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,9 +24,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CHUNK	 (64u << 10)
-#define QUEUE_NS 20000000u /* 20 ms at the link's rate */
-#define NS	 1000000000u
+#define CHUNK	    (64u << 10)
+#define QUEUE_NS    20000000u /* 20 ms at the link's rate */
+#define QUEUE_BYTES (4u << 20)
+#define NS	    1000000000u
 
 static uint64_t delay_ns, rate;
 static uint16_t target;
@@ -47,8 +50,10 @@ struct pump {
 	int from, to;
 	struct way *way;
 	pthread_mutex_t lock;
-	pthread_cond_t filled;
+	pthread_cond_t changed;
 	struct chunk *first, **last;
+	size_t queued; /* bytes that are not sent */
+	bool ended;    /* nobody sends them any more */
 };
 
 static uint64_t now(void)
@@ -105,7 +110,10 @@ static void *take(void *context)
 		pthread_mutex_lock(&pump->lock);
 		*pump->last = chunk;
 		pump->last = &chunk->next;
-		pthread_cond_signal(&pump->filled);
+		pump->queued += (size_t)chunk->length;
+		pthread_cond_broadcast(&pump->changed);
+		while (pump->queued > QUEUE_BYTES && !pump->ended)
+			pthread_cond_wait(&pump->changed, &pump->lock);
 		pthread_mutex_unlock(&pump->lock);
 	} while (n > 0);
 	return NULL;
@@ -118,10 +126,11 @@ static void *give(void *context)
 
 	while (length > 0) {
 		struct chunk *chunk;
+		size_t taken;
 
 		pthread_mutex_lock(&pump->lock);
 		while (!pump->first)
-			pthread_cond_wait(&pump->filled, &pump->lock);
+			pthread_cond_wait(&pump->changed, &pump->lock);
 		chunk = pump->first;
 		pump->first = chunk->next;
 		if (!pump->first)
@@ -129,6 +138,7 @@ static void *give(void *context)
 		pthread_mutex_unlock(&pump->lock);
 		sleep_until(chunk->due);
 		length = chunk->length;
+		taken = (size_t)length;
 		for (ssize_t done = 0; done < length;) {
 			ssize_t n = send(pump->to, chunk->bytes + done, (size_t)(length - done),
 					 MSG_NOSIGNAL);
@@ -140,7 +150,16 @@ static void *give(void *context)
 			done += n;
 		}
 		free(chunk);
+		pthread_mutex_lock(&pump->lock);
+		pump->queued -= taken;
+		pthread_cond_broadcast(&pump->changed);
+		pthread_mutex_unlock(&pump->lock);
 	}
+	/* Whoever takes is not to wait for us any more. */
+	pthread_mutex_lock(&pump->lock);
+	pump->ended = true;
+	pthread_cond_broadcast(&pump->changed);
+	pthread_mutex_unlock(&pump->lock);
 	/* The other direction ends by itself. Descriptors stay until we end: few are opened. */
 	shutdown(pump->to, SHUT_WR);
 	shutdown(pump->from, SHUT_RD);
@@ -156,7 +175,7 @@ static void pump_start(int from, int to, struct way *way)
 		fail("memory");
 	*pump = (struct pump){ .from = from, .to = to, .way = way };
 	pthread_mutex_init(&pump->lock, NULL);
-	pthread_cond_init(&pump->filled, NULL);
+	pthread_cond_init(&pump->changed, NULL);
 	pump->last = &pump->first;
 	if (pthread_create(&thread, NULL, take, pump) || pthread_create(&thread, NULL, give, pump))
 		fail("pthread_create");
@@ -196,8 +215,8 @@ int main(int argc, char **argv)
 	char byte;
 	static int listener;
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: bench_link TARGET_PORT DELAY_US BYTES_PER_SECOND\n");
+	if (argc != 4 && argc != 5) {
+		fprintf(stderr, "usage: bench_link TARGET_PORT DELAY_US BYTES_PER_SECOND [ADDRESS]\n");
 		return 2;
 	}
 	target = (uint16_t)strtoul(argv[1], NULL, 10);
@@ -205,6 +224,10 @@ int main(int argc, char **argv)
 	rate = strtoull(argv[3], NULL, 10);
 	signal(SIGPIPE, SIG_IGN);
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (argc == 5 && inet_pton(AF_INET, argv[4], &address.sin_addr) != 1) {
+		fprintf(stderr, "bench_link: '%s' is no address\n", argv[4]);
+		return 2;
+	}
 	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
 	    listen(listener, 64) < 0 ||

@@ -65,22 +65,25 @@ def loopback(lab, case):
 
 
 def slow_link(lab, case):
+    """The rate by HTB, the delay by our proxy; the same pair for the reference and for the mount."""
     raw = lab.references.raw()
-    bare = lab.references.link(raw.port, DELAY_MS, GIGABIT)
-    link = lab.references.link(lab.origin.port, DELAY_MS, GIGABIT)
+    shaped = lab.references.shaped(GIGABIT)
+    bare = lab.references.link(raw.port, DELAY_MS, GIGABIT, shaped)
+    link = lab.references.link(lab.origin.port, DELAY_MS, GIGABIT, shaped)
     lab.references.start_nginx()
-    web = lab.references.link(lab.references.port, DELAY_MS, GIGABIT)
+    web = lab.references.link(lab.references.port, DELAY_MS, GIGABIT, shaped)
     for jobs in (1, 8):
         names, size = big_files(lab, jobs)
 
         def curl():
-            seconds, used = lab.references.curl_nginx(names, port=web.port)
+            seconds, used = lab.references.curl_nginx(names, link=web)
             return Sample(size / seconds, cpu=used, work=size)
 
         row = Row(case, "cold sequential, %d file%s, 1 Gbit/s, 20 ms" % (jobs, "s" * (jobs > 1)),
                   "B/s", 0.95)
         row.names = ("the bare link", "mount")
-        yield alternate(row, lab.rounds, lambda: lab.references.link_rate(bare.port, size, jobs),
+        row.note = "rate by " + ("HTB" if shaped else "the proxy")
+        yield alternate(row, lab.rounds, lambda: lab.references.link_rate(bare, size, jobs),
                         cold_read(lab, names, size, link=link, jobs=jobs),
                         {"curl from nginx": curl})
 
@@ -117,7 +120,7 @@ def small_file(lab, case):
                   1.15, better="less")
         row.names = ("one round trip", "mount")
         yield alternate(row, lab.rounds,
-                        lambda: lab.references.round_trip(bare.port, 10240, count), subject)
+                        lambda: lab.references.round_trip(bare, 10240, count), subject)
 
 
 def write(lab, case):

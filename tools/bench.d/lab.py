@@ -29,14 +29,21 @@ class Lab:
         self.sealed = False
         self.host_count = 0
         self.closing = []  # what is ended before the world is, the last first
+        self.left_out = []  # parts of the case that could not be measured: {"reason": text}
         self._origin = None
         self._references = None
         self._peers = None
         self.help = {}
 
     def close(self):
+        problem = None
         while self.closing:
-            self.closing.pop()()
+            try:
+                self.closing.pop()()
+            except Exception as e:  # the rest is ended all the same
+                problem = e
+        if problem:
+            raise problem
         if self.sealed:  # the origin keeps it immutable, also for who removes the work directory
             subprocess.run(["chattr", "-R", "-i", self.origin.export], stderr=subprocess.DEVNULL)
 
@@ -112,12 +119,13 @@ class Lab:
         return text in self.help[command]
 
     def host(self, *options, link=None):
-        """A mount with an empty cache, through a link (references.Link) or without."""
+        """A mount with an empty cache, through a link (references.Link, .Shaped) or without."""
         self.host_count += 1
         host = self.world.host("host%d" % self.host_count, "--cache-size", CACHE_SIZE,
                                *self.args.mount_option, *options, origin=self.origin, start=False)
         if link:
-            host.url = lambda: "https://127.0.0.1:%d/default" % link.port
+            host.url = lambda: "https://%s:%d/default" % (link.address, link.port)
+            host.namespace = link.namespace
         return host.start()
 
     def end(self, host):
@@ -127,6 +135,13 @@ class Lab:
 
     def counters(self, host):
         return host.status()["counters"]
+
+    def moved(self, host, function, *names):
+        """What a function makes those counters of the host grow by."""
+        before = self.counters(host)
+        function()
+        after = self.counters(host)
+        return [after[name] - before[name] for name in names]
 
     def fill(self, host, *names):
         """Until everything of those files is in the cache."""
@@ -204,19 +219,19 @@ class Lab:
 
     # ---- references and peers ----
 
-    @property
-    def peer_mounts(self):
-        if not self._peers and self.args.peers:
-            import peers
-            self._peers = peers.Peers(self)
-        return self._peers
-
     def peers(self, names, jobs):
         """Cold reads by peers, by name; none unless asked for."""
         return self.peer_mounts.cold(names, jobs) if self.args.peers else {}
 
     def warm_peers(self, name, side):
         return self.peer_mounts.warm(name, side) if self.args.peers else {}
+
+    @property
+    def peer_mounts(self):
+        if not self._peers:
+            import peers
+            self._peers = peers.Peers(self)
+        return self._peers
 
     @property
     def references(self):

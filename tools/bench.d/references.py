@@ -3,6 +3,7 @@ references.py - what cold reads and writes are measured against: curl and nghttp
 our origin, and the bare link. A Link delays and limits reference and subject alike (bench_link.c).
 """
 
+import ctypes
 import os
 import shutil
 import socket
@@ -34,24 +35,74 @@ http {
         ssl_certificate_key %(path)s/key.pem;
         ssl_protocols TLSv1.3;
         root %(root)s;
+        autoindex on;
     }
 }
 """
 
 
 class Link:
-    """A port that leads to another, delayed each way and limited (bytes per second; 0: not)."""
+    """
+    A port that leads to another, delayed each way and limited (bytes per second; 0: not); with
+    `shaped` it is at the near end of that link, and who comes through it comes from its far end.
+    """
 
-    def __init__(self, binary, port, delay_ms, rate):
+    def __init__(self, binary, port, delay_ms, rate, shaped=None):
+        self.address = shaped.namespace.gateway if shaped else "127.0.0.1"
+        self.namespace = shaped.namespace if shaped else None
         self.process = subprocess.Popen([binary, str(port), str(int(delay_ms * 1000)),
-                                         str(int(rate))],
+                                         str(int(rate)), self.address],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.port = int(self.process.stdout.readline())
+
+    def enter(self, command):
+        return self.namespace.enter(command) if self.namespace else command
+
+    def connect(self):
+        """A socket whose other end is behind the link."""
+        if not self.namespace:
+            return socket.create_connection((self.address, self.port))
+        # A socket is for good of the namespace in which it was made.
+        with open("/proc/self/ns/net") as here, \
+                open("/run/netns/" + self.namespace.name) as there:
+            change_network(there.fileno())
+            try:
+                return socket.create_connection((self.address, self.port))
+            finally:
+                change_network(here.fileno())
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+
+
+CLONE_NEWNET = 0x40000000
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def change_network(fd):
+    """setns(2) of this thread."""
+    if libc.setns(fd, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+class Shaped:
+    """
+    A network namespace behind a link (veth) with a rate each way, by the kernel's HTB; the bytes
+    counted are those of Ethernet frames. The world that the lab is in removes it.
+    """
+
+    def __init__(self, lab, rate):
+        self.namespace = lab.lib.Namespace(len(lab.world.namespaces))
+        lab.world.namespaces.append(self.namespace)
+        for where, device in (([], self.namespace.link), (["-n", self.namespace.name], "eth0")):
+            for order in (["qdisc", "add", "dev", device, "root", "handle", "1:", "htb",
+                           "default", "1", "r2q", "1000"],
+                          # A packet is up to 64 KiB here (GSO), and a burst at least one of them.
+                          ["class", "add", "dev", device, "parent", "1:", "classid", "1:1", "htb",
+                           "rate", "%dbit" % (8 * rate), "burst", "64k", "cburst", "64k"]):
+                timed(["tc"] + where + order)
 
 
 class Raw:
@@ -109,10 +160,18 @@ class References:
         while self.closers:
             self.closers.pop()()
 
-    def link(self, port, delay_ms=0, rate=0):
-        link = Link(self.lab.args.link, port, delay_ms, rate)
+    def link(self, port, delay_ms=0, rate=0, shaped=None):
+        link = Link(self.lab.args.link, port, delay_ms, 0 if shaped else rate, shaped)
         self.closers.append(link.close)
         return link
+
+    def shaped(self, rate):
+        """None: there is no HTB here, and the links limit the rate themselves."""
+        try:
+            return Shaped(self.lab, rate)
+        except (Wrong, OSError, self.lab.lib.Failure) as e:
+            self.lab.left_out.append({"reason": "no HTB, the proxy limits the rate: %s" % e})
+            return None
 
     # ---- the bare link ----
 
@@ -121,9 +180,9 @@ class References:
         self.closers.append(raw.close)
         return raw
 
-    def link_rate(self, port, size, jobs):
+    def link_rate(self, link, size, jobs):
         """All bytes through so many connections that are open already: as a mount's are."""
-        sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(jobs)]
+        sockets = [link.connect() for _ in range(jobs)]
         for connection in sockets:
             ask(connection, 1)
         buffers = [memoryview(bytearray(1 << 20)) for _ in sockets]
@@ -139,9 +198,9 @@ class References:
             connection.close()
         return Sample(size / seconds, work=size)
 
-    def round_trip(self, port, size, count):
+    def round_trip(self, link, size, count):
         """The median of so many questions, one after the other, each answered by `size` bytes."""
-        with socket.create_connection(("127.0.0.1", port)) as connection:
+        with link.connect() as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             ask(connection, size)
             times = []
@@ -191,21 +250,23 @@ class References:
 
     # ---- clients ----
 
-    def curl(self, names, base, options, pid, server, outputs=None):
-        """Fetches all names at once; into files when their paths are given."""
+    def curl(self, names, base, options, pid, server, outputs=None, link=None):
+        """Fetches all names at once; into files when their paths are given; through a link."""
         command = ["curl", "-sSf", "--http2"] + options
+        if link:
+            command += ["--connect-to", "::%s:%d" % (link.address, link.port)]
         if len(names) > 1:
             command += ["-Z", "--parallel-max", str(len(names))]
         for i, name in enumerate(names):
             command += ["-o", outputs[i] if outputs else "/dev/null", base + name]
         with Cpu(**{server: pid}) as cpu:
-            seconds, used, _ = timed(command)
+            seconds, used, _ = timed(link.enter(command) if link else command)
         return seconds, dict(cpu.used, client=used)
 
-    def curl_nginx(self, names, outputs=None, port=None):
+    def curl_nginx(self, names, outputs=None, link=None):
         self.start_nginx()
-        return self.curl(names, "https://127.0.0.1:%d/" % (port or self.port),
-                         ["--cacert", self.certificate], self.nginx.pid, "nginx", outputs)
+        return self.curl(names, "https://127.0.0.1:%d/" % self.port,
+                         ["--cacert", self.certificate], self.nginx.pid, "nginx", outputs, link)
 
     def key_options(self, host, cert="--cert"):
         """Of a host's certificate, for curl: by links without a colon in their names."""
