@@ -1,14 +1,14 @@
 """
 peers.py - what Debian packages for the same purpose, measured beside a case when asked (--peers):
 rclone over nginx with its full cache, and sshfs from an sshd of ours. They keep no coherence; they
-are here for the speed.
+are here for the speed. One that does not start, or fails, is left out, and the reason is told.
 """
 
 import os
 import shutil
 import subprocess
 
-from measure import Skip, timed
+from measure import Skip, Wrong, timed
 
 PACKAGES = {"rclone": "rclone", "sshfs": "sshfs", "/usr/sbin/sshd": "openssh-server"}
 
@@ -43,6 +43,9 @@ class Peer:
                 raise Skip("%s does not start, see its log" % self.name)
             return self.lab.lib.is_mounted(self.path)
         self.lab.lib.eventually(mounted, self.name + " is mounted")
+
+    def pids(self):
+        return {self.name: self.process.pid}
 
     def end(self):
         if not self.process:
@@ -107,30 +110,64 @@ class Sshfs(Peer):
 
 class Peers:
     def __init__(self, lab):
-        install()
         self.lab = lab
-        self.all = [Rclone(lab), Sshfs(lab)]
-        for peer in self.all:
+        self.all = []
+        try:
+            install()
+        except Wrong as e:
+            self.leave_out("peers", e)
+            return
+        for kind in (Rclone, Sshfs):
+            try:
+                peer = kind(lab)
+            except (Skip, Wrong, OSError, lab.lib.Failure) as e:
+                self.leave_out(kind.__name__.lower(), e)
+                continue
+            self.all.append(peer)
             lab.closing.append(peer.end)
 
+    def leave_out(self, name, reason):
+        self.lab.left_out.append({"reason": "%s is left out: %s" % (name, reason)})
+        print("    %s is left out: %s" % (name, reason), flush=True)
+
+    def functions(self, make):
+        """name -> a function that measures; None from one whose peer has failed."""
+        def guarded(peer, function):
+            def measured():
+                if peer not in self.all:
+                    return None
+                try:
+                    return function()
+                except (Skip, Wrong, OSError, self.lab.lib.Failure) as e:
+                    self.all.remove(peer)
+                    self.leave_out(peer.name, e)
+                    return None
+            return measured
+        return {peer.name: guarded(peer, make(peer)) for peer in self.all}
+
     def cold(self, names, jobs):
-        """name -> a function that reads the files through a new mount with nothing cached."""
+        """Reads of the files through a new mount with nothing cached."""
         def reader(peer):
             def read():
                 peer.end()
                 peer.start()
                 return self.lab.io("seq", jobs, *[os.path.join(peer.path, n) for n in names],
-                                   pids={peer.name: peer.process.pid})
+                                   pids=peer.pids())
             return read
-        return {peer.name: reader(peer) for peer in self.all}
+        return self.functions(reader)
 
     def warm(self, name, side):
-        """name -> what `side` measures of that path; everything was read once before."""
-        functions = {}
-        for peer in self.all:
-            if not peer.process:
-                peer.start()
-            functions[peer.name] = side(os.path.join(peer.path, name),
-                                        {peer.name: peer.process.pid})
-            functions[peer.name]()
-        return functions
+        """What `side` measures of that path, once everything was read."""
+        def reader(peer):
+            inner = None
+
+            def read():
+                nonlocal inner
+                if not inner:
+                    if not peer.process:
+                        peer.start()
+                    inner = side(os.path.join(peer.path, name), peer.pids())
+                    inner()
+                return inner()
+            return read
+        return self.functions(reader)
