@@ -28,7 +28,7 @@ def verdict(row):
         return ""
     ratio = row["ratio"]["median"]
     reached = ratio >= row["target"] if row["better"] == "more" else ratio <= row["target"]
-    return "reached" if reached else "not reached"
+    return "reached" if reached else "missed"
 
 
 def target_text(row):
@@ -72,12 +72,57 @@ def print_row(row):
         print(text)
 
 
+def print_end(result):
+    """What was not measured, and how many targets were reached."""
+    for what in ("skipped", "failed"):
+        for left in result.get(what, []):
+            print("%s %s: %s" % (what, left["case"], left["reason"]))
+    counted = [verdict(row) for row in result["rows"]]
+    if counted.count("reached") + counted.count("missed"):
+        print("%d targets reached, %d missed, %d cases failed" % (
+            counted.count("reached"), counted.count("missed"), len(result.get("failed", []))))
+
+
 def print_result(result):
+    machine = result["machine"]
+    print("%(processor)s, %(cores)d cores, %(memory_mib)d MiB, Linux %(kernel)s, %(file_system)s" %
+          machine)
+    print("%s, %s, %d rounds; %s\n" % (machine["leasehold"], machine["commit"],
+                                       max([row["rounds"] for row in result["rows"]] or [0]),
+                                       " ".join(result["command"])))
     print(head())
     for row in result["rows"]:
         print_row(row)
-    for skipped in result["skipped"]:
-        print("skipped %s: %s" % (skipped["case"], skipped["reason"]))
+    print_end(result)
+
+
+PEERS = ("rclone", "sshfs")
+
+
+def print_markdown(result):
+    """For README: a table, with a column for each of the peers that were measured."""
+    machine = result["machine"]
+    peers = [p for p in PEERS if any(p in row["peers"] for row in result["rows"])]
+    print("%s, %d cores, %d GiB, Linux %s, %s; medians of %d rounds, %s.\n" % (
+        machine["processor"], machine["cores"], round(machine["memory_mib"] / 1024),
+        machine["kernel"], machine["file_system"],
+        max([row["rounds"] for row in result["rows"]] or [0]), result["started"][:10]))
+    columns = ["case", "reference", "Leasehold", "ratio (spread)", "target"] + peers
+    print("| %s |" % " | ".join(columns))
+    print("|" + "---|" * len(columns))
+    for row in result["rows"]:
+        ratio = row["ratio"]
+        target = {"reached": "%s", "missed": "**%s**", "": "%s"}[verdict(row)] % target_text(row)
+        cells = [row["title"], "%s: %s" % (row["reference"]["name"], amount(
+            row["reference"]["median"], row["unit"])), amount(row["subject"]["median"], row["unit"]),
+            "%.2f (%.2f-%.2f)" % (ratio["median"], ratio["low"], ratio["high"]), target]
+        cells += ["%.2f" % row["peers"][p]["ratio"] if p in row["peers"] else "" for p in peers]
+        print("| %s |" % " | ".join(cells))
+    print("\nA target in bold was missed." + (
+        " Peers: ratios to the same reference; they keep no coherence." if peers else ""))
+    for what in ("skipped", "failed"):
+        for left in result.get(what, []):
+            print("%s %s: %s" % (what.capitalize(), left["case"], left["reason"].split("\n")[0]))
 
 
 def compare(a, b):
