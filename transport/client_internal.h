@@ -93,6 +93,16 @@ struct call_list {
 	struct client_call *last;
 };
 
+/* A socket of libcurl's: client_wire.h. */
+struct lane_socket {
+	curl_socket_t fd;
+	bool opened;	 /* it is a connection's: its end will be told */
+	bool wants;	 /* libcurl wants to be told of it */
+	uint32_t wanted; /* of which events, then */
+	bool watched;	 /* epoll has it */
+	uint32_t events;
+};
+
 /* One connection (one CURLM): what goes through it never meets what goes through another. */
 struct lane {
 	struct client *client;
@@ -104,8 +114,9 @@ struct lane {
 	struct call_list active;
 	struct call_list waiting;
 	unsigned begun_count; /* of the active: answers that have begun and are not complete */
-	curl_socket_t sockets[SOCKETS_MAX];
+	struct lane_socket sockets[SOCKETS_MAX];
 	unsigned socket_count;
+	struct wire *wires; /* of its TLS connections */
 	uint64_t progress;     /* grows with every byte and every end of a call */
 	struct instant settle; /* when to look again, UINT64_MAX: not */
 	uint64_t settle_ms;

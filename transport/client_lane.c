@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "transport/client_internal.h"
+#include "transport/client_wire.h"
 #include "transport/error.h"
 
 static int alert_index; /* of OpenSSL's extra data: the lane of a context */
@@ -16,7 +18,7 @@ static int alert_index; /* of OpenSSL's extra data: the lane of a context */
 int lane_library_init(void)
 {
 	alert_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
-	return alert_index < 0 ? -ENOMEM : 0;
+	return alert_index < 0 ? -ENOMEM : wire_library_init();
 }
 
 /* ---- libcurl's callbacks; all on the client's thread ---- */
@@ -132,7 +134,13 @@ static int on_socket_made(void *context, curl_socket_t fd, curlsocktype purpose)
 
 	/* Without it the calls' own deadlines still hold. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit));
-	return CURL_SOCKOPT_OK;
+	return wire_opened(context, fd) ? CURL_SOCKOPT_OK : CURL_SOCKOPT_ERROR;
+}
+
+static int on_socket_end(void *context, curl_socket_t fd)
+{
+	wire_closed(context, fd);
+	return close(fd) < 0 ? 1 : 0;
 }
 
 /* With TLS 1.3 a client learns after its handshake, by an alert, that it is not wanted. */
@@ -142,6 +150,8 @@ static void on_tls_event(const SSL *ssl, int where, int value)
 
 	if (lane && where == SSL_CB_READ_ALERT && value >> 8 == SSL3_AL_FATAL)
 		lane->alert = value & 0xff;
+	if (lane && where == SSL_CB_HANDSHAKE_DONE)
+		wire_begin(lane, (SSL *)ssl); /* it is ours as much as libcurl's */
 }
 
 static CURLcode on_tls_context(CURL *easy, void *ssl_context, void *context)
@@ -152,39 +162,21 @@ static CURLcode on_tls_context(CURL *easy, void *ssl_context, void *context)
 	if (!SSL_CTX_set_ex_data(ssl_context, alert_index, lane))
 		return CURLE_OUT_OF_MEMORY;
 	SSL_CTX_set_info_callback(ssl_context, on_tls_event);
+	wire_prepare(ssl_context);
 	return CURLE_OK;
-}
-
-static void forget_socket(struct lane *lane, curl_socket_t fd)
-{
-	for (unsigned i = 0; i < lane->socket_count; i++)
-		if (lane->sockets[i] == fd)
-			lane->sockets[i] = lane->sockets[--lane->socket_count];
 }
 
 static int on_socket_wanted(CURL *easy, curl_socket_t fd, int what, void *context, void *known)
 {
-	struct lane *lane = context;
-	struct epoll_event event = { .data.u64 = (uint64_t)lane->index << 32 | (uint32_t)fd };
+	uint32_t events = 0;
 
-	if (what == CURL_POLL_REMOVE) {
-		forget_socket(lane, fd);
-		(void)epoll_ctl(lane->client->epoll_fd, EPOLL_CTL_DEL, fd, NULL); /* or closed */
-		return 0;
-	}
 	if (what & CURL_POLL_IN)
-		event.events |= EPOLLIN;
+		events |= EPOLLIN;
 	if (what & CURL_POLL_OUT)
-		event.events |= EPOLLOUT;
-	if (known)
-		return epoll_ctl(lane->client->epoll_fd, EPOLL_CTL_MOD, fd, &event) < 0 ? -1 : 0;
-	curl_multi_assign(lane->multi, fd, lane);
-	if (lane->socket_count < SOCKETS_MAX)
-		lane->sockets[lane->socket_count++] = fd;
-	if (epoll_ctl(lane->client->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 &&
-	    (errno != EEXIST || epoll_ctl(lane->client->epoll_fd, EPOLL_CTL_MOD, fd, &event) < 0))
-		return -1;
-	return 0;
+		events |= EPOLLOUT;
+	if (what == CURL_POLL_REMOVE)
+		events = 0;
+	return wire_want(context, fd, events, what == CURL_POLL_REMOVE) ? 0 : -1;
 }
 
 static int on_timer_wanted(CURLM *multi, long timeout_ms, void *context)
@@ -213,6 +205,7 @@ static void set_connection_options(const struct client *c, CURL *easy)
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
 	curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, on_socket_made);
+	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_socket_end);
 	if (!c->tls) {
 		/* libcurl 7.88 breaks a connection without TLS at its second stream. */
 		curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L);
@@ -399,6 +392,13 @@ static void set_url(struct client_call *call)
 		memcpy(call->easy_path, call->path, sizeof(call->easy_path));
 }
 
+static void set_lane(CURL *easy, struct lane *lane)
+{
+	curl_easy_setopt(easy, CURLOPT_SSL_CTX_DATA, lane);
+	curl_easy_setopt(easy, CURLOPT_SOCKOPTDATA, lane);
+	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, lane);
+}
+
 /* Hands the call to libcurl. */
 static void call_start(struct lane *lane, struct client_call *call, struct instant now)
 {
@@ -412,7 +412,7 @@ static void call_start(struct lane *lane, struct client_call *call, struct insta
 	call->state = CALL_ACTIVE;
 	set_url(call);
 	curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, c->headers[call->channel]);
-	curl_easy_setopt(call->easy, CURLOPT_SSL_CTX_DATA, lane);
+	set_lane(call->easy, lane);
 	curl_easy_setopt(call->easy, CURLOPT_TIMEOUT_MS, call->is_stream ? 0L : timeout);
 	/* What is in one piece libcurl takes from where it is; else on_send() hands it over. */
 	curl_easy_setopt(call->easy, CURLOPT_POST, 1L);
@@ -448,7 +448,6 @@ int lane_open(struct lane *lane)
 	}
 	lane->multi = multi;
 	lane->timer = lane->settle = (struct instant){ UINT64_MAX };
-	lane->socket_count = 0;
 	lane->nudging = lane->nudge_wanted = false;
 	lane->alert = 0;
 	return 0;
@@ -525,7 +524,7 @@ static void lane_nudge(struct lane *lane)
 		curl_easy_setopt(lane->nudge, CURLOPT_CUSTOMREQUEST, "OPTIONS");
 		curl_easy_setopt(lane->nudge, CURLOPT_TIMEOUT_MS, NUDGE_TIMEOUT_MS);
 		curl_easy_setopt(lane->nudge, CURLOPT_WRITEFUNCTION, on_nudge_body);
-		curl_easy_setopt(lane->nudge, CURLOPT_SSL_CTX_DATA, lane);
+		set_lane(lane->nudge, lane);
 		curl_easy_setopt(lane->nudge, CURLOPT_PRIVATE, NULL);
 	}
 	lane->nudging = curl_multi_add_handle(lane->multi, lane->nudge) == CURLM_OK;
@@ -545,8 +544,10 @@ static void lane_settle(struct lane *lane)
 
 	for (unsigned round = 0; round < SETTLE_ROUNDS_MAX; round++) {
 		before = lane->progress;
-		count = lane->socket_count;
-		memcpy(sockets, lane->sockets, sizeof(sockets));
+		count = 0;
+		for (unsigned i = 0; i < lane->socket_count; i++)
+			if (lane->sockets[i].wants)
+				sockets[count++] = lane->sockets[i].fd;
 		for (unsigned i = 0; i < count; i++)
 			(void)curl_multi_socket_action(lane->multi, sockets[i], CURL_CSELECT_IN,
 						       &running);
@@ -564,7 +565,7 @@ static void lane_settle(struct lane *lane)
 /* Half an answer is the case to hurry for: it also holds up all others of the connection. */
 static void lane_settle_due(struct lane *lane, struct instant now)
 {
-	bool half = lane->begun_count > 0 && lane->settle_ms == SETTLE_MS_MIN;
+	bool half = (lane->begun_count > 0 || wire_unread(lane)) && lane->settle_ms == SETTLE_MS_MIN;
 
 	if (lane->settle.ns != UINT64_MAX && (half || !instant_before(now, lane->settle)))
 		lane_settle(lane);
@@ -593,9 +594,12 @@ static void lane_collect(struct lane *lane)
 
 void lane_socket_ready(struct lane *lane, curl_socket_t fd, uint32_t events)
 {
+	uint64_t before;
 	int running;
 	int mask = 0;
 
+	if (events & EPOLLOUT)
+		wire_writable(lane, fd);
 	if (events & (EPOLLIN | EPOLLHUP))
 		mask |= CURL_CSELECT_IN;
 	if (events & EPOLLOUT)
@@ -603,7 +607,11 @@ void lane_socket_ready(struct lane *lane, curl_socket_t fd, uint32_t events)
 	if (events & EPOLLERR)
 		mask |= CURL_CSELECT_ERR;
 	/* Its result says that a lane is broken only when memory is: then calls time out. */
-	(void)curl_multi_socket_action(lane->multi, fd, mask, &running);
+	do {
+		before = lane->progress;
+		(void)curl_multi_socket_action(lane->multi, fd, mask, &running);
+		mask = CURL_CSELECT_IN;
+	} while (lane->progress != before && wire_unread(lane));
 	lane->settle_ms = SETTLE_MS_MIN;
 	lane->settle = instant_add(client_now(), duration_ms(SETTLE_MS_MIN));
 }
@@ -621,6 +629,7 @@ void lane_run(struct lane *lane)
 	lane_settle_due(lane, now);
 	lane_collect(lane);
 	lane_nudge(lane);
+	wire_flush(lane);
 }
 
 struct instant lane_due(const struct lane *lane, struct instant now)
