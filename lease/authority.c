@@ -67,6 +67,7 @@ static bool flush_recalls(struct authority *a, struct session *session,
 	while (session->unsent) {
 		struct lease *lease = session->unsent;
 		struct authority_action *action;
+		const struct recall_names *names;
 
 		operations_yield(a, session, lease->inode);
 		action = authority_actions_add(out, AUTHORITY_SEND_RECALL);
@@ -76,11 +77,11 @@ static bool flush_recalls(struct authority *a, struct session *session,
 		action->handle = lease->inode->handle;
 		action->recall_sequence = lease->recall_sequence;
 		action->scope = (enum recall_scope)lease->scope;
-		if (lease->names) {
-			action->name_count = lease->names->count;
-			memcpy(action->name_length, lease->names->length,
-			       sizeof(action->name_length));
-			memcpy(action->names, lease->names->bytes, sizeof(action->names));
+		names = lease_names(a, lease);
+		if (names) {
+			action->name_count = names->count;
+			memcpy(action->name_length, names->length, sizeof(action->name_length));
+			memcpy(action->names, names->bytes, sizeof(action->names));
 		}
 		session->unsent = lease->in_session.next == &session->recalled ?
 			NULL : LIST_ENTRY(lease->in_session.next, struct lease, in_session);
@@ -122,18 +123,18 @@ static bool flush_session(struct authority *a, struct session *session, bool for
 	return true;
 }
 
-static bool flush_unused(struct authority *a, struct inode *inode, struct authority_actions *out)
+static bool flush_unused(struct authority *a, struct inode_busy *busy, struct authority_actions *out)
 {
 	/* Opened again before anybody heard of it. */
-	if (!inode->open_count) {
+	if (!busy->open_count) {
 		struct authority_action *action = authority_actions_add(out, AUTHORITY_UNUSED);
 
 		if (!action)
 			return false;
-		action->handle = inode->handle;
+		action->handle = busy->inode->handle;
 	}
-	list_remove(&inode->unused.link);
-	authority_inode_put(a, inode);
+	list_remove(&busy->unused.link);
+	authority_inode_put(a, busy->inode);
 	return true;
 }
 
@@ -186,7 +187,8 @@ void authority_flush(struct authority *a, struct authority_actions *out)
 					       out);
 			break;
 		case PENDING_UNUSED:
-			left = flush_unused(a, LIST_ENTRY(pending, struct inode, unused), out);
+			left = flush_unused(a, LIST_ENTRY(pending, struct inode_busy, unused),
+					    out);
 			break;
 		case PENDING_GRACE_ENDED:
 			left = flush_grace(a, out);
@@ -212,6 +214,10 @@ static void authority_set_up(struct authority *a, const struct authority_config 
 		 rng_next(&a->rng));
 	map_init(&a->operations, allocator, MAP_U64, offsetof(struct operation, id),
 		 rng_next(&a->rng));
+	map_init(&a->names, allocator, MAP_U64, offsetof(struct recall_names, id),
+		 rng_next(&a->rng));
+	pool_init(&a->leases, allocator, sizeof(struct lease));
+	pool_init(&a->inode_pool, allocator, sizeof(struct inode));
 	list_init(&a->live);
 	list_init(&a->ended);
 	list_init(&a->pending);
@@ -321,12 +327,17 @@ void authority_destroy(struct authority *a)
 	while ((session = map_next(&a->sessions, &cursor)))
 		session_free(a, session);
 	cursor = 0;
-	while ((inode = map_next(&a->inodes, &cursor)))
-		authority_free(a, inode, sizeof(*inode));
+	while ((inode = map_next(&a->inodes, &cursor))) {
+		authority_free(a, inode->busy, sizeof(*inode->busy));
+		pool_free(&a->inode_pool, inode);
+	}
 	lock_table_destroy(a->locks);
 	map_finish(&a->operations);
 	map_finish(&a->sessions);
 	map_finish(&a->inodes);
+	map_finish(&a->names);
+	pool_finish(&a->leases);
+	pool_finish(&a->inode_pool);
 	authority_free(a, a->deadlines, a->deadline_capacity * sizeof(struct operation *));
 	authority_free(a, a->previous, a->previous_count * sizeof(*a->previous));
 	authority_free(a, a, sizeof(*a));
@@ -395,10 +406,13 @@ void authority_counters(const struct authority *a, struct authority_counters *re
 /* Its queues are in the order of admission, and it is in the state that its place allows (I2). */
 static void check_inode(const struct inode *inode)
 {
+	const struct inode_busy *busy = inode->busy;
+	const struct list *places = busy ? &busy->places : NULL;
+	const struct lease *exclusive = lease_exclusive(inode);
 	const struct operation *before = NULL;
 	uint32_t lease_count = 0;
 
-	for (const struct list *at = inode->places.next; at != &inode->places; at = at->next) {
+	for (const struct list *at = busy ? places->next : NULL; at != places; at = at->next) {
 		const struct operation *o = LIST_ENTRY(at, const struct place, link)->operation;
 
 		assert(o->state != OPERATION_OVER);
@@ -408,22 +422,23 @@ static void check_inode(const struct inode *inode)
 			       o->kind != AUTHORITY_READ_STRICT))
 			assert(o->state == OPERATION_QUEUED);
 		/* 5.7: its host may finish it before it gives the lease up. */
-		assert(!inode->exclusive || !operation_goes_ahead(o, inode->exclusive) ||
+		assert(!exclusive || !operation_goes_ahead(o, exclusive) ||
 		       o->state != OPERATION_QUEUED);
 		before = o;
 	}
 	for (const struct list *at = inode->leases.next; at != &inode->leases; at = at->next) {
 		const struct lease *lease = LIST_ENTRY(at, const struct lease, in_inode);
 
-		assert(lease->inode == inode && lease->inode_id == inode->id);
+		assert(lease->inode == inode);
 		assert(lease->session->live);
-		assert(lease->exclusive == (inode->exclusive == lease));
+		assert(lease->exclusive == (exclusive == lease));
 		lease_count++;
 	}
-	assert(lease_count == inode->lease_count);
-	assert(!inode->exclusive || lease_count == 1);
-	assert(lease_count || inode->open_count || !list_empty(&inode->places) ||
-	       list_linked(&inode->in_backoffs) || list_linked(&inode->unused.link));
+	assert(!exclusive || lease_count == 1);
+	assert(lease_count || busy);
+	assert(!busy || busy->inode == inode);
+	assert(!busy || busy->open_count || !list_empty(places) ||
+	       list_linked(&busy->in_backoffs) || list_linked(&busy->unused.link));
 }
 
 /* I2: what runs has drained, and nothing was granted since. */

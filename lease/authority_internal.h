@@ -18,7 +18,10 @@
 #include "lease/authority.h"
 #include "lease/base/list.h"
 #include "lease/base/map.h"
+#include "lease/base/pool.h"
 #include "lease/base/rng.h"
+
+#include <assert.h>
 
 /* Inodes whose back-off is remembered between calls; the oldest is forgotten first. */
 #define BACKOFF_COUNT_MAX 4096
@@ -42,24 +45,33 @@ struct pending {
 	enum pending_what what;
 };
 
-/* An inode that has leases, opens, operations, or a back-off to remember. */
+/*
+ * An inode that has leases, or is busy. There are many of them, and almost all have leases and nothing
+ * else: what is known besides has its own struct.
+ */
 struct inode {
+	uint64_t id;               /* what leases and opens are keyed by */
 	struct handle handle;
-	uint64_t id;          /* what leases and opens are keyed by */
-	struct list leases;   /* lease.in_inode */
-	struct list places;   /* place.link, in the order of operations */
+	struct list leases;        /* lease.in_inode; with a write lease there is no other */
+	uint64_t exclusive_since;  /* the session's recall sequence when it became the write lease */
+	struct inode_busy *busy;   /* NULL: nothing to tell */
+};
+
+/* Of an inode that has opens, operations, or a back-off to remember. */
+struct inode_busy {
+	struct inode *inode;
+	struct list places; /* place.link, in the order of operations */
 	struct list in_backoffs;
 	struct pending unused;
 	struct instant contended_at; /* of the last recall that a modification caused */
 	struct instant quiet_until;  /* no weak grants before (5.5) */
 	uint64_t backoff_ns;         /* 0: not contended */
 	uint32_t open_count;
-	uint32_t lease_count;
-	struct lease *exclusive;     /* the write lease; then there is no other lease */
 };
 
 /* Names that a recall carries, shared by the leases of one inode. */
 struct recall_names {
+	uint64_t id; /* key in authority.names; fits lease.names_id */
 	uint32_t refs;
 	uint32_t count;
 	uint8_t length[AUTHORITY_NAMES_MAX];
@@ -68,23 +80,26 @@ struct recall_names {
 
 /*
  * A lease, and the room for its recall: at most one recall of a lease is out at a time, so that
- * recalling needs no memory (I6).
+ * recalling needs no memory (I6). Millions of them: its size is what an origin's memory goes to.
  */
 struct lease {
-	uint64_t inode_id; /* key in session.leases */
-	struct inode *inode;
+	struct inode *inode; /* its id is the key in session.leases */
 	struct session *session;
 	struct list in_inode;
 	struct list in_session; /* session.granted, or session.recalled */
-	uint64_t recall_sequence; /* 0: no recall is out */
-	struct instant recalled_at;
-	struct recall_names *names;
-	uint64_t exclusive_since; /* the session's recall sequence when it became the write lease */
-	uint8_t scope;
-	bool exclusive;
-	bool awaited;  /* the operation that drains on the inode waits for this */
-	bool released; /* the host gave it up while a RECALL_NAMES was out */
+	uint64_t recall_sequence : 56; /* 0: no recall is out */
+	uint64_t scope : 2;
+	bool exclusive : 1;
+	bool awaited : 1;  /* the operation that drains on the inode waits for this */
+	bool released : 1; /* the host gave it up while a RECALL_NAMES was out */
+	uint32_t recalled_at; /* in units of RECALLED_AT_NS; they wrap */
+	uint32_t names_id;    /* 0: none */
 };
+
+static_assert(sizeof(struct lease) == 64, "a lease costs its memory");
+
+/* lease.recalled_at wraps after two years, and no recall is out for that long. */
+#define RECALLED_AT_NS (16 * NS_PER_MS)
 
 /* A registered open. */
 struct opened {
@@ -185,6 +200,10 @@ struct authority {
 	struct map sessions;
 	struct map inodes;
 	struct map operations;
+	struct map names;      /* of recalls */
+	uint32_t names_id_last;
+	struct pool leases;
+	struct pool inode_pool;
 	struct list live;
 	struct list ended;
 	struct list pending;
@@ -233,10 +252,14 @@ void grace_check(struct authority *a);
 /* authority_leases.c */
 struct inode *authority_inode_get(const struct authority *a, const struct handle *handle);
 struct inode *authority_inode_make(struct authority *a, const struct handle *handle);
+struct inode *authority_inode_make_busy(struct authority *a, const struct handle *handle);
 void authority_inode_put(struct authority *a, struct inode *inode);
 void authority_inode_contended(struct authority *a, struct inode *inode);
 void backoffs_trim(struct authority *a);
 struct lease *lease_get(const struct session *session, const struct inode *inode);
+struct lease *lease_exclusive(const struct inode *inode);
+struct recall_names *lease_names(const struct authority *a, const struct lease *lease);
+struct duration lease_recalled_for(const struct authority *a, const struct lease *lease);
 void lease_recall(struct authority *a, struct lease *lease, enum recall_scope scope,
 		  struct recall_names *names);
 void lease_remove(struct authority *a, struct lease *lease);

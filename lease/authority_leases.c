@@ -20,49 +20,73 @@ struct inode *authority_inode_make(struct authority *a, const struct handle *han
 		return inode;
 	if (map_reserve(&a->inodes, 1))
 		return NULL;
-	inode = authority_allocate(a, sizeof(*inode));
+	inode = pool_allocate(&a->inode_pool);
 	if (!inode)
 		return NULL;
 	inode->handle = *handle;
 	inode->id = ++a->inode_id_last;
 	list_init(&inode->leases);
-	list_init(&inode->places);
-	list_init(&inode->in_backoffs);
-	list_init(&inode->unused.link);
-	inode->unused.what = PENDING_UNUSED;
 	map_insert(&a->inodes, inode);
 	return inode;
 }
 
-/* Frees `inode` when nothing is known about it any more. */
+/* The same, for what has opens or operations. */
+struct inode *authority_inode_make_busy(struct authority *a, const struct handle *handle)
+{
+	struct inode *inode = authority_inode_make(a, handle);
+	struct inode_busy *busy;
+
+	if (!inode || inode->busy)
+		return inode;
+	busy = authority_allocate(a, sizeof(*busy));
+	if (!busy) {
+		authority_inode_put(a, inode);
+		return NULL;
+	}
+	busy->inode = inode;
+	list_init(&busy->places);
+	list_init(&busy->in_backoffs);
+	list_init(&busy->unused.link);
+	busy->unused.what = PENDING_UNUSED;
+	inode->busy = busy;
+	return inode;
+}
+
+/* Frees what nothing is known about any more. */
 void authority_inode_put(struct authority *a, struct inode *inode)
 {
-	if (!list_empty(&inode->leases) || !list_empty(&inode->places) || inode->open_count ||
-	    list_linked(&inode->unused.link) || list_linked(&inode->in_backoffs))
+	struct inode_busy *busy = inode->busy;
+
+	if (busy && list_empty(&busy->places) && !busy->open_count &&
+	    !list_linked(&busy->unused.link) && !list_linked(&busy->in_backoffs)) {
+		authority_free(a, busy, sizeof(*busy));
+		inode->busy = NULL;
+	}
+	if (inode->busy || !list_empty(&inode->leases))
 		return;
 	map_remove(&a->inodes, &inode->handle);
-	authority_free(a, inode, sizeof(*inode));
+	pool_free(&a->inode_pool, inode);
 }
 
 /* ---- back-off (PROTOCOL.md 5.5) ---- */
 
 /* Halves the back-off for each backoff_max that passed without a recall. */
-static void backoff_decay(const struct authority *a, struct inode *inode)
+static void backoff_decay(const struct authority *a, struct inode_busy *busy)
 {
-	uint64_t quiet = instant_until(inode->contended_at, a->now).ns;
+	uint64_t quiet = instant_until(busy->contended_at, a->now).ns;
 	uint64_t period = a->config.backoff_max.ns ? a->config.backoff_max.ns : 1;
 
-	for (uint64_t periods = quiet / period; periods && inode->backoff_ns; periods--)
-		inode->backoff_ns /= 2;
-	if (inode->backoff_ns < a->config.backoff_min.ns)
-		inode->backoff_ns = 0;
+	for (uint64_t periods = quiet / period; periods && busy->backoff_ns; periods--)
+		busy->backoff_ns /= 2;
+	if (busy->backoff_ns < a->config.backoff_min.ns)
+		busy->backoff_ns = 0;
 }
 
 static void backoff_forget(struct authority *a, struct list *at)
 {
 	list_remove(at);
 	a->backoff_count--;
-	authority_inode_put(a, LIST_ENTRY(at, struct inode, in_backoffs));
+	authority_inode_put(a, LIST_ENTRY(at, struct inode_busy, in_backoffs)->inode);
 }
 
 /*
@@ -74,8 +98,8 @@ void backoffs_trim(struct authority *a)
 	struct list *first;
 
 	while ((first = list_first(&a->backoffs))) {
-		struct inode *inode = LIST_ENTRY(first, struct inode, in_backoffs);
-		uint64_t quiet = instant_until(inode->contended_at, a->now).ns;
+		struct inode_busy *busy = LIST_ENTRY(first, struct inode_busy, in_backoffs);
+		uint64_t quiet = instant_until(busy->contended_at, a->now).ns;
 
 		if (a->backoff_count <= BACKOFF_COUNT_MAX &&
 		    quiet / 16 < a->config.backoff_max.ns)
@@ -90,24 +114,25 @@ void backoffs_trim(struct authority *a)
  */
 void authority_inode_contended(struct authority *a, struct inode *inode)
 {
-	bool again = list_linked(&inode->in_backoffs) &&
-		     instant_until(inode->contended_at, a->now).ns < a->config.backoff_max.ns;
+	struct inode_busy *busy = inode->busy;
+	bool again = list_linked(&busy->in_backoffs) &&
+		     instant_until(busy->contended_at, a->now).ns < a->config.backoff_max.ns;
 
-	if (list_linked(&inode->in_backoffs)) {
-		backoff_decay(a, inode);
-		list_remove(&inode->in_backoffs);
+	if (list_linked(&busy->in_backoffs)) {
+		backoff_decay(a, busy);
+		list_remove(&busy->in_backoffs);
 	} else {
 		a->backoff_count++;
-		inode->backoff_ns = 0;
+		busy->backoff_ns = 0;
 	}
 	if (again)
-		inode->backoff_ns = inode->backoff_ns ? inode->backoff_ns * 2 :
-							a->config.backoff_min.ns;
-	if (inode->backoff_ns > a->config.backoff_max.ns)
-		inode->backoff_ns = a->config.backoff_max.ns;
-	inode->contended_at = a->now;
-	inode->quiet_until = instant_add(a->now, (struct duration){ inode->backoff_ns });
-	list_append(&a->backoffs, &inode->in_backoffs);
+		busy->backoff_ns = busy->backoff_ns ? busy->backoff_ns * 2 :
+						      a->config.backoff_min.ns;
+	if (busy->backoff_ns > a->config.backoff_max.ns)
+		busy->backoff_ns = a->config.backoff_max.ns;
+	busy->contended_at = a->now;
+	busy->quiet_until = instant_add(a->now, (struct duration){ busy->backoff_ns });
+	list_append(&a->backoffs, &busy->in_backoffs);
 }
 
 /* ---- leases ---- */
@@ -117,10 +142,55 @@ struct lease *lease_get(const struct session *session, const struct inode *inode
 	return map_get(&session->leases, &inode->id);
 }
 
+/* The write lease on `inode`, or NULL. */
+struct lease *lease_exclusive(const struct inode *inode)
+{
+	struct list *first = list_first(&inode->leases);
+	struct lease *lease = first ? LIST_ENTRY(first, struct lease, in_inode) : NULL;
+
+	return lease && lease->exclusive ? lease : NULL;
+}
+
+/* Somebody has a lease on `inode` other than `lease`, which may be NULL. */
+static bool leased_beside(const struct inode *inode, const struct lease *lease)
+{
+	const struct list *first = list_first(&inode->leases);
+
+	return first && (!lease || first != &lease->in_inode || first != inode->leases.prev);
+}
+
+struct recall_names *lease_names(const struct authority *a, const struct lease *lease)
+{
+	uint64_t id = lease->names_id;
+
+	return id ? map_get(&a->names, &id) : NULL;
+}
+
 void names_unref(struct authority *a, struct recall_names *names)
 {
-	if (names && --names->refs == 0)
-		authority_free(a, names, sizeof(*names));
+	if (!names || --names->refs)
+		return;
+	map_remove(&a->names, &names->id);
+	authority_free(a, names, sizeof(*names));
+}
+
+static void lease_drop_names(struct authority *a, struct lease *lease)
+{
+	names_unref(a, lease_names(a, lease));
+	lease->names_id = 0;
+}
+
+static uint32_t recalled_at(struct instant now)
+{
+	return (uint32_t)(now.ns / RECALLED_AT_NS);
+}
+
+/* How long its recall has been out, to RECALLED_AT_NS. */
+struct duration lease_recalled_for(const struct authority *a, const struct lease *lease)
+{
+	uint32_t units = recalled_at(a->now) - lease->recalled_at;
+
+	return (struct duration){ units * RECALLED_AT_NS };
 }
 
 /* `lease` leaves its place among the recalled: what is sent next is the one behind it. */
@@ -149,12 +219,11 @@ void lease_recall(struct authority *a, struct lease *lease, enum recall_scope sc
 	if (lease->recall_sequence)
 		scope = RECALL_ALL;
 	else
-		lease->recalled_at = a->now;
-	names_unref(a, lease->names);
-	lease->names = NULL;
-	lease->scope = (uint8_t)scope;
+		lease->recalled_at = recalled_at(a->now);
+	lease_drop_names(a, lease);
+	lease->scope = scope;
 	if (scope == RECALL_NAMES) {
-		lease->names = names;
+		lease->names_id = (uint32_t)names->id;
 		names->refs++;
 	}
 	lease->recall_sequence = ++session->recall_sequence;
@@ -174,17 +243,13 @@ void lease_remove(struct authority *a, struct lease *lease)
 	lease_unsend(lease);
 	list_remove(&lease->in_session);
 	list_remove(&lease->in_inode);
-	inode->lease_count--;
-	if (lease->exclusive)
-		inode->exclusive = NULL;
 	a->counters.leases--;
-	map_remove(&lease->session->leases, &lease->inode_id);
-	names_unref(a, lease->names);
-	lease->names = NULL;
+	map_remove(&lease->session->leases, &inode->id);
+	lease_drop_names(a, lease);
 	operation_drained(a, lease);
 	if (lease->exclusive)
 		operations_start(a, inode); /* readers that waited for it */
-	authority_free(a, lease, sizeof(*lease));
+	pool_free(&a->leases, lease);
 	authority_inode_put(a, inode);
 }
 
@@ -211,22 +276,20 @@ static bool lease_make(struct authority *a, struct session *session, const struc
 
 	if (!lease_room(a, session) || map_reserve(&session->leases, 1))
 		return false;
-	lease = authority_allocate(a, sizeof(*lease));
+	lease = pool_allocate(&a->leases);
 	if (!lease)
 		return false;
 	inode = authority_inode_make(a, handle);
 	if (!inode) {
-		authority_free(a, lease, sizeof(*lease));
+		pool_free(&a->leases, lease);
 		return false;
 	}
 	lease->inode = inode;
-	lease->inode_id = inode->id;
 	lease->session = session;
 	list_init(&lease->in_inode);
 	list_init(&lease->in_session);
 	list_append(&inode->leases, &lease->in_inode);
 	list_append(&session->granted, &lease->in_session);
-	inode->lease_count++;
 	a->counters.leases++;
 	map_insert(&session->leases, lease);
 	operations_promote(a, session, inode);
@@ -248,7 +311,7 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 		return false;
 #ifndef LEASE_WRONG_READ_BESIDE_WRITER
 	/* PROTOCOL.md 5.7: somebody else may have newer bytes than the answer. */
-	if (inode && inode->exclusive && !lease)
+	if (inode && lease_exclusive(inode) && !lease)
 		return false;
 #endif
 	if (lease) {
@@ -263,8 +326,8 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 	if (a->grace && !(in_grace && session->claims))
 		return false;
 	/* It would be recalled by what waits, which then waits once more. */
-	if (inode && !in_backoff &&
-	    (instant_before(a->now, inode->quiet_until) || operation_waits(inode, op)))
+	if (inode && inode->busy && !in_backoff &&
+	    (instant_before(a->now, inode->busy->quiet_until) || operation_waits(inode, op)))
 		return false;
 	return lease_make(a, session, handle);
 }
@@ -272,11 +335,10 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 /* PROTOCOL.md 5.7: when there is no other. */
 static void lease_make_exclusive(struct authority *a, struct lease *lease)
 {
-	if (lease->exclusive || lease->inode->lease_count > 1)
+	if (lease->exclusive || leased_beside(lease->inode, lease))
 		return;
 	lease->exclusive = true;
-	lease->exclusive_since = lease->session->recall_sequence;
-	lease->inode->exclusive = lease;
+	lease->inode->exclusive_since = lease->session->recall_sequence;
 	operations_go_ahead(a, lease);
 }
 
@@ -329,7 +391,7 @@ static int opened_add(struct authority *a, struct session *session, const struct
 	opened = authority_allocate(a, sizeof(*opened));
 	if (!opened)
 		return -ENOMEM;
-	inode = authority_inode_make(a, handle);
+	inode = authority_inode_make_busy(a, handle);
 	if (!inode) {
 		authority_free(a, opened, sizeof(*opened));
 		return -ENOMEM;
@@ -338,7 +400,7 @@ static int opened_add(struct authority *a, struct session *session, const struct
 	opened->inode_id = inode->id;
 	list_init(&opened->link);
 	list_append(&session->open_list, &opened->link);
-	inode->open_count++;
+	inode->busy->open_count++;
 	a->counters.opens++;
 	map_insert(&session->opens, opened);
 	return 0;
@@ -358,12 +420,12 @@ static bool reclaim_exclusive(struct authority *a, struct session *session,
 
 	if (lease && lease->exclusive)
 		return true;
-	if (!a->grace || !session->claims || (inode && inode->lease_count > (lease ? 1u : 0u)) ||
+	if (!a->grace || !session->claims || (inode && leased_beside(inode, lease)) ||
 	    !lease_grant(a, session, handle, 0, true, true))
 		return false;
 	lease_make_exclusive(a, lease_get(session, authority_inode_get(a, handle)));
 	/* The first of this session on the inode: all that it writes back was stored under it. */
-	authority_inode_get(a, handle)->exclusive->exclusive_since = 0;
+	authority_inode_get(a, handle)->exclusive_since = 0;
 	return true;
 }
 
@@ -435,8 +497,7 @@ static void lease_keep(struct authority *a, struct lease *lease)
 	list_remove(&lease->in_session);
 	list_append(&lease->session->granted, &lease->in_session);
 	lease->recall_sequence = 0;
-	names_unref(a, lease->names);
-	lease->names = NULL;
+	lease_drop_names(a, lease);
 	/* Before the operation runs: what was released meanwhile is recalled as a whole. */
 	if (lease->released)
 		lease_recall(a, lease, RECALL_ALL, NULL);
@@ -478,7 +539,7 @@ bool authority_is_leased(const struct authority *a, const struct handle *handle)
 {
 	const struct inode *inode = authority_inode_get(a, handle);
 
-	return inode && inode->lease_count > 0;
+	return inode && !list_empty(&inode->leases);
 }
 
 uint32_t authority_leased(const struct authority *a, size_t *cursor, struct handle *ret_handles,
@@ -488,7 +549,7 @@ uint32_t authority_leased(const struct authority *a, size_t *cursor, struct hand
 	uint32_t count = 0;
 
 	while (count < max && (inode = map_next(&a->inodes, cursor)))
-		if (inode->lease_count > 0)
+		if (!list_empty(&inode->leases))
 			ret_handles[count++] = inode->handle;
 	return count;
 }
@@ -512,8 +573,8 @@ void opened_remove(struct authority *a, struct session *session, struct opened *
 	list_remove(&opened->link);
 	authority_free(a, opened, sizeof(*opened));
 	a->counters.opens--;
-	if (--inode->open_count == 0)
-		authority_pend(a, &inode->unused);
+	if (--inode->busy->open_count == 0)
+		authority_pend(a, &inode->busy->unused);
 }
 
 uint16_t authority_open(struct authority *a, struct session_id id, const struct handle *handle)
@@ -578,13 +639,14 @@ bool authority_is_open(const struct authority *a, const struct handle *handle)
 {
 	const struct inode *inode = authority_inode_get(a, handle);
 
-	return inode && inode->open_count > 0;
+	return inode && inode->busy && inode->busy->open_count > 0;
 }
 
 bool authority_is_stored_elsewhere(const struct authority *a, struct session_id session,
 				   const struct handle *handle)
 {
 	const struct inode *inode = authority_inode_get(a, handle);
+	const struct lease *lease = inode ? lease_exclusive(inode) : NULL;
 
-	return inode && inode->exclusive && inode->exclusive->session->id.value != session.value;
+	return lease && lease->session->id.value != session.value;
 }

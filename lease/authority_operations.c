@@ -93,7 +93,7 @@ static void heap_remove(struct authority *a, struct operation *o)
 
 static struct operation *operation_first(const struct inode *inode)
 {
-	struct list *first = list_first(&inode->places);
+	struct list *first = inode->busy ? list_first(&inode->busy->places) : NULL;
 
 	return first ? LIST_ENTRY(first, struct place, link)->operation : NULL;
 }
@@ -116,7 +116,9 @@ bool operation_modifies(const struct inode *inode, uint64_t except)
 /* A modification other than `except` is in the queue of `inode`. */
 bool operation_waits(const struct inode *inode, uint64_t except)
 {
-	LIST_FOR_EACH(at, &inode->places) {
+	if (!inode->busy)
+		return false;
+	LIST_FOR_EACH(at, &inode->busy->places) {
 		const struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
 		if (o->kind == AUTHORITY_MODIFY && o->id != except)
@@ -134,7 +136,7 @@ static bool operation_is_first(const struct operation *o)
 	for (uint32_t i = 0; i < o->place_count; i++) {
 		const struct inode *inode = o->places[i].inode;
 
-		for (struct list *at = inode->places.next; at != &o->places[i].link;
+		for (struct list *at = inode->busy->places.next; at != &o->places[i].link;
 		     at = at->next) {
 			const struct operation *other =
 				LIST_ENTRY(at, struct place, link)->operation;
@@ -196,7 +198,7 @@ static void place_drain(struct authority *a, struct place *place)
 	if (contended)
 		authority_inode_contended(a, inode);
 	/* PROTOCOL.md 5.5: where names change all the time, keeping the lease is no use. */
-	if (inode->backoff_ns >= 4 * a->config.backoff_min.ns && inode->backoff_ns)
+	if (inode->busy->backoff_ns >= 4 * a->config.backoff_min.ns && inode->busy->backoff_ns)
 		scope = RECALL_ALL;
 	LIST_FOR_EACH(it, &inode->leases) {
 		struct lease *lease = LIST_ENTRY(it, struct lease, in_inode);
@@ -259,7 +261,7 @@ static void operation_start(struct authority *a, struct operation *o)
 static bool reader_waits(struct authority *a, const struct operation *o)
 {
 	struct inode *inode = o->places[0].inode;
-	struct lease *lease = inode->exclusive;
+	struct lease *lease = lease_exclusive(inode);
 
 	if (operation_excludes(o) || !lease || lease->session == o->session)
 		return false;
@@ -285,7 +287,9 @@ static void operation_try(struct authority *a, struct operation *o)
 /* Starts what has come to the front of the queue of `inode`. */
 void operations_start(struct authority *a, struct inode *inode)
 {
-	LIST_FOR_EACH(at, &inode->places) {
+	if (!inode->busy)
+		return;
+	LIST_FOR_EACH(at, &inode->busy->places) {
 		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
 		operation_try(a, o);
@@ -332,6 +336,30 @@ static void operation_leave(struct authority *a, struct operation *o)
 		authority_inode_put(a, inodes[i]);
 }
 
+static bool operation_is_of_one(const struct operation *o)
+{
+	return o->place_count == 1 && o->places[0].scope == RECALL_ALL;
+}
+
+/*
+ * The first in the queue of `inode` of that kind and session that still waits, or NULL. Looked for anew
+ * after each one that leaves: with the last of them the queue itself may go.
+ */
+static struct operation *operation_queued(const struct inode *inode, enum authority_op_kind kind,
+					  const struct session *session)
+{
+	if (!inode->busy)
+		return NULL;
+	LIST_FOR_EACH(at, &inode->busy->places) {
+		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+
+		if (o->kind == kind && o->state == OPERATION_QUEUED && o->session == session &&
+		    (kind != AUTHORITY_MODIFY || operation_is_of_one(o)))
+			return o;
+	}
+	return NULL;
+}
+
 /*
  * PROTOCOL.md 5.4: `session` has got a lease on `inode` while strict reads of it wait there. Its host
  * may finish those before it acknowledges the lease's recall, which what they wait behind may
@@ -339,12 +367,9 @@ static void operation_leave(struct authority *a, struct operation *o)
  */
 void operations_promote(struct authority *a, const struct session *session, struct inode *inode)
 {
-	LIST_FOR_EACH(at, &inode->places) {
-		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+	struct operation *o;
 
-		if (o->kind != AUTHORITY_READ_STRICT || o->state != OPERATION_QUEUED ||
-		    o->session != session)
-			continue;
+	while ((o = operation_queued(inode, AUTHORITY_READ_STRICT, session))) {
 		operation_leave(a, o);
 		operation_run(a, o);
 	}
@@ -353,8 +378,7 @@ void operations_promote(struct authority *a, const struct session *session, stru
 /* PROTOCOL.md 5.7: a modification by who has the write lease, of that file alone. */
 bool operation_goes_ahead(const struct operation *o, const struct lease *lease)
 {
-	return o->kind == AUTHORITY_MODIFY && o->session == lease->session &&
-	       o->place_count == 1 && o->places[0].scope == RECALL_ALL;
+	return o->kind == AUTHORITY_MODIFY && o->session == lease->session && operation_is_of_one(o);
 }
 
 /*
@@ -363,13 +387,11 @@ bool operation_goes_ahead(const struct operation *o, const struct lease *lease)
  */
 void operations_go_ahead(struct authority *a, const struct lease *lease)
 {
-	LIST_FOR_EACH(at, &lease->inode->places) {
-		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+	struct operation *o;
 
-		if (o->state != OPERATION_QUEUED || !operation_goes_ahead(o, lease))
-			continue;
+	while ((o = operation_queued(lease->inode, AUTHORITY_MODIFY, lease->session))) {
 		o->covered = true;
-		o->covered_inode = lease->inode_id;
+		o->covered_inode = lease->inode->id;
 		operation_leave(a, o);
 		operation_run(a, o);
 	}
@@ -381,12 +403,9 @@ void operations_go_ahead(struct authority *a, const struct lease *lease)
  */
 void operations_yield(struct authority *a, const struct session *session, struct inode *inode)
 {
-	LIST_FOR_EACH(at, &inode->places) {
-		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
+	struct operation *o;
 
-		if (o->kind != AUTHORITY_ACQUIRE || o->state != OPERATION_QUEUED ||
-		    o->session != session)
-			continue;
+	while ((o = operation_queued(inode, AUTHORITY_ACQUIRE, session))) {
 		operation_leave(a, o);
 		operation_run(a, o);
 	}
@@ -531,10 +550,17 @@ static void slot_take(struct authority *a, struct operation *o)
 
 static struct recall_names *names_make(struct authority *a, const struct authority_target *target)
 {
-	struct recall_names *names = authority_allocate(a, sizeof(*names));
+	struct recall_names *names;
 
+	if (map_reserve(&a->names, 1))
+		return NULL;
+	names = authority_allocate(a, sizeof(*names));
 	if (!names)
 		return NULL;
+	do
+		names->id = ++a->names_id_last;
+	while (names->id == 0 || map_get(&a->names, &names->id));
+	map_insert(&a->names, names);
 	names->refs = 1;
 	assert(target->name_count <= AUTHORITY_NAMES_MAX);
 	for (uint32_t i = 0; i < target->name_count; i++) {
@@ -561,7 +587,7 @@ static int places_make(struct authority *a, struct operation *o, const struct au
 		place->operation = o;
 		place->scope = target->scope;
 		list_init(&place->link);
-		place->inode = authority_inode_make(a, &target->handle);
+		place->inode = authority_inode_make_busy(a, &target->handle);
 		if (!place->inode)
 			break;
 		if (target->scope == RECALL_NAMES) {
@@ -593,7 +619,7 @@ static void operation_admit(struct authority *a, struct operation *o, uint32_t p
 	for (uint32_t i = 0; i < place_count; i++) {
 		/* Each inode at most once: the place is not linked yet. */
 		assert(!list_linked(&o->places[i].link));
-		list_append(&o->places[i].inode->places, &o->places[i].link);
+		list_append(&o->places[i].inode->busy->places, &o->places[i].link);
 	}
 	if (o->in_slot)
 		slot_take(a, o);
@@ -722,7 +748,7 @@ enum authority_cover authority_cover(const struct authority *a, uint64_t op)
 	lease = o->covered && o->session->live ? map_get(&o->session->leases, &o->covered_inode) :
 						 NULL;
 	if (!lease || !lease->exclusive ||
-	    (o->write_back && o->lease_sequence < lease->exclusive_since))
+	    (o->write_back && o->lease_sequence < lease->inode->exclusive_since))
 		return COVER_GONE;
 	return COVER_STANDS;
 }
@@ -745,11 +771,11 @@ void authority_finish(struct authority *a, struct instant now, uint64_t op, bool
 	}
 	/* 5.5: the time without grants counts from when the modification is done. */
 	for (uint32_t i = 0; operation_excludes(o) && i < o->place_count; i++) {
-		struct inode *inode = o->places[i].inode;
+		struct inode_busy *busy = o->places[i].inode->busy;
 
-		if (inode->backoff_ns && list_linked(&inode->in_backoffs))
-			inode->quiet_until = instant_add(
-				a->now, (struct duration){ inode->backoff_ns });
+		if (busy->backoff_ns && list_linked(&busy->in_backoffs))
+			busy->quiet_until = instant_add(a->now,
+							(struct duration){ busy->backoff_ns });
 	}
 	/* Nobody can finish what he was not yet told to run. */
 	assert(!list_linked(&o->pending.link));

@@ -88,7 +88,8 @@ static struct session *session_allocate(struct authority *a, struct session_id i
 	session->recalls.what = PENDING_RECALLS;
 	session->over.what = PENDING_SESSION_ENDED;
 	session->forgotten.what = PENDING_SESSION_FORGOTTEN;
-	map_init(&session->leases, a->allocator, MAP_U64, offsetof(struct lease, inode_id),
+	static_assert(offsetof(struct inode, id) == 0, "the key is where lease.inode points to");
+	map_init(&session->leases, a->allocator, MAP_U64_AT, offsetof(struct lease, inode),
 		 session->id.value);
 	map_init(&session->opens, a->allocator, MAP_U64, offsetof(struct opened, inode_id),
 		 session->id.value);
@@ -270,7 +271,7 @@ static bool recall_is_overdue(const struct authority *a, const struct session *s
 	if (!first)
 		return false;
 	lease = LIST_ENTRY(first, struct lease, in_session);
-	return instant_until(lease->recalled_at, a->now).ns >= a->config.term.ns / 3;
+	return lease_recalled_for(a, lease).ns >= a->config.term.ns / 3;
 }
 
 uint16_t authority_session_open(struct authority *a, struct instant now, const uint8_t host[16],

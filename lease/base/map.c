@@ -36,7 +36,9 @@ static uint64_t hash_key(const struct map *map, const void *key)
 
 static const void *key_of(const struct map *map, const void *object)
 {
-	return (const char *)object + map->key_offset;
+	const char *field = (const char *)object + map->key_offset;
+
+	return map->key == MAP_U64_AT ? *(const void *const *)field : field;
 }
 
 static bool keys_equal(const struct map *map, const void *a, const void *b)

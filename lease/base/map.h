@@ -17,6 +17,7 @@
 
 enum map_key {
 	MAP_U64,    /* the key is a uint64_t */
+	MAP_U64_AT, /* it is the uint64_t that the field points to */
 	MAP_HANDLE, /* the key is a struct handle */
 };
 
