@@ -370,6 +370,11 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 
 	if (writable && op_refuse_change(request))
 		return;
+	if (m->unopened) {
+		COUNT(m, requests);
+		fuse_reply_err(request, ENOSYS); /* the kernel tells no other one, and no close */
+		return;
+	}
 	/* Under a lease the origin need not be asked: the kernel has checked the permissions, and
 	   an unlink elsewhere asks this host whether the inode is open (design.md section 5). An
 	   inode whose last name is gone already lives for registered opens only. Whether it was
@@ -433,6 +438,10 @@ void op_read(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
 	struct mount *m = fuse_req_userdata(request);
 
 	COUNT(m, requests);
+	if (m->unopened) {
+		read_unopened(m, request, nodeid, (uint64_t)offset, size, info->lock_owner != 0);
+		return;
+	}
 	/* The kernel names who reads only where it reads into the caller's memory. */
 	read_request(m, request, (struct open_file *)(uintptr_t)info->fh, (uint64_t)offset, size,
 		     info->lock_owner != 0);
@@ -531,6 +540,10 @@ void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info
 	struct mount *m = fuse_req_userdata(request);
 	bool lost;
 
+	if (m->unopened) {
+		fuse_reply_err(request, ENOSYS); /* nothing is written or locked; it does not ask again */
+		return;
+	}
 	/* Writes are through before they are answered; what was lost since is told. */
 	pthread_mutex_lock(&m->lock);
 	lost = sync_take(file->inode, &file->seen);
@@ -541,6 +554,10 @@ void op_flush(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info
 void op_fsync(fuse_req_t request, fuse_ino_t nodeid, int data_only, struct fuse_file_info *info)
 {
 	struct open_file *file = (struct open_file *)(uintptr_t)info->fh;
+	struct mount *m = fuse_req_userdata(request);
 
-	sync_request(request, nodeid, data_only != 0, &file->seen);
+	if (m->unopened)
+		fuse_reply_err(request, ENOSYS);
+	else
+		sync_request(request, nodeid, data_only != 0, &file->seen);
 }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "fs/mount/pages.h"
 #include "fs/mount/session.h"
 
 int inode_table_create(struct inode_table **ret_table)
@@ -161,8 +162,7 @@ static void inode_free(struct mount *m, struct inode *inode)
 		cache_file_unpin(inode->backing.file);
 		cache_file_put(inode->backing.file);
 	}
-	if (inode->pages)
-		guardian_remove(m->guardian, inode->guardian_slot);
+	pages_give_back(m, inode);
 	free(inode->target);
 	free(inode);
 }
@@ -183,6 +183,8 @@ void inode_table_destroy(struct mount *m)
 	}
 	free(m->inodes);
 	m->inodes = NULL;
+	free(m->page_inodes);
+	m->page_inodes = NULL;
 }
 
 struct inode *inode_find(struct mount *m, const struct handle *handle)

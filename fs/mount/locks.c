@@ -540,6 +540,11 @@ static void ask(fuse_req_t request, struct open_file *file, struct lock_request 
 
 	COUNT(m, requests);
 	COUNT(m, locks);
+	if (m->unopened) {
+		/* Without closes nobody would give them up. */
+		fuse_reply_err(request, lock->range.type == LOCK_TYPE_NONE ? 0 : ENOLCK);
+		return;
+	}
 	wait = wait_make(m, request);
 	if (!wait)
 		return;

@@ -312,6 +312,7 @@ static void op_init(void *data, struct fuse_conn_info *connection)
 	connection->max_write = REQUEST_BYTES_MAX;
 	m->maps_writable = write_back_possible(connection);
 	want(connection, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, m->maps_writable);
+	m->unopened = m->options->small && (connection->capable & FUSE_CAP_NO_OPEN_SUPPORT);
 	passthrough_negotiate(m, connection);
 	/* Write-back that a recall waits for must find room beside reads that wait for others. */
 	connection->max_background = 1024;
@@ -748,7 +749,7 @@ static int start(struct daemon *d)
 			  strerror(errno));
 		return r;
 	}
-	m->has_epoch = o->kernel_names && notifier_probe_epoch(m);
+	m->has_epoch = (o->kernel_names || o->small) && notifier_probe_epoch(m);
 	if (m->maps_writable)
 		write_back_limit(d->device);
 	r = bdi_set(d->device, "read_ahead_kb", BDI_READ_AHEAD_KIB);
@@ -758,7 +759,9 @@ static int start(struct daemon *d)
 	r = guardian_mounted(m->guardian, d->device, m->has_epoch);
 	if (r < 0)
 		mount_log("warning", "the guardian process is gone: %s", strerror(-r));
-	if (o->kernel_names && !m->has_epoch)
+	if (o->small && !m->unopened)
+		mount_log("info", "small: this kernel tells every open");
+	if ((o->kernel_names || o->small) && !m->has_epoch)
 		mount_log("info", "names do not stay in the kernel: that needs Linux 6.16");
 	mount_log("info", "%s mounted on %s", o->url, o->mountpoint);
 	return 0;
@@ -898,7 +901,7 @@ int mount_run(const struct mount_options *options)
 		return -ENOMEM;
 	m = &d->mount;
 	m->options = options;
-	m->read_only = options->read_only;
+	m->read_only = options->read_only || options->small;
 	m->fuse_fd = -1;
 	m->open_fetch_max_ms = OPEN_FETCH_MAX_MS;
 	d->ready_pipe = -1;

@@ -37,6 +37,8 @@
 	O(COUNT, threads, "threads", "N", "4", "threads that serve the kernel")                 \
 	O(FLAG, kernel_names, "kernel-names", "", "",                                           \
 	  "names stay in the kernel: no mounts and no overlays on this mount")                  \
+	O(FLAG, small, "small", "", "",                                                         \
+	  "for trees of small files that are only read: opens are not told (see the page)")     \
 	O(FLAG, read_only, "ro", "", "", "refuse every change")                                 \
 	O(FLAG, no_suid, "nosuid", "", "", "set-user-ID bits have no effect")                   \
 	O(FLAG, no_dev, "nodev", "", "", "device nodes cannot be opened")                       \

@@ -1,8 +1,10 @@
 #include "fs/mount/pages.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "fs/mount/notifier.h"
+#include "fs/mount/read.h"
 
 #define SPARE_PART 16      /* of the slots: with fewer left, some are given back */
 #define EVICTIONS_MAX 1024 /* inodes whose pages are dropped at a time */
@@ -16,14 +18,18 @@ struct eviction {
 	} items[EVICTIONS_MAX];
 };
 
-static void give_back(struct mount *m, struct inode *inode)
+void pages_give_back(struct mount *m, struct inode *inode)
 {
+	if (!inode->pages)
+		return;
+	m->page_inodes[inode->guardian_slot] = NULL;
 	guardian_remove(m->guardian, inode->guardian_slot);
 	inode->guardian_slot = -1;
 	inode->pages = false;
 }
 
-/* Nobody can put a page in: not mapped, since then the last close would not have come. */
+/* Nobody can put a page in: not mapped, since then the last close would not have come; or, where none
+   is told, each READ asks for a slot. */
 static bool evictable(const struct inode *inode)
 {
 	return inode->pages && inode->open_count == 0 && inode->fills == 0 &&
@@ -46,36 +52,38 @@ static void evicted(struct mount *m, struct notifier_work *work)
 
 		/* Unless it was opened and read meanwhile. */
 		if (evictable(inode) && inode->fill_serial == eviction->items[i].fill_serial)
-			give_back(m, inode);
+			pages_give_back(m, inode);
 		inode_unuse(m, inode);
 	}
 	m->pages_evicting = false;
 	pthread_mutex_unlock(&m->lock);
 	free(eviction);
+	read_release_slotless(m);
 }
 
-/* Those that have been known for longest first. */
+/* In turn: each stays for one round at least. */
 static void evict(struct mount *m)
 {
 	struct eviction *eviction = m->pages_evicting ? NULL : malloc(sizeof(*eviction));
-	struct inode *inode, *next;
+	uint32_t slots = guardian_room_max(m->guardian);
 
 	if (!eviction)
 		return; /* at the next open */
 	eviction->work = (struct notifier_work){ .done = evicted };
 	eviction->count = 0;
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
-		if (!evictable(inode))
+	for (uint32_t i = 0; i < slots && eviction->count < EVICTIONS_MAX; i++) {
+		struct inode *inode = m->page_inodes[m->page_hand];
+
+		m->page_hand = (m->page_hand + 1) % slots;
+		if (!inode || !evictable(inode))
 			continue;
 		if (inode->lookup_count == 0) {
-			give_back(m, inode); /* the kernel has forgotten it */
+			pages_give_back(m, inode); /* the kernel has forgotten it */
 			continue;
 		}
 		inode_use(m, inode);
 		eviction->items[eviction->count].inode = inode;
 		eviction->items[eviction->count++].fill_serial = inode->fill_serial;
-		if (eviction->count == EVICTIONS_MAX)
-			break;
 	}
 	if (eviction->count == 0) {
 		free(eviction);
@@ -91,12 +99,16 @@ bool pages_allow(struct mount *m, struct inode *inode)
 
 	if (inode->pages)
 		return true;
-	slot = guardian_add(m->guardian, inode->nodeid);
+	if (!m->page_inodes)
+		m->page_inodes = calloc(guardian_room_max(m->guardian), sizeof(struct inode *));
+	slot = m->page_inodes ? guardian_add(m->guardian, inode->nodeid) : -ENOMEM;
 	if (slot >= 0) {
+		m->page_inodes[slot] = inode;
 		inode->pages = true;
 		inode->guardian_slot = slot;
 	}
-	if (guardian_room(m->guardian) < guardian_room_max(m->guardian) / SPARE_PART)
+	if (m->page_inodes &&
+	    guardian_room(m->guardian) < guardian_room_max(m->guardian) / SPARE_PART)
 		evict(m);
 	return inode->pages;
 }

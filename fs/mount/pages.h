@@ -13,5 +13,7 @@
 
 /* `inode` may have pages from now on (inode->pages). False: all slots are in use. Under the lock. */
 bool pages_allow(struct mount *m, struct inode *inode);
+/* It has none, and can get none: all were invalidated, or the kernel has forgotten it. Under the lock. */
+void pages_give_back(struct mount *m, struct inode *inode);
 
 #endif

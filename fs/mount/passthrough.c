@@ -36,6 +36,8 @@ void passthrough_negotiate(struct mount *m, struct fuse_conn_info *connection)
 	m->passthrough_asked = false;
 	if (!wanted || strcmp(wanted, "sealed") != 0)
 		m->passthrough_lack = "passthrough is off";
+	else if (m->unopened)
+		m->passthrough_lack = "small: opens are not told";
 	else if (!(connection->capable & FUSE_CAP_PASSTHROUGH))
 		m->passthrough_lack = "this kernel has no passthrough (Linux 6.9)";
 	else if (statfs(m->options->cache, &fs) == 0 &&
@@ -263,7 +265,7 @@ char *passthrough_mode_text(struct mount *m, struct inode *inode)
 	state = inode->modes;
 	facts = facts_of(m, inode);
 	/* An inode gets its slot with its first open. */
-	facts.pages = !m->unguarded && (inode->pages || guardian_room(m->guardian) > 0);
+	facts.pages = !m->unguarded && (inode->pages || m->unopened || guardian_room(m->guardian) > 0);
 	leased = standing(m, inode, &change, &size);
 	lack = m->passthrough_lack ? m->passthrough_lack : "";
 	pthread_mutex_unlock(&m->lock);

@@ -805,37 +805,59 @@ static void reading_try(struct mount *m, struct reading *reading)
 		reading_fetch(m, reading);
 }
 
-void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
-		  size_t size, bool direct)
+/* One READ, with what the request says. NULL: it was answered. */
+static struct reading *reading_new(struct mount *m, fuse_req_t request, uint64_t offset, size_t size,
+				   bool direct)
 {
 	struct reading *reading = calloc(1, sizeof(*reading));
-	struct ahead ahead;
-	bool refused;
 
 	if (!reading || size > BULK_BYTES_MAX) {
 		free(reading);
 		fuse_reply_err(request, reading ? EINVAL : ENOMEM);
-		return;
+		return NULL;
 	}
-	/* More than the guardian can fence gets no page. */
+	COUNT(m, reads);
+	reading->request = request;
+	reading->offset = offset;
+	reading->size = size;
+	reading->direct = direct;
+	reading->thread = (uint64_t)fuse_req_ctx(request)->pid;
+	reading->deadline = instant_add(mount_now(), duration_ms(m->options->timeout));
+	call_credential(request, &reading->credential);
+	return reading;
+}
+
+static size_t ahead_of(const struct mount *m)
+{
+	return m->options->read_ahead < AHEAD_MISS ? m->options->read_ahead : AHEAD_MISS;
+}
+
+/* With a use of the inode. Under the lock. */
+static void reading_begin(struct mount *m, struct reading *reading, struct inode *inode)
+{
+	inode_use(m, inode);
+	reading->inode = inode;
+	reading->id = ++m->reading_id;
+	reading_link(m, reading);
+}
+
+void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
+		  size_t size, bool direct)
+{
+	struct reading *reading = reading_new(m, request, offset, size, direct);
+	struct ahead ahead;
+
+	if (!reading)
+		return;
 	pthread_mutex_lock(&m->lock);
-	refused = !direct && (!pages_allow(m, file->inode) || (file->mappable && m->unguarded));
-	pthread_mutex_unlock(&m->lock);
-	if (refused) {
+	/* More than the guardian can fence gets no page. */
+	if (!direct && (!pages_allow(m, file->inode) || (file->mappable && m->unguarded))) {
+		pthread_mutex_unlock(&m->lock);
 		free(reading);
 		fuse_reply_err(request, EIO);
 		return;
 	}
-	COUNT(m, reads);
-	reading->request = request;
-	reading->inode = file->inode;
 	reading->lock_file = file->lock_number;
-	reading->offset = offset;
-	reading->size = size;
-	reading->thread = (uint64_t)fuse_req_ctx(request)->pid;
-	reading->deadline = instant_add(mount_now(), duration_ms(m->options->timeout));
-	call_credential(request, &reading->credential);
-	pthread_mutex_lock(&m->lock);
 	/* Sequential readers, and those that begin at the start, get read-ahead; random ones get
 	   what they ask for. */
 	if (offset == file->next_offset)
@@ -844,19 +866,94 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 		file->sequential = 0;
 	file->next_offset = offset + size;
 	if (file->sequential > 0)
-		reading->ahead = m->options->read_ahead < AHEAD_MISS ? m->options->read_ahead :
-								       AHEAD_MISS;
-	inode_use(m, file->inode);
-	reading->direct = direct;
+		reading->ahead = ahead_of(m);
 	reading->exclusive = !direct && file->inode->mappable > 0;
 	/* Mapping it dropped what was there; from now on pages come under the write lease only. */
 	if (reading->exclusive && file->mappable)
 		file->inode->mapped = true;
-	reading->id = ++m->reading_id;
-	reading_link(m, reading);
+	reading_begin(m, reading, file->inode);
 	pthread_mutex_unlock(&m->lock);
 	fuse_req_interrupt_func(request, on_interrupt, (void *)(uintptr_t)reading->id);
 	ahead_plan(m, file, offset, size, &ahead);
 	reading_try(m, reading); /* the descriptor may be closed from here on */
 	ahead_send(m, &ahead);
+}
+
+/* ---- of files whose opens are not told ---- */
+
+/* Until slots are given back; what is under way, for which it waits, may itself wait for a READ of
+   another file. True: it waits. False, with 0 or an errno: it does not. */
+static bool slotless(struct mount *m, struct reading *reading, int *ret_error)
+{
+	bool waits = false;
+
+	*ret_error = 0;
+	pthread_mutex_lock(&m->lock);
+	if (!reading->direct && !pages_allow(m, reading->inode)) {
+		waits = m->pages_evicting;
+		*ret_error = EIO;
+	} else if (!reading->direct && m->unguarded) {
+		*ret_error = EIO;
+	}
+	if (waits) {
+		reading->wait_next = m->slotless;
+		m->slotless = reading;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return waits;
+}
+
+static void unopened_try(struct mount *m, struct reading *reading)
+{
+	int error;
+
+	if (slotless(m, reading, &error))
+		return;
+	if (error)
+		reading_fail(m, reading, error);
+	else
+		reading_try(m, reading);
+}
+
+void read_release_slotless(struct mount *m)
+{
+	struct reading *reading, *next;
+
+	pthread_mutex_lock(&m->lock);
+	reading = m->slotless;
+	m->slotless = NULL;
+	pthread_mutex_unlock(&m->lock);
+	for (; reading; reading = next) {
+		next = reading->wait_next;
+		reading->wait_next = NULL;
+		if (reading->request)
+			unopened_try(m, reading);
+		else
+			reading_free(m, reading);
+	}
+}
+
+void read_unopened(struct mount *m, fuse_req_t request, uint64_t nodeid, uint64_t offset,
+		   size_t size, bool direct)
+{
+	struct reading *reading = reading_new(m, request, offset, size, direct);
+	struct inode *inode;
+
+	if (!reading)
+		return;
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode) {
+		/* Who begins at the start wants all of it. */
+		reading->ahead = offset == 0 ? ahead_of(m) : 0;
+		reading_begin(m, reading, inode);
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (!inode) {
+		free(reading);
+		fuse_reply_err(request, ESTALE);
+		return;
+	}
+	fuse_req_interrupt_func(request, on_interrupt, (void *)(uintptr_t)reading->id);
+	unopened_try(m, reading);
 }

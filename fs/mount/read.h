@@ -43,6 +43,15 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 		  size_t size, bool direct);
 
 /*
+ * The same of a file whose opens are not told (--small). A page fill for which there is no slot of the
+ * guardian's (pages.h) waits until some are given back.
+ */
+void read_unopened(struct mount *m, fuse_req_t request, uint64_t nodeid, uint64_t offset,
+		   size_t size, bool direct);
+/* Those that waited are looked at again. Without the lock. */
+void read_release_slotless(struct mount *m);
+
+/*
  * Fetches a range into the cache for who will read it; who reads it meanwhile waits for it. True when
  * it was sent. Without the lock.
  */

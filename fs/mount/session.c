@@ -221,7 +221,8 @@ static void on_session_opened(void *context, const struct client_answer *answer)
 			s->claims.count = s->claims.sent = 0;
 			s->claims_done = s->claims_last = false;
 			sync_session_opened(m, opened->incarnation);
-			m->read_only = m->options->read_only || opened->read_only;
+			m->read_only = m->options->read_only || m->options->small ||
+				       opened->read_only;
 			calls_slots_reset(m, s->id, opened->slot_count);
 		} else if (s->answered && !s->returning && s->logged_status != opened->status) {
 			mount_log("warning", "origin %s refuses a session: %s", m->origin_url,

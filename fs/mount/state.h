@@ -87,8 +87,9 @@ struct mount {
 	struct locks *locks;
 	struct fuse_session *fuse;
 	int fuse_fd;
-	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works and may be used (--kernel-names): names
-				  may have a validity */
+	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works and may be used (--kernel-names, --small):
+				  names may have a validity */
+	atomic_bool unopened;  /* --small, and the kernel can: it tells no opens of files */
 	atomic_bool read_only; /* the option, or what the origin says */
 	atomic_bool unguarded; /* the guardian was killed: nothing more goes into the kernel's caches */
 	atomic_uint writing_back; /* files: write_back_all() */
@@ -104,6 +105,9 @@ struct mount {
 	struct holder *holder;
 	struct inode_table *inodes;
 	bool pages_evicting; /* pages.c */
+	struct inode **page_inodes; /* by guardian slot; NULL: none had pages yet */
+	uint32_t page_hand;         /* the slot that is looked at next */
+	struct reading *slotless;   /* page fills that wait for a slot: read_unopened() */
 	uint64_t stored_last; /* number of the newest write lease: write_back.c */
 	struct nodeids *nodeids; /* of earlier mounts; may be NULL */
 	struct call_table *calls;

@@ -159,6 +159,66 @@ START_TEST(when_slots_run_out_those_of_closed_files_are_given_back)
 }
 END_TEST
 
+/* --small: what the kernel hears first makes it tell no other one. */
+START_TEST(opens_that_are_not_told_are_refused_as_unknown)
+{
+	const struct fuse_flush_in flush = { .fh = 0 };
+	const struct fuse_lk_in lock = { .lk = { .end = 1, .type = F_RDLCK } };
+	struct origin_request *read;
+	uint64_t node, unique;
+
+	lab_start();
+	lab.m.unopened = true;
+	node = lab_find_file("f", FILE_NUMBER, 5);
+	ck_assert_int_eq(kernel_error(kernel_open(node, O_RDONLY)), ENOSYS);
+	ck_assert_int_eq(kernel_error(kernel_send(FUSE_FLUSH, node, &flush, sizeof(flush), NULL, 0)),
+			 ENOSYS);
+	ck_assert_int_eq(kernel_error(kernel_send(FUSE_SETLK, node, &lock, sizeof(lock), NULL, 0)),
+			 ENOLCK);
+	ck_assert(!LAB_GET(has_pages(node)));
+	unique = kernel_read(node, 0, 0, 4096);
+	read = origin_expect(MESSAGE_read);
+	ck_assert(LAB_GET(has_pages(node))); /* before there are any */
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "12345", true);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	ck_assert_int_eq(kernel_error(kernel_read(99999, 0, 0, 4096)), ESTALE);
+}
+END_TEST
+
+START_TEST(page_fills_of_files_that_nobody_opened_wait_for_slots)
+{
+	uint64_t node[5], unique;
+
+	lab_start();
+	lab.m.unopened = true;
+	for (unsigned i = 0; i < 60; i++)
+		ck_assert_int_ge(guardian_add(lab.m.guardian, 1000 + i), 0);
+	for (unsigned i = 0; i < 5; i++) {
+		const char name[] = { (char)('a' + i), '\0' };
+
+		node[i] = lab_find_file(name, FILE_NUMBER + i, 5);
+	}
+	kernel_let_notifications(true);
+	for (unsigned i = 0; i < 4; i++) {
+		unique = kernel_read(node[i], 0, 0, 4096);
+		origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER + i, 1, LEASE_READ,
+				   "12345", true);
+		ck_assert_int_eq(kernel_error(unique), 0);
+		LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node[i])->fills == 0);
+	}
+	/* What is given back is on its way, and stuck. */
+	unique = kernel_read(node[4], 0, 0, 4096);
+	lab_round_trip();
+	ck_assert(LAB_GET(lab.m.slotless != NULL));
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 4);
+	kernel_let_notifications(false);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER + 4, 1, LEASE_READ, "12345", true);
+	ck_assert_int_eq(kernel_error(unique), 0);
+	ck_assert(LAB_GET(has_pages(node[4])));
+	ck_assert(!LAB_GET(has_pages(node[0])));
+}
+END_TEST
+
 START_TEST(an_open_without_a_lease_is_registered_and_its_last_close_told)
 {
 	struct fuse_open_out out;
@@ -488,6 +548,8 @@ static TCase *data_case(void)
 	tcase_add_test(tcase, beyond_what_the_guardian_can_fence_nothing_has_pages);
 	tcase_add_test(tcase, a_mapping_beyond_what_the_guardian_can_fence_gets_no_page);
 	tcase_add_test(tcase, when_slots_run_out_those_of_closed_files_are_given_back);
+	tcase_add_test(tcase, opens_that_are_not_told_are_refused_as_unknown);
+	tcase_add_test(tcase, page_fills_of_files_that_nobody_opened_wait_for_slots);
 	tcase_add_test(tcase, an_open_without_a_lease_is_registered_and_its_last_close_told);
 	tcase_add_test(tcase, a_refused_open_is_not_counted);
 	tcase_add_test(tcase, an_open_that_the_kernel_refuses_is_closed);
