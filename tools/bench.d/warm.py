@@ -210,3 +210,10 @@ def opens_small(lab, case):
 
 def stats(lab, case):
     yield many_files(lab, case, "stat of warm files", 0.7, "stat", 1, lab.count(50000))
+
+
+def stats_names(lab, case):
+    if not lab.offers("--kernel-names", "mount"):
+        raise Skip("this build has no --kernel-names")
+    yield many_files(lab, case, "the same with --kernel-names", 0.7, "stat", 1, lab.count(50000),
+                     ("--kernel-names",))
