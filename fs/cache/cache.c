@@ -325,7 +325,8 @@ static int allocate(struct cache *c)
 	c->buckets = calloc(c->bucket_count, sizeof(*c->buckets));
 	c->jobs = calloc(CACHE_FLUSH_BATCH, sizeof(*c->jobs));
 	c->largest = calloc(CACHE_FILE_RANGES_MAX, sizeof(*c->largest));
-	if (!c->buckets || !c->jobs || !c->largest)
+	c->io = io_create();
+	if (!c->buckets || !c->jobs || !c->largest || !c->io)
 		return -ENOMEM;
 	return policy_init(&c->policy, &cache_heap, c->bytes_max);
 }
@@ -352,6 +353,7 @@ static void destroy(struct cache *c)
 	free(c->buckets);
 	free(c->jobs);
 	free(c->largest);
+	io_destroy(c->io);
 	policy_finish(&c->policy);
 	pthread_cond_destroy(&c->flusher_wake);
 	pthread_cond_destroy(&c->scan_wake);
@@ -448,6 +450,7 @@ void cache_counters(struct cache *c, struct cache_counters *ret_counters)
 		.records_loaded = atomic_load(&s->records_loaded),
 	};
 
+	counters.io_uring = io_has_uring(c->io);
 	pthread_mutex_lock(&c->lock);
 	counters.bytes = c->bytes;
 	counters.scanning = c->scanning;

@@ -138,6 +138,7 @@ uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *tex
 
 struct cache_counters {
 	uint64_t bytes, bytes_max, files, files_max, scanning; /* now */
+	bool io_uring; /* io.h */
 	uint64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes, not_admitted,
 		disk_full, dropped_corrupt, dropped_errors, records_written, record_errors, records_loaded;
 };

@@ -98,19 +98,23 @@ static void drop_unsynced(struct cache *c, struct flush_job *job)
 
 static void sync_batch(struct cache *c, unsigned count)
 {
-	unsigned open_count = 0;
+	struct flush_job *opened[CACHE_FLUSH_BATCH];
+	int fds[CACHE_FLUSH_BATCH] = { 0 }, results[CACHE_FLUSH_BATCH];
+	unsigned opened_count = 0;
 
-	for (unsigned i = 0; i < count; i++)
-		open_count += c->jobs[i].fd >= 0;
-	/* syncfs reports an error of any file; which one it was, each file's own sync tells. */
-	if (open_count >= CACHE_SYNCFS_FILES && syncfs(c->objects_fd) == 0)
-		return;
 	for (unsigned i = 0; i < count; i++) {
-		struct flush_job *job = &c->jobs[i];
-
-		if (job->fd >= 0 && fdatasync(job->fd) < 0)
-			drop_unsynced(c, job);
+		if (c->jobs[i].fd >= 0) {
+			opened[opened_count] = &c->jobs[i];
+			fds[opened_count++] = c->jobs[i].fd;
+		}
 	}
+	/* syncfs reports an error of any file; which one it was, each file's own sync tells. */
+	if (opened_count >= CACHE_SYNCFS_FILES && syncfs(c->objects_fd) == 0)
+		return;
+	io_sync(c->io, fds, opened_count, results);
+	for (unsigned i = 0; i < opened_count; i++)
+		if (results[i] < 0)
+			drop_unsynced(c, opened[i]);
 }
 
 /* Sets the record, with fewer ranges where the file system has little room for xattrs. */

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "fs/cache/cache.h"
+#include "fs/cache/io.h"
 #include "fs/cache/policy.h"
 #include "fs/cache/record.h"
 #include "lease/base/range_set.h"
@@ -114,6 +115,7 @@ struct cache {
 
 	pthread_mutex_t flush_lock; /* one flush at a time; held over disk I/O, taken before others */
 	struct flush_job *jobs;
+	struct io *io;
 	struct range *largest; /* CACHE_FILE_RANGES_MAX of them */
 	pthread_t flusher;
 	pthread_cond_t flusher_wake;

@@ -36,6 +36,7 @@ static void cache_json(struct mount *m, json_t *into)
 	set(into, "files", c.files);
 	set(into, "files_max", c.files_max);
 	set(into, "scanning", c.scanning);
+	json_object_set_new(into, "io_uring", json_boolean(c.io_uring));
 	set(into, "hits", c.hits);
 	set(into, "hit_bytes", c.hit_bytes);
 	set(into, "writes", c.writes);
