@@ -52,10 +52,15 @@ static json_t *exports_json(struct service *s)
 		struct store *store = s->exports[i].store;
 		struct inodes_counters inodes;
 
+		uint64_t read_ahead, written_out;
+
 		inodes_counters(store_inodes(store), &inodes);
+		store_flow_counters(store, &read_ahead, &written_out);
 		json_array_append_new(list,
-			json_pack("{s:s, s:b, s:{s:I, s:I, s:I, s:I}}",
+			json_pack("{s:s, s:b, s:I, s:I, s:{s:I, s:I, s:I, s:I}}",
 				  "name", store_name(store), "read_only", store_read_only(store),
+				  "read_ahead_bytes", (json_int_t)read_ahead,
+				  "written_out_bytes", (json_int_t)written_out,
 				  "inodes", "count", (json_int_t)inodes.count,
 				  "hits", (json_int_t)inodes.hits,
 				  "misses", (json_int_t)inodes.misses,

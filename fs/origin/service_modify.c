@@ -830,6 +830,9 @@ void service_modify_run(struct task *t)
 
 		switch (run_once(t, &outcome)) {
 		case RUN_DONE:
+			if (t->message.type == MESSAGE_write && outcome.status == STATUS_OK)
+				store_write_out(t->store, t->inodes[TASK_TARGET], t->reply.offset,
+						t->reply.count);
 			/* The space of what was removed is free when its caller hears of it. */
 			task_forget_inodes(t);
 			task_reply(t, outcome.status);

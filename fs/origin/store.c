@@ -92,6 +92,7 @@ int store_open(const struct store_config *config, struct store **ret_store,
 		pthread_rwlock_init(&s->stripes[i], &attributes);
 	pthread_rwlockattr_destroy(&attributes);
 	pthread_mutex_init(&s->orphan_lock, NULL);
+	store_flows_init(s);
 	s->name = strdup(config->name);
 	s->directory = strdup(config->directory);
 	error = s->name && s->directory ?
@@ -116,6 +117,7 @@ void store_close(struct store *s)
 	for (uint32_t i = 0; i < STORE_STRIPES; i++)
 		pthread_rwlock_destroy(&s->stripes[i]);
 	pthread_mutex_destroy(&s->orphan_lock);
+	pthread_mutex_destroy(&s->flow_lock);
 	if (s->root_fd >= 0)
 		close(s->root_fd);
 	if (s->private_fd >= 0)

@@ -227,6 +227,14 @@ int store_statfs(struct store *s, struct inode *inode, struct item_statfs *ret_s
 /* As inodes_sync(). Needs no lock of the inode, and may be called with one. */
 int store_fsync(struct store *s, struct inode *inode, bool data_only, struct synced *ret_synced)
 	MUST_CHECK;
+/*
+ * [offset, offset+length) was read, or written: when that goes on where earlier requests ended, what is
+ * behind it is queued to be read (8 MiB at most), or what was written before it to be written out, so that
+ * a later sync finds little to do. Without the inode's lock; may wait while the disk's queue is full.
+ */
+void store_read_ahead(struct store *s, struct inode *inode, uint64_t offset, uint64_t length);
+void store_write_out(struct store *s, struct inode *inode, uint64_t offset, uint64_t length);
+void store_flow_counters(struct store *s, uint64_t *ret_read_ahead, uint64_t *ret_written_out);
 /* With `size` 0: the length that is needed. */
 int store_getxattr(struct store *s, const struct credential *caller, struct inode *inode,
 		   struct slice name, void *buffer, size_t size, size_t *ret_length) MUST_CHECK;

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "fs/origin/flow.h"
 #include "fs/origin/store.h"
 
 #define STORE_STRIPES 1024u
@@ -31,6 +32,9 @@ struct store {
 	pthread_mutex_t orphan_lock; /* a leaf */
 	struct orphan *orphans[ORPHAN_BUCKETS];
 	uint32_t orphan_count;
+	pthread_mutex_t flow_lock; /* a leaf */
+	struct flow reads, writes;
+	_Atomic uint64_t read_ahead_bytes, written_out_bytes;
 };
 
 static inline uint32_t store_stripe(const struct changes_key *key)
@@ -54,6 +58,8 @@ bool store_is_root(const struct store *s, const struct inode *inode);
 /* Copies `name`, terminated, when it can be an entry of `directory`. */
 int store_entry_name(const struct store *s, const struct inode *directory, struct slice name,
 		     char ret_name[NAME_BYTES_MAX + 1]) MUST_CHECK;
+
+void store_flows_init(struct store *s);
 
 /* Orphans known to this run. */
 bool store_orphan_known(struct store *s, const struct file_id *id);
