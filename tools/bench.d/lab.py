@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 
+import measure
 from measure import Cpu, Sample, Skip, Wrong, timed
 
 MIB = 1 << 20
@@ -34,6 +35,11 @@ class Lab:
         self._references = None
         self._peers = None
         self.help = {}
+        self.host_pids = []
+        if args.profile:
+            import perf
+            perf.check()
+            measure.profiler = lambda function: perf.profile(self, function)
 
     def close(self):
         problem = None
@@ -64,6 +70,10 @@ class Lab:
             self._origin = self.world.origin("--lease-term", self.args.lease_term,
                                              *self.args.origin_option)
         return self._origin
+
+    @property
+    def origin_started(self):
+        return self._origin is not None
 
     def native_path(self, *parts):
         return os.path.join(self.native, *parts)
@@ -126,7 +136,9 @@ class Lab:
         if link:
             host.url = lambda: "https://%s:%d/default" % (link.address, link.port)
             host.namespace = link.namespace
-        return host.start()
+        host.start()
+        self.host_pids.append(host.process.pid)
+        return host
 
     def end(self, host):
         """Unmounts, and gives back what its cache took."""

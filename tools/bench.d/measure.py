@@ -15,6 +15,7 @@ import subprocess
 import time
 
 PEER_ROUNDS = 3
+profiler = None  # with --profile: a function that runs another, and says where its time went
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -111,6 +112,7 @@ class Row:
         self.peers = {}
         self.names = ("reference", "subject")
         self.note = ""
+        self.profile = None
 
     def clear(self):
         """To be measured again."""
@@ -134,7 +136,7 @@ class Row:
             "peers": {name: dict(summary(name, values(samples)),
                                  ratio=statistics.median(values(samples)) / reference["median"])
                       for name, samples in self.peers.items() if samples},
-            "note": self.note,
+            "note": self.note, "profile": self.profile,
         }
 
 
@@ -161,6 +163,8 @@ def alternate(row, rounds, reference, subject, peers=None):
                 found.add(sample.checksum)
         if len(found) > 1:
             raise Wrong("%s: the sides read different bytes" % row.title)
+    if profiler:
+        row.profile = profiler(subject)
     return row
 
 

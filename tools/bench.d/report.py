@@ -64,6 +64,9 @@ def more(row):
             "; ".join("%s: %s" % side for side in sides if side[1])
     if row["note"]:
         yield "    " + row["note"]
+    for name, entries in sorted((row.get("profile") or {}).items()):
+        yield "    profile of the %s: %s" % (name, ", ".join(
+            "%s %.0f %%" % (symbol, percent) for percent, symbol in entries))
 
 
 def print_row(row):
