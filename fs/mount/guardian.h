@@ -67,6 +67,20 @@ uint32_t guardian_fenced(const struct guardian *g);
 bool guardian_aborted(const struct guardian *g);
 /* It is dead: nobody fences any more when the daemon cannot. */
 bool guardian_gone(const struct guardian *g);
+/*
+ * The daemon that is to serve the mount is another process, maybe in other namespaces: it gets these
+ * descriptors, makes a guardian of them, and the one who forked it lets go with guardian_release(). The
+ * guardian stays in the mount namespace of who forked it. Of the descriptors, adopt takes what it needs
+ * in any case; -EINVAL: they are none.
+ */
+#define GUARDIAN_PARTS 4
+void guardian_parts(const struct guardian *g, int ret_fds[GUARDIAN_PARTS]);
+int guardian_adopt(const int fds[GUARDIAN_PARTS], struct guardian **ret_guardian) MUST_CHECK;
+void guardian_release(struct guardian *g);
+/* A descriptor of the process, borrowed: by it, its namespaces can be entered. */
+int guardian_process(const struct guardian *g);
+/* This mount cannot be ended in good order: for the guardian the daemon is dead from now on. */
+void guardian_abandon(struct guardian *g);
 /* Before a clean unmount: the guardian ends without fencing; waits for it, at most 5 s. */
 void guardian_stop(struct guardian *g);
 

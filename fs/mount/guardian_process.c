@@ -337,14 +337,15 @@ static void arm(const struct process *p, uint64_t now)
 	(void)timerfd_settime(p->timer_fd, TFD_TIMER_ABSTIME, &timer, NULL); /* cannot fail */
 }
 
-static int32_t obey(struct process *p, const struct guardian_message *message, int fd)
+static int32_t obey(struct process *p, const struct guardian_message *message, int daemon_pidfd,
+		    int fd)
 {
+	if (daemon_pidfd < 0)
+		return -EINVAL;
 	if (p->daemon_pidfd >= 0)
 		close(p->daemon_pidfd);
 	p->daemon_pid = message->pid;
-	p->daemon_pidfd = (int)syscall(SYS_pidfd_open, message->pid, 0);
-	if (p->daemon_pidfd < 0)
-		return -errno;
+	p->daemon_pidfd = daemon_pidfd;
 	if (message->kind == GUARDIAN_GIVE) {
 		if (fd < 0 || p->fuse_fd >= 0)
 			return -EINVAL;
@@ -363,7 +364,7 @@ static void receive(struct process *p)
 {
 	union {
 		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(GUARDIAN_MESSAGE_FDS * sizeof(int))];
 	} control;
 	struct guardian_message message;
 	struct iovec piece = { &message, sizeof(message) };
@@ -371,8 +372,8 @@ static void receive(struct process *p)
 				 .msg_controllen = sizeof(control.bytes) };
 	ssize_t length = recvmsg(p->socket, &packet, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	struct cmsghdr *header;
+	int fds[GUARDIAN_MESSAGE_FDS] = { -1, -1 };
 	int32_t answer;
-	int fd = -1;
 
 	if (length < 0)
 		return;
@@ -382,8 +383,8 @@ static void receive(struct process *p)
 	}
 	header = CMSG_FIRSTHDR(&packet);
 	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
-		memcpy(&fd, CMSG_DATA(header), sizeof(fd));
-	answer = obey(p, &message, fd);
+		memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+	answer = obey(p, &message, fds[0], fds[1]);
 	(void)send(p->socket, &answer, sizeof(answer), MSG_NOSIGNAL); /* it died: seen next */
 	if (message.kind == GUARDIAN_STOP)
 		_exit(0);

@@ -22,11 +22,13 @@ struct guardian_shared {
 	_Atomic uint64_t slots[]; /* nodeids; 0: free */
 };
 
-/* Over the socket, each answered by an int32_t: 0 or -errno. */
+/* Over the socket, each answered by an int32_t: 0 or -errno. With each goes the daemon as it is now (it
+   may have forked into the background) as a descriptor, and with GIVE then that of /dev/fuse. */
+#define GUARDIAN_MESSAGE_FDS 2
 enum guardian_message_kind { GUARDIAN_GIVE = 1, GUARDIAN_MOUNTED, GUARDIAN_STOP };
 struct guardian_message {
 	uint32_t kind;
-	int32_t pid; /* of the daemon as it is now: it may have forked into the background */
+	int32_t pid; /* of the daemon, to be named; in its own process namespace */
 	uint64_t device;
 	bool has_epoch;
 };
