@@ -290,7 +290,8 @@ static int open_directory(struct cache *c, const struct complaint *to)
 		return complain(to, -errno, "cannot be written; check its owner and mount");
 	if (flock(c->identity_fd, LOCK_EX | LOCK_NB) < 0)
 		return complain(to, errno == EWOULDBLOCK ? -EBUSY : -errno,
-				"is in use by another mount; give each mount a cache of its own");
+				"is in use by a process that takes no more mounts; give this one a "
+				"cache of its own");
 	if (fsetxattr(c->identity_fd, "user.leasehold.probe", "1", 1, 0) < 0)
 		return complain(to, errno == ENOTSUP ? -EOPNOTSUPP : -errno,
 				"takes no user xattrs; use ext4, XFS or btrfs");
@@ -424,9 +425,17 @@ void cache_close(struct cache *c)
 	destroy(c);
 }
 
-void cache_host_id(const struct cache *c, uint8_t ret_id[16])
+void cache_host_id(const struct cache *c, uint64_t space, uint32_t number, uint8_t ret_id[16])
 {
-	memcpy(ret_id, c->host_id, 16);
+	uint8_t bytes[16 + 8 + 4];
+	struct writer w = writer_of(bytes, sizeof(bytes));
+	XXH128_canonical_t id;
+
+	writer_bytes(&w, c->host_id, 16);
+	writer_u64(&w, space);
+	writer_u32(&w, number);
+	XXH128_canonicalFromHash(&id, XXH3_128bits(bytes, w.at));
+	memcpy(ret_id, id.digest, 16);
 }
 
 void cache_counters(struct cache *c, struct cache_counters *ret_counters)

@@ -63,8 +63,11 @@ int cache_open(const char *directory, uint64_t bytes_max, struct cache **ret_cac
 /* Writes all records (data synced first). No file may be referenced. */
 void cache_close(struct cache *c);
 
-/* A lasting identity of this cache's host, 16 bytes, made with the cache. */
-void cache_host_id(const struct cache *c, uint8_t ret_id[16]);
+/*
+ * A lasting identity for the sessions of one mount, 16 bytes: it comes from what is made with the cache,
+ * the space of what is mounted, and a number among the mounts of that space.
+ */
+void cache_host_id(const struct cache *c, uint64_t space, uint32_t number, uint8_t ret_id[16]);
 
 /* The space of an export, by the URL of its origin and its name: the same in every run. */
 uint64_t cache_space(const char *origin_url, const char *export);

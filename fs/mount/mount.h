@@ -1,5 +1,5 @@
 /*
- * mount.h - runs a mount: one export of one origin at one mount point, one cache.
+ * mount.h - runs a mount: one export of one origin at one mount point, with a cache that others may share.
  *
  * The options are one table: the struct, `leasehold mount --help`, leasehold-mount(1) and the
  * parser of -o come from its rows, and a test compares them.
@@ -60,9 +60,12 @@ struct mount_options {
 };
 
 /*
- * Mounts, daemonises once the mount answers (unless `foreground`), and returns when the file
- * system is unmounted, or SIGTERM or SIGINT unmounted it: 0 in the parent and at the end. -errno
- * after one line to standard error that says what and what next; then nothing is mounted.
+ * With a cache directory that another process has, that one serves the mount (handover.h): this one
+ * mounts, and returns when the mount answers or, with `foreground`, when it has ended. Else it
+ * mounts, daemonises once the mount answers (unless `foreground`), and returns when the file
+ * system is unmounted, or SIGTERM or SIGINT unmounted it, and each mount that others asked for has
+ * ended as well: 0 in the parent and at the end. -errno after one line to standard error that says
+ * what and what next; then nothing is mounted.
  */
 int mount_run(const struct mount_options *options) MUST_CHECK;
 

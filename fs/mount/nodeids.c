@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,9 +35,10 @@ static int record_order(const void *a, const void *b)
 	return x->nodeid < y->nodeid ? -1 : x->nodeid > y->nodeid;
 }
 
-static void path_of(const char *directory, const char *suffix, char path[PATH_MAX])
+static void path_of(const struct mount *m, const char *suffix, char path[PATH_MAX])
 {
-	(void)snprintf(path, PATH_MAX, "%s/" NAME "%s", directory, suffix); /* too long: not found */
+	(void)snprintf(path, PATH_MAX, "%s/" NAME "-%016" PRIx64 "-%u%s", m->options->cache,
+		       m->cache_space, m->number, suffix); /* too long: not found */
 }
 
 /* A whole file, at most what NODEIDS_MAX records take. */
@@ -76,7 +78,7 @@ static bool record_read(struct reader *r, struct record *ret_record)
 	return inode_nodeid(&record.handle) == record.nodeid;
 }
 
-struct nodeids *nodeids_load(const char *directory)
+struct nodeids *nodeids_load(const struct mount *m)
 {
 	char path[PATH_MAX];
 	struct nodeids *n = NULL;
@@ -84,7 +86,7 @@ struct nodeids *nodeids_load(const char *directory)
 	uint8_t *bytes;
 	size_t length;
 
-	path_of(directory, "", path);
+	path_of(m, "", path);
 	bytes = read_file(path, &length);
 	if (!bytes)
 		return NULL;
@@ -163,8 +165,8 @@ void nodeids_save(struct mount *m)
 	bool good;
 	int fd;
 
-	path_of(m->options->cache, "", path);
-	path_of(m->options->cache, ".new", fresh);
+	path_of(m, "", path);
+	path_of(m, ".new", fresh);
 	(void)unlink(fresh); /* of a save that did not end */
 	fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	file = fd < 0 ? NULL : fdopen(fd, "w");

@@ -3,9 +3,10 @@
  *
  * name_to_handle_at(2) on a mount, and so an NFS server that exports it, keeps the kernel's nodeid. A
  * nodeid is a hash of the inode's handle (inode.h) and the same in every mount, but the handle cannot
- * be computed from it. So at the end of a mount what it knew is written to the file `nodeids` in the
- * cache directory, with what earlier mounts left, up to NODEIDS_MAX; the next one reads it. What a
- * daemon knew that was killed is not in it, and such a file handle is stale.
+ * be computed from it. So at the end of a mount what it knew is written to a file in the cache
+ * directory (`nodeids`, the space and the number of the mount), with what earlier mounts left, up to
+ * NODEIDS_MAX; the next one reads it. What a daemon knew that was killed is not in it, and such a file
+ * handle is stale.
  *
  * Loaded before the mount is served and not changed until it is saved: any thread may look.
  */
@@ -19,8 +20,8 @@
 struct mount;
 struct nodeids;
 
-/* From the cache directory; NULL when there is nothing, or nothing that can be read. */
-struct nodeids *nodeids_load(const char *directory);
+/* From the cache directory of the mount; NULL when there is nothing, or nothing that can be read. */
+struct nodeids *nodeids_load(const struct mount *m);
 void nodeids_destroy(struct nodeids *n);
 /* The handle that `nodeid` belongs to. NULL for `n` is fine. */
 bool nodeids_find(const struct nodeids *n, uint64_t nodeid, struct handle *ret_handle);

@@ -886,7 +886,7 @@ int session_start(struct mount *m, struct duration timeout, struct item_node *re
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&s->wake, &attributes);
 	pthread_condattr_destroy(&attributes);
-	cache_host_id(m->cache, s->host);
+	cache_host_id(m->cache, m->cache_space, m->number, s->host);
 	if (getrandom(&s->instance, sizeof(s->instance), 0) != sizeof(s->instance))
 		s->instance = mount_now().ns;
 	pthread_mutex_lock(&m->lock);

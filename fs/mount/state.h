@@ -1,5 +1,5 @@
 /*
- * state.h - what the daemon of one mount consists of, and its one lock.
+ * state.h - what one mount consists of, and its one lock.
  *
  * `lock` protects the holder, the inode table with everything cached in memory, and the calls in
  * flight. It is held for lookups and updates of memory only: never across a system call, a network
@@ -64,6 +64,7 @@ struct mount_counters {
 #undef COUNTER_FIELD
 };
 
+struct daemon;
 struct inode_table;
 struct nodeids;
 struct call_table;
@@ -79,8 +80,11 @@ struct mount {
 	const char *subdirectory; /* what follows in the URL, "" or from "/" on */
 	char *origin_url;   /* scheme, host and port */
 	struct client *client;
-	struct cache *cache;
+	struct daemon *daemon; /* the process, as far as its mounts see it; NULL: there is none */
+	struct cache *cache;   /* the daemon's */
 	uint64_t cache_space; /* of the export: cache.h */
+	uint32_t number;   /* among the mounts of this export with this cache */
+	bool elsewhere;    /* another process asked for it: the mount point is where its guardian is */
 	struct guardian *guardian;
 	struct notifier *notifier;
 	struct session *session;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "fs/mount/call.h"
+#include "fs/mount/daemon.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/passthrough.h"
 #include "fs/mount/seal.h"
@@ -31,6 +32,8 @@ static void cache_json(struct mount *m, json_t *into)
 	struct cache_counters c;
 
 	cache_counters(m->cache, &c);
+	if (m->daemon)
+		set(into, "mounts", daemon_member_count(m->daemon));
 	set(into, "bytes", c.bytes);
 	set(into, "bytes_max", c.bytes_max);
 	set(into, "files", c.files);

@@ -148,15 +148,6 @@ def test_errors_of_the_machine(w):
     nothing_is_mounted(h)
 
 
-def test_one_cache_serves_one_mount(w):
-    h = w.host("a")
-    w.allow_log("")
-    other = w.path + "/other"
-    os.mkdir(other)
-    fails("a cache in use", *mount_command(h, mountpoint=other), words=[h.cache])
-    expect(leasehold.is_mounted(other), False)
-
-
 def test_the_origin_says_what_is_wrong(w):
     o = w.origin()
     w.allow_log("")

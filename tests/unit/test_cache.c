@@ -215,15 +215,19 @@ START_TEST(a_clean_stop_loses_nothing)
 	struct cache_file *f = get(c, 1);
 	uint8_t id[16], again[16];
 
-	cache_host_id(c, id);
+	cache_host_id(c, 1, 0, id);
 	ck_assert_int_eq(put_bytes(f, 1, first, 0, 100000), 0);
 	ck_assert_int_eq(put_bytes(f, 1, first, 200000, 1000), 0);
 	cache_file_put(f);
 	cache_close(c);
 
 	c = open_cache(16 * MIB);
-	cache_host_id(c, again);
+	cache_host_id(c, 1, 0, again);
 	ck_assert_mem_eq(id, again, 16);
+	cache_host_id(c, 1, 1, again);
+	ck_assert_mem_ne(id, again, 16);
+	cache_host_id(c, 2, 0, again);
+	ck_assert_mem_ne(id, again, 16);
 	f = get(c, 1);
 	ck_assert(change_equal(cache_file_change(f), first));
 	ck_assert_uint_eq(got_bytes(f, 1, first, 0, 200000), 100000);
