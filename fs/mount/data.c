@@ -215,6 +215,17 @@ static void open_answer(struct mount *m, fuse_req_t request, struct inode *inode
 
 /* ---- a small file that is not cached is fetched before its open is answered ---- */
 
+/* What is not larger is complete before its open is answered. Under the lock. */
+static uint64_t open_fetch_max(struct mount *m, const struct inode *inode)
+{
+	bool sweeps = sweep_opened(&m->sweep, mount_now(), inode->nodeid);
+	uint64_t max = m->options->open_fetch;
+
+	if (max && max < SWEEP_BYTES_MAX && sweeps)
+		max = SWEEP_BYTES_MAX;
+	return max < BULK_BYTES_MAX ? max : BULK_BYTES_MAX;
+}
+
 /*
  * Whether there is something to fetch for this open; notes that it is being fetched. Not where that did
  * not help before, nor while another open does it: who reads then asks for it.
@@ -230,7 +241,7 @@ static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret
 	pthread_mutex_lock(&m->lock);
 	attributes = inode_attributes(m, inode, mount_now());
 	if (attributes && holder_lease(m->holder, mount_now(), &inode->handle) &&
-	    attributes->size <= m->options->open_fetch && attributes->size <= BULK_BYTES_MAX) {
+	    attributes->size <= open_fetch_max(m, inode)) {
 		size = attributes->size;
 		change = holder_change(m->holder, &inode->handle);
 	}

@@ -322,6 +322,7 @@ static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, o
 		directory->listing = NULL;
 		directory->hint = 0;
 		directory->nodes = 0;
+		sweep_listed(&m->sweep, mount_now(), directory->inode->nodeid);
 		instance = inode_lease(m, directory->inode, mount_now(), NULL);
 		if (instance && directory->inode->listing &&
 		    directory->inode->listing->instance == instance)

@@ -123,8 +123,10 @@ static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent
 		return false;
 	}
 	token = mount_reply_begin(m);
-	if (child)
+	if (child) {
 		entry_fill(m, child, attributes, &entry);
+		sweep_looked_up(&m->sweep, parent, child->nodeid);
+	}
 	entry.entry_timeout = name_validity(m, directory, slice_of(name), child);
 	pthread_mutex_unlock(&m->lock);
 	COUNT(m, lookups_cached);

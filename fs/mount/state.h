@@ -16,6 +16,7 @@
 #include "fs/cache/cache.h"
 #include "fs/mount/guardian.h"
 #include "fs/mount/mount.h"
+#include "fs/mount/sweep.h"
 #include "lease/holder.h"
 #include "lease/message.h"
 #include "transport/client.h"
@@ -119,6 +120,7 @@ struct mount {
 	struct reading *readings; /* READs of the kernel that are not answered: read.c */
 	uint64_t reading_id;
 	unsigned ahead_count; /* fetches ahead of readers, in flight */
+	struct sweep sweep;
 	struct statvfs space; /* of the export, as heard last: attributes.c */
 	uint64_t incarnation;        /* of the origin's store, from the latest answer: sync.h */
 	uint64_t incarnation_before; /* the last one that was another */

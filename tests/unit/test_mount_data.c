@@ -70,6 +70,29 @@ START_TEST(an_open_does_not_fail_with_its_fetch)
 }
 END_TEST
 
+START_TEST(a_larger_file_is_when_its_directory_is_swept)
+{
+	struct origin_request *read;
+	uint64_t node[SWEEP_FILES], unique;
+
+	lab_start();
+	lab.options.open_fetch = 4096;
+	for (unsigned i = 0; i < SWEEP_FILES; i++) {
+		const char name[] = { (char)('a' + i), '\0' };
+
+		node[i] = lab_find_file(name, FILE_NUMBER + i, SWEEP_BYTES_MAX);
+	}
+	for (unsigned i = 0; i + 1 < SWEEP_FILES; i++)
+		ck_assert_int_eq(kernel_error(kernel_open(node[i], O_RDONLY)), 0);
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 0);
+	unique = kernel_open(node[SWEEP_FILES - 1], O_RDONLY);
+	read = origin_expect(MESSAGE_read);
+	ck_assert_uint_eq(read->message.read.count, SWEEP_BYTES_MAX);
+	origin_answer_status(read, STATUS_IO);
+	ck_assert_int_eq(kernel_error(unique), 0);
+}
+END_TEST
+
 START_TEST(readers_keep_pages_and_writers_go_around_them)
 {
 	struct fuse_open_out out;
@@ -544,6 +567,7 @@ static TCase *data_case(void)
 	tcase_add_test(tcase, an_open_under_a_lease_asks_nobody_and_its_close_tells_nobody);
 	tcase_add_test(tcase, a_small_file_is_cached_before_its_open_is_answered);
 	tcase_add_test(tcase, an_open_does_not_fail_with_its_fetch);
+	tcase_add_test(tcase, a_larger_file_is_when_its_directory_is_swept);
 	tcase_add_test(tcase, readers_keep_pages_and_writers_go_around_them);
 	tcase_add_test(tcase, beyond_what_the_guardian_can_fence_nothing_has_pages);
 	tcase_add_test(tcase, a_mapping_beyond_what_the_guardian_can_fence_gets_no_page);
