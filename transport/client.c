@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "transport/client_internal.h"
+#include "transport/compress.h"
 #include "transport/tls.h"
 
 #define POOL_MAX	128u /* calls kept with their easy handles for reuse */
@@ -114,6 +115,7 @@ void call_put(struct client_call *call)
 	call->body_length = call->sent = 0;
 	call->offered = call->repeated = false;
 	call->begun = call->is_message = call->is_stream = false;
+	call->compressed = call->bad_encoding = false;
 	call->http_status = 0;
 	call->reader_error = 0;
 	call->detail[0] = 0;
@@ -418,12 +420,16 @@ static int check_url(struct client *c, const char *url, char *text, size_t size)
 
 static struct curl_slist *make_headers(enum client_channel channel)
 {
-	const char *const lines[] = { "content-type: " FRAME_CONTENT_TYPE, "Expect:",
-				      channel == CLIENT_CONTROL ? "priority: " FRAME_URGENT
-								: "priority: " FRAME_AHEAD };
-	size_t count = channel == CLIENT_DATA ? 2 : 3;
+	const char *const common[] = { "content-type: " FRAME_CONTENT_TYPE, "Expect:" };
+	const char *const control[] = { "priority: " FRAME_URGENT };
+	const char *const data[] = { "accept-encoding: " COMPRESS_NAME,
+				     "priority: " FRAME_AHEAD };
+	const char *lines[4] = { common[0], common[1] };
+	size_t count = channel == CLIENT_AHEAD ? 4 : 3;
 	struct curl_slist *list = NULL, *longer;
 
+	for (size_t i = 2; i < count; i++)
+		lines[i] = channel == CLIENT_CONTROL ? control[i - 2] : data[i - 2];
 	for (size_t i = 0; i < count; i++) {
 		longer = curl_slist_append(list, lines[i]);
 		if (!longer) {

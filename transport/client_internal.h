@@ -69,6 +69,8 @@ struct client_call {
 	bool repeated; /* libcurl wanted to send it once more */
 	bool begun;    /* the answer's headers are here */
 	bool is_message;
+	bool compressed;      /* its content-encoding says so */
+	bool bad_encoding;    /* or says something else */
 	long http_status;
 	uint8_t *body;
 	size_t body_length;

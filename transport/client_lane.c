@@ -11,6 +11,7 @@
 
 #include "transport/client_internal.h"
 #include "transport/client_wire.h"
+#include "transport/compress.h"
 #include "transport/error.h"
 
 static int alert_index; /* of OpenSSL's extra data: the lane of a context */
@@ -67,6 +68,25 @@ static bool add_body(struct client_call *call, const char *data, size_t length)
 	memcpy(call->body + call->body_length, data, length);
 	call->body_length = wanted;
 	return true;
+}
+
+/* A line of the answer's headers; a new status line begins them anew. */
+static size_t on_header(char *line, size_t size, size_t length, void *context)
+{
+	static const char name[] = "content-encoding:";
+	struct client_call *call = context;
+	const char *at = line + sizeof(name) - 1, *end = line + length;
+
+	if (length < sizeof(name) || strncasecmp(line, name, sizeof(name) - 1) != 0)
+		return length;
+	while (at < end && (*at == ' ' || *at == '\t'))
+		at++;
+	while (at < end && (end[-1] == '\r' || end[-1] == '\n' || end[-1] == ' '))
+		end--;
+	call->compressed = (size_t)(end - at) == strlen(COMPRESS_NAME) &&
+			   strncasecmp(at, COMPRESS_NAME, strlen(COMPRESS_NAME)) == 0;
+	call->bad_encoding = !call->compressed;
+	return length;
 }
 
 /* Anything but `length` ends the transfer with CURLE_WRITE_ERROR. */
@@ -232,6 +252,8 @@ void call_set_options(struct client_call *call)
 	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, SEND_BYTES);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, call);
+	curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+	curl_easy_setopt(easy, CURLOPT_HEADERDATA, call);
 	curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_send);
 	curl_easy_setopt(easy, CURLOPT_READDATA, call);
 	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_offer);
@@ -250,14 +272,41 @@ static void count_outcome(struct client *c, int error)
 		c->counters.failures++;
 }
 
+/* The answer as it was before it was compressed. 0, -EPROTO, -ENOMEM. */
+static int expand_body(struct client_call *call)
+{
+	struct slice body = { call->body, call->body_length };
+	uint8_t *data;
+	size_t length;
+	int error;
+
+	if (call->bad_encoding)
+		return -EPROTO;
+	if (!call->compressed || call->body_length == 0)
+		return 0;
+	error = decompress_body(body, FRAME_BODY_BYTES_MAX, &data, &length);
+	if (error)
+		return error == -ENOMEM ? error : -EPROTO;
+	free(call->body);
+	call->body = data;
+	call->body_length = call->body_capacity = length;
+	return 0;
+}
+
 static void tell_done(struct client_call *call, int error, const char *text)
 {
 	struct client_answer answer = { .error = error,
 					.unsent = error != 0 && !call->offered,
 					.http_status = (int)call->http_status,
 					.text = text };
-	struct slice body = { call->body, call->body_length };
+	struct slice body;
 
+	if (error == 0) {
+		answer.error = error = expand_body(call);
+		if (error)
+			answer.text = "the origin's answer cannot be decompressed; is it damaged?";
+	}
+	body = (struct slice){ call->body, call->body_length };
 	if (error == 0 && call->is_message &&
 	    frame_split(body, &answer.message, &answer.bulk) < 0) {
 		answer.error = -EPROTO;

@@ -153,6 +153,7 @@ static void server_free(struct server *s)
 	BIO_meth_free(s->bio_method);
 	pthread_mutex_destroy(&s->drain_lock);
 	pthread_cond_destroy(&s->drain_changed);
+	pthread_mutex_destroy(&s->squeeze_lock);
 	SSL_CTX_free(s->tls);
 	free(s);
 }
@@ -185,6 +186,8 @@ static struct server *server_allocate(const struct server_config *config)
 	s->listen_fd = -1;
 	s->references = 1;
 	pthread_mutex_init(&s->drain_lock, NULL);
+	pthread_mutex_init(&s->squeeze_lock, NULL);
+	squeeze_init(&s->squeeze);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&s->drain_changed, &attributes);
@@ -281,5 +284,7 @@ void server_counters(const struct server *s, struct server_counters *ret_counter
 		.streams = s->counters.streams,
 		.malformed = s->counters.malformed,
 		.tls_failures = s->counters.tls_failures,
+		.compressed_in = s->counters.compressed_in,
+		.compressed_out = s->counters.compressed_out,
 	};
 }

@@ -10,6 +10,9 @@
  * responses. Other requests (GET) get a plain body. Bounds: see struct server_config; a request
  * beyond them is answered 413, 429 or by closing the connection, counted, and never buffered.
  *
+ * A response to a message with `accept-encoding: zstd` may be compressed (RFC 9110 8.4): where the link is
+ * slower than a core compresses, and it gets smaller (squeeze.h).
+ *
  * Requests with the header `priority: u=0` (RFC 9218) and a body of a message at most have a reserve
  * of their own, 4,096 in all and 64 of a connection, so that no number of others keeps out what these
  * may be waiting for. Beyond the reserve they are requests like others. What the handler finds to be no
@@ -78,6 +81,8 @@ struct server_bulk {
 	void *context;
 };
 
+/* Answers of one group compress alike, or do not; 0: of none. Before it is answered; any thread. */
+void server_request_set_group(struct server_request *request, uint64_t group);
 /* Answers with `reply` and bulk data, whose ownership moves. The HTTP status is that of the
    message's status (status_http). Frees the request. Any thread; does not block. */
 void server_respond(struct server_request *request, const struct message *reply,
@@ -104,7 +109,7 @@ void server_stream_unref(struct server_stream *stream);
 
 struct server_counters {
 	uint64_t connections, requests, responses, bytes_in, bytes_out, refused, cancelled, streams,
-		malformed, tls_failures;
+		malformed, tls_failures, compressed_in, compressed_out;
 };
 void server_counters(const struct server *s, struct server_counters *ret_counters);
 

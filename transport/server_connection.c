@@ -93,6 +93,7 @@ static ssize_t send_bytes(struct connection *c, const uint8_t *data, size_t leng
 		return -1;
 	}
 	c->last_write = c->loop->now;
+	c->sent_bytes += (size_t)n;
 	return n;
 }
 
@@ -233,8 +234,10 @@ static void drain_connection(struct connection *c)
 void connection_flush(struct connection *c)
 {
 	size_t turn = 0;
-	bool blocked = !send_pending(c);
+	bool blocked;
 
+	link_look(c);
+	blocked = !send_pending(c);
 	if (c->handshaking || c->dead) {
 		if (!c->dead)
 			watch(c, EPOLLIN | (blocked ? (uint32_t)EPOLLOUT : 0));

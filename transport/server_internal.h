@@ -19,6 +19,7 @@
 
 #include "transport/frame.h"
 #include "transport/server.h"
+#include "transport/squeeze.h"
 #include "transport/tls_certificate.h"
 
 /* A peer that has not finished TLS and HTTP/2's preface by then is not one. */
@@ -125,10 +126,12 @@ struct server {
 	atomic_bool draining;
 	pthread_mutex_t drain_lock;
 	pthread_cond_t drain_changed; /* a connection went; CLOCK_MONOTONIC */
+	pthread_mutex_t squeeze_lock; /* a leaf */
+	struct squeeze squeeze;
 
 	struct {
 		_Atomic uint64_t connections, requests, responses, bytes_in, bytes_out, refused,
-			cancelled, streams, malformed, tls_failures;
+			cancelled, streams, malformed, tls_failures, compressed_in, compressed_out;
 	} counters;
 };
 
@@ -158,6 +161,13 @@ struct connection {
 	struct instant accepted;
 	struct instant last_frame;
 	struct instant last_write; /* when the socket last took bytes */
+	/* server_link.c: */
+	uint64_t sent_bytes;
+	bool busy; /* the kernel has had bytes to send all the time since then: */
+	struct instant busy_since;
+	uint64_t busy_from; /* how many had left */
+	uint64_t link_rate; /* bytes per second, at the last measurement; 0: none yet */
+	struct instant link_measured;
 };
 
 enum request_state {
@@ -182,6 +192,10 @@ struct server_request {
 	bool peer_ended; /* END_STREAM came */
 	int refusal;	 /* HTTP status decided before the body was complete, or 0 */
 	bool is_message; /* by its content type */
+	bool accepts_zstd;
+	bool compressed;    /* the answer is */
+	uint64_t link_rate; /* of its connection when it came */
+	uint64_t group;	    /* server_request_set_group() */
 	bool has_name;
 	bool tls;
 	char name[TLS_NAME_BYTES_MAX + 1];
@@ -262,8 +276,23 @@ void connection_flush(struct connection *c);
 void connection_tick(struct connection *c);
 void connection_destroy(struct connection *c);
 
+/* ---- server_link.c ---- */
+
+/* Before anything is sent in a turn. */
+void link_look(struct connection *c);
+/* Bytes per second that the link takes; 0: not known, since lately it took all that there was. */
+uint64_t link_rate(const struct connection *c);
+
+/* ---- server_compress.c ---- */
+
+/* Does the value of an accept-encoding header name zstd, and not with q=0? */
+bool accepts_zstd(const uint8_t *value, size_t length);
+/* Compresses the answer, which is complete, if its peer takes that and it pays. Any thread. */
+void request_compress(struct server_request *r);
+
 /* ---- server_request.c ---- */
 
+void bulk_release(struct server_bulk *bulk);
 struct server_request *request_create(struct connection *c, int32_t stream_id);
 /* False: beyond the bounds; request->refusal says how. */
 bool request_add_header(struct server_request *r, const uint8_t *name, size_t name_length,

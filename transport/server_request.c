@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "lease/status.h"
+#include "transport/compress.h"
 #include "transport/server_internal.h"
 
 static struct server_request *request_of_post(struct loop_post *post)
@@ -58,7 +59,7 @@ static void request_detach(struct server_request *r)
 	r->connection = NULL;
 }
 
-static void bulk_release(struct server_bulk *bulk)
+void bulk_release(struct server_bulk *bulk)
 {
 	if (bulk->release)
 		bulk->release(bulk->context, bulk->data);
@@ -200,6 +201,8 @@ bool request_add_header(struct server_request *r, const uint8_t *name, size_t na
 			return refuse_later(r, 400);
 	} else if (is(name, name_length, "priority")) {
 		r->urgent = is(value, value_length, FRAME_URGENT);
+	} else if (is(name, name_length, "accept-encoding")) {
+		r->accepts_zstd = accepts_zstd(value, value_length);
 	}
 	return true;
 }
@@ -251,6 +254,8 @@ void request_headers_done(struct server_request *r)
 	struct server *s = r->loop->server;
 
 	s->counters.requests++;
+	if (r->accepts_zstd && r->is_message)
+		r->link_rate = link_rate(r->connection);
 	if (!take_reserved(r)) {
 		r->counted = true;
 		if (s->request_count++ >= s->request_count_max)
@@ -464,7 +469,7 @@ void request_submit(struct server_request *r)
 {
 	struct server *s = r->loop->server;
 	nghttp2_data_provider provider = { .source.ptr = r };
-	nghttp2_nv headers[4];
+	nghttp2_nv headers[5];
 	size_t count = 0;
 	char status[16];
 	char length[24];
@@ -478,6 +483,8 @@ void request_submit(struct server_request *r)
 		(void)snprintf(length, sizeof(length), "%zu", r->head_length + r->bulk.length);
 		headers[count++] = header_of("content-length", length);
 	}
+	if (r->compressed)
+		headers[count++] = header_of("content-encoding", COMPRESS_NAME);
 	if (r->header_name)
 		headers[count++] = header_of(r->header_name, r->header_value);
 	provider.read_callback = r->stream ? read_stream : request_read_answer;
@@ -593,7 +600,13 @@ void server_respond(struct server_request *r, const struct message *reply, struc
 		set_failure(r, error);
 	else
 		set_answer(r, status_http(status_of_message(reply)), FRAME_CONTENT_TYPE);
+	request_compress(r);
 	post_answer(r);
+}
+
+void server_request_set_group(struct server_request *r, uint64_t group)
+{
+	r->group = group;
 }
 
 void server_respond_plain(struct server_request *r, int http_status, const char *content_type,

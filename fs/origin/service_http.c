@@ -133,6 +133,8 @@ static json_t *server_json(const struct server_counters *c)
 	COUNTER(object, *c, streams);
 	COUNTER(object, *c, malformed);
 	COUNTER(object, *c, tls_failures);
+	COUNTER(object, *c, compressed_in);
+	COUNTER(object, *c, compressed_out);
 	return object;
 }
 

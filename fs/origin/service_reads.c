@@ -164,6 +164,8 @@ static int read_bytes(struct task *t, struct inode *inode, uint64_t op)
 	t->reply.offset = zeros;
 	t->reply.eof = m->offset + count >= node.attributes.size;
 	t->reply.count = count;
+	if (t->request)
+		server_request_set_group(t->request, inode->identity.key.words[0]);
 	if (!t->reply.eof)
 		store_read_ahead(t->store, inode, m->offset, count);
 	return 0;

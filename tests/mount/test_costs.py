@@ -7,6 +7,7 @@ over a link that delays what passes (proxy.py).
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -23,11 +24,12 @@ def counters(host):
     return host.status()["counters"]
 
 
-def origin_status(w, host):
-    """The origin's status page, by a link without a colon in its name: curl reads that otherwise."""
+def origin_status(w, host, joined=None):
+    """The origin's status page, by a link without a colon in its name: curl reads that otherwise.
+    `joined`: where the host believes the origin to be."""
     keys = os.path.join(w.path, "status-keys")
     if not os.path.lexists(keys):
-        os.symlink(os.path.join(host.keys, "127.0.0.1:%d" % host.origin.port), keys)
+        os.symlink(os.path.join(host.keys, joined or "127.0.0.1:%d" % host.origin.port), keys)
     return json.loads(subprocess.run(
         ["curl", "-sSf", "--http2", "--cacert", keys + "/ca.pem", "--cert", keys + "/host.pem",
          "--key", keys + "/host.key", "https://127.0.0.1:%d/status" % host.origin.port],
@@ -306,6 +308,71 @@ def test_many_hosts_are_served_from_what_the_origin_read_once(w):
     ahead = origin_status(w, hosts[0])["exports"][0]["read_ahead_bytes"]
     if not 0 < ahead <= 3 * size * len(hosts):
         raise Failure("read ahead: %d bytes" % ahead)
+
+
+class SlowLink:
+    """Lets so many bytes per second of the origin's through, and holds next to none of them."""
+
+    def __init__(self, port, rate):
+        self.target, self.rate = ("127.0.0.1", port), rate
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                host, _ = self.listener.accept()
+            except OSError:
+                return
+            origin = socket.socket()
+            origin.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+            origin.connect(self.target)
+            threading.Thread(target=self.pump, args=(host, origin, 0), daemon=True).start()
+            threading.Thread(target=self.pump, args=(origin, host, self.rate),
+                             daemon=True).start()
+
+    def pump(self, source, sink, rate):
+        try:
+            while True:
+                data = source.recv(1 << 16)
+                if not data:
+                    break
+                sink.sendall(data)
+                if rate:
+                    time.sleep(len(data) / rate)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            for one in (source, sink):
+                one.close()
+
+    def close(self):
+        self.listener.close()
+
+
+def test_a_slow_link_gets_bytes_compressed_that_can_be(w):
+    """Text is compressed, noise is not; and what arrives is the same."""
+    needs_counters()
+    o = w.origin()
+    line = b"what is said again and again can be said in fewer words, and %09d times\n"
+    block = b"".join(line % (i * i) for i in range(16384))
+    files = {"noise": os.urandom(24 << 20), "text": block * 40}
+    link = SlowLink(o.port, 20 << 20)
+    host = w.host("far", start=False)
+    host.url = lambda: "https://127.0.0.1:%d/default" % link.port
+    host.start()
+    moved = {}
+    for name, content in files.items():
+        write_file(o.path_of(name), content)
+        before = origin_status(w, host, "127.0.0.1:%d" % link.port)["server"]
+        expect(read_file(host / name) == content, True, "the bytes of " + name)
+        after = origin_status(w, host, "127.0.0.1:%d" % link.port)["server"]
+        moved[name] = [after[key] - before[key] for key in ("compressed_in", "compressed_out")]
+    host.unmount()
+    link.close()
+    expect(moved["noise"], [0, 0], "noise compressed, before and after")
+    if not 0 < 2 * moved["text"][1] < moved["text"][0]:
+        raise Failure("text compressed, before and after: %s" % moved["text"])
 
 
 leasehold.main(globals())
