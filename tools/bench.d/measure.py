@@ -127,10 +127,13 @@ class Row:
         subject = summary(self.names[1], values(self.subject))
         reference["cpu"], subject["cpu"] = (
             cpu_per(samples, self.unit) for samples in (self.reference, self.subject))
+        per_gb = {who: subject["cpu"][who] for who in ("host", "origin")
+                  if self.unit == "B/s" and who in subject["cpu"]}
         return {
             "case": self.case.name, "group": self.case.group, "title": self.title,
             "unit": self.unit, "better": self.better, "target": self.target,
             "rounds": len(self.subject), "reference": reference, "subject": subject,
+            "cpu_s_per_gb": per_gb,
             "ratio": {"median": subject["median"] / reference["median"],
                       "low": min(by_round), "high": max(by_round)},
             "peers": {name: dict(summary(name, values(samples)),
