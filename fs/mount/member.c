@@ -154,9 +154,20 @@ static void *loop(void *context)
 }
 
 
+/* More than there are processors take turns, and each wakes up to find its caches cold. */
+static unsigned loops_wanted(const char *text)
+{
+	long count = text ? strtol(text, NULL, 10) : 0; /* 0 for auto, too; mount.c has checked it */
+
+	if (count > 0)
+		return (unsigned)count;
+	count = sysconf(_SC_NPROCESSORS_ONLN);
+	return count < 2 ? 2 : count > 4 ? 4 : (unsigned)count;
+}
+
 static int start_loops(struct member *mb)
 {
-	unsigned count = mb->mount.options->threads ? mb->mount.options->threads : 1;
+	unsigned count = loops_wanted(mb->mount.options->threads);
 	int r = 0;
 
 	mb->loops = calloc(count, sizeof(*mb->loops));

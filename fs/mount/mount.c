@@ -19,6 +19,7 @@
 #include "fs/mount/write_back.h"
 #include "transport/tls.h"
 
+#define THREADS_MAX 1024 /* that serve the kernel */
 #define REQUEST_BYTES_MAX (1u << 20)
 #define CACHE_WAIT_S 5 /* for one whose daemon is ending: most take far less */
 
@@ -129,6 +130,15 @@ static int prepare_keys(struct member *mb)
 
 static int check_options(const struct mount_options *o)
 {
+	const char *threads = o->threads ? o->threads : "auto";
+	char *end;
+	long count = strtol(threads, &end, 10);
+
+	if (strcmp(threads, "auto") != 0 && (*end || count < 1 || count > THREADS_MAX)) {
+		mount_log("error", "threads=%s is not known; give auto, or a number up to %d", threads,
+			  THREADS_MAX);
+		return -EINVAL;
+	}
 	if (!o->passthrough || strcmp(o->passthrough, "sealed") == 0 ||
 	    strcmp(o->passthrough, "off") == 0)
 		return 0;

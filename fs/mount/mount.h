@@ -34,7 +34,8 @@
 	  "what is not larger is fetched when it is opened to be read")                         \
 	O(TEXT, passthrough, "passthrough", "sealed|off", "sealed",                             \
 	  "which cached files the kernel reads by itself")                                      \
-	O(COUNT, threads, "threads", "N", "4", "threads that serve the kernel")                 \
+	O(TEXT, threads, "threads", "N", "auto",                                                \
+	  "threads that serve the kernel; auto: as many as processors, from 2 to 4")            \
 	O(FLAG, kernel_names, "kernel-names", "", "",                                           \
 	  "names stay in the kernel: no mounts and no overlays on this mount")                  \
 	O(FLAG, small, "small", "", "",                                                         \
