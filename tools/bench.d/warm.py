@@ -17,6 +17,11 @@ READS_MAX = 0.01
 TRIES = 3
 
 
+def middle(function, times):
+    """The median sample of so many."""
+    return sorted([function() for _ in range(times)], key=lambda s: s.value)[times // 2]
+
+
 class Warm:
     """A host with files in its cache; `row()` measures and checks."""
 
@@ -29,14 +34,11 @@ class Warm:
 
     def side(self, path, pids, kind, jobs, *count, before=None, times=1, enter=None):
         """A function that measures it; with `times`, the median of so many runs."""
-        def measure():
-            samples = []
-            for _ in range(times):
-                if before:
-                    before()
-                samples.append(self.lab.io(kind, jobs, *count, path, pids=pids, enter=enter))
-            return sorted(samples, key=lambda s: s.value)[times // 2]
-        return measure
+        def once():
+            if before:
+                before()
+            return self.lab.io(kind, jobs, *count, path, pids=pids, enter=enter)
+        return lambda: middle(once, times)
 
     def row(self, title, unit, target, kind, jobs, count=None, asked=False, others=None, **how):
         """
@@ -50,10 +52,13 @@ class Warm:
 
         def side(path, pids):
             return self.side(path, pids, kind, jobs, *count, **how)
+
+        def peer(path, pids):
+            return self.side(path, pids, kind, jobs, *count, **dict(how, times=1))
         native = side(self.lab.native_path(name), {})
         mount = side(self.host / name, {"host": self.host.process.pid})
         native(), mount()  # not measured: both begin equally warm
-        sides = self.lab.warm_peers(name, side) if kind == "seq" and jobs == 1 else {}
+        sides = self.lab.warm_peers(name, peer) if kind == "seq" and jobs == 1 else {}
         for other, path in (others or {}).items():
             sides[other] = side(path, {})
         size = os.path.getsize(self.lab.native_path(name)) * self.lab.rounds * how.get("times", 1)
@@ -162,6 +167,7 @@ def without_passthrough(function):
 
 
 def many_files(lab, case, title, target, kind, jobs, count, options=()):
+    """20,000 native opens take 50 ms: so a round is the median of three runs, too."""
     name = lab.small_files("many-%d" % count, count, 4096)
     host = lab.host(*options)
     fill = lab.io("open", 4, count, host / name)
@@ -170,13 +176,14 @@ def many_files(lab, case, title, target, kind, jobs, count, options=()):
     if fill.checksum != lab.io("open", 4, count, lab.native_path(name)).checksum:
         raise Wrong("%s: other bytes than the native files'" % title)
 
-    def side(path, pids):
-        return lambda: lab.io(kind, jobs, count, path, pids=pids)
-    native = side(lab.native_path(name), {})
-    mount = side(host / name, {"host": host.process.pid})
+    def side(path, pids, times=1):
+        return lambda: middle(lambda: lab.io(kind, jobs, count, path, pids=pids), times)
+    native = side(lab.native_path(name), {}, 3)
+    mount = side(host / name, {"host": host.process.pid}, 3)
+    peers = {} if options else lab.warm_peers(name, side)  # they have no such options
     native(), mount()
     fetched = lab.counters(host)["fetched_bytes"]
-    alternate(row, lab.rounds, native, mount, lab.warm_peers(name, side))
+    alternate(row, lab.rounds, native, mount, peers)
     if lab.counters(host)["fetched_bytes"] != fetched:
         raise Wrong("%s: not warm, something was fetched" % title)
     lab.same_bytes(host, os.path.join(name, "0"))
