@@ -15,6 +15,8 @@
 
 #define POOL_MAX	128u /* calls kept with their easy handles for reuse */
 #define KEPT_BODIES_MAX 16u  /* in the pool: a fresh MiB costs 256 page faults */
+#define KEPT_BODIES_LEAN 2u
+#define POOL_LEAN	16u
 #define KEPT_BYTES_MIN	(64u << 10)
 #define EVENTS_MAX	32
 #define WAIT_MS_MAX	60000
@@ -129,9 +131,10 @@ void call_put(struct client_call *call)
 		call->cancel_queued = false;
 	}
 	c->call_count--;
-	pooled = c->pool_count < POOL_MAX;
+	pooled = c->pool_count < (c->lean ? POOL_LEAN : POOL_MAX);
 	if (pooled) {
-		kept = call->body_capacity >= KEPT_BYTES_MIN && c->kept_count < KEPT_BODIES_MAX;
+		kept = call->body_capacity >= KEPT_BYTES_MIN &&
+		       c->kept_count < (c->lean ? KEPT_BODIES_LEAN : KEPT_BODIES_MAX);
 		if (kept)
 			c->kept_count++;
 		spare = kept ? NULL : call->body;
@@ -525,6 +528,7 @@ int client_create(const struct client_config *config, struct client **ret_client
 	}
 	c->epoll_fd = c->wake_fd = -1;
 	c->call_count_max = config->call_count_max;
+	c->lean = config->lean;
 	c->connect_timeout_ms = (long)(config->connect_timeout.ns / NS_PER_MS);
 	pthread_mutex_init(&c->lock, NULL);
 	error = check_url(c, config->url, ret_text, text_size);

@@ -27,6 +27,7 @@ struct client_config {
 	unsigned data_connections; /* 2 unless measured otherwise */
 	struct duration connect_timeout;
 	unsigned call_count_max;  /* in flight; beyond: -EAGAIN */
+	bool lean; /* memory is limited: little is kept for the next calls */
 };
 
 int client_create(const struct client_config *config, struct client **ret_client, char *ret_text,

@@ -151,6 +151,7 @@ struct client {
 	struct client_call *cancels;
 	struct client_call *pool;
 	unsigned pool_count;
+	bool lean;
 	unsigned kept_count; /* of those in the pool that kept the memory of their answer */
 	unsigned call_count;
 	bool signalled;

@@ -1,5 +1,6 @@
 #include "fs/mount/ahead.h"
 
+#include "fs/mount/memory.h"
 #include "fs/mount/reply.h"
 
 /* What is known of the file when it may be fetched ahead at all. Under the lock. */
@@ -8,7 +9,7 @@ static bool allowed(struct mount *m, struct inode *inode, struct change *ret_cha
 {
 	const struct attributes *attributes = inode_attributes(m, inode, mount_now());
 
-	if (!attributes || inode->no_ahead || m->ahead_count >= AHEAD_COUNT_MAX ||
+	if (!attributes || inode->no_ahead || m->ahead_count >= AHEAD_COUNT_MAX || memory_is_short(m) ||
 	    !inode_lease(m, inode, mount_now(), ret_change))
 		return false;
 	*ret_size = attributes->size;

@@ -14,6 +14,7 @@ int inode_table_create(struct inode_table **ret_table)
 
 	if (!table)
 		return -ENOMEM;
+	table->idle_count_max = INODE_IDLE_COUNT_MAX;
 	*ret_table = table;
 	return 0;
 }
@@ -26,6 +27,8 @@ static void name_remove(struct mount *m, struct inode *directory, struct name_en
 
 	HASH_DEL(directory->names, entry);
 	m->inodes->name_count--;
+	if (child && child->name == entry)
+		child->name = NULL;
 	free(entry);
 	if (child)
 		inode_unuse(m, child);
@@ -107,8 +110,11 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 	entry->length = (uint8_t)name.length;
 	entry->instance = instance;
 	entry->child = child;
-	if (child)
+	entry->directory = directory;
+	if (child) {
 		inode_use(m, child);
+		child->name = entry;
+	}
 	HASH_ADD(hh, directory->names, name[0], name.length, entry);
 	m->inodes->name_count++;
 }
@@ -207,6 +213,8 @@ void inode_use(struct mount *m, struct inode *inode)
 {
 	if (is_idle(inode))
 		idle_remove(m->inodes, inode);
+	inode->recent = true;
+	inode->given_up = false;
 	inode->use_count++;
 }
 
@@ -216,7 +224,7 @@ static void became_idle(struct mount *m, struct inode *inode)
 	struct inode_table *table = m->inodes;
 
 	idle_add(table, inode);
-	while (table->idle_count > INODE_IDLE_COUNT_MAX) {
+	while (table->idle_count > table->idle_count_max) {
 		struct inode *oldest = table->idle_oldest;
 
 		idle_remove(table, oldest);
@@ -264,6 +272,7 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 	inode->type = mode & S_IFMT;
 	inode->nodeid = nodeid_for(m, handle);
 	inode->use_count = 1;
+	inode->recent = true;
 	inode->guardian_slot = -1;
 	HASH_ADD(by_handle, table->by_handle, handle, sizeof(inode->handle), inode);
 	HASH_ADD(by_nodeid, table->by_nodeid, nodeid, sizeof(inode->nodeid), inode);
@@ -275,13 +284,19 @@ void inode_looked_up(struct mount *m, struct inode *inode)
 {
 	if (is_idle(inode))
 		idle_remove(m->inodes, inode);
+	inode->recent = true;
+	inode->given_up = false;
 	inode->lookup_count++;
 }
 
 void inode_forget(struct mount *m, struct inode *inode, uint64_t count)
 {
 	inode->lookup_count -= count < inode->lookup_count ? count : inode->lookup_count;
-	if (is_idle(inode))
+	if (!is_idle(inode))
+		return;
+	if (inode->given_up)
+		inode_free(m, inode);
+	else
 		became_idle(m, inode);
 }
 
@@ -290,6 +305,7 @@ const struct attributes *inode_attributes(struct mount *m, struct inode *inode, 
 	if (inode->attributes_instance == 0 ||
 	    inode_lease(m, inode, now, NULL) != inode->attributes_instance)
 		return NULL;
+	inode->recent = true;
 	return &inode->attributes;
 }
 
@@ -306,6 +322,84 @@ void inode_give_attributes(struct inode *inode)
 {
 	inode->attributes_given = true;
 	inode->given_serial++;
+}
+
+/* ---- shedding ---- */
+
+static void listing_forget(struct inode *directory)
+{
+	listing_unref(directory->listing);
+	directory->listing = NULL;
+}
+
+/* What is under way, or what somebody still has to hear of, keeps it. */
+static bool sheddable(const struct inode *inode)
+{
+	return inode->nodeid != FUSE_ROOT_ID && inode->open_count == 0 && !inode->fetches &&
+	       !inode->readings && !inode->held && inode->stored.session.value == 0 &&
+	       inode->stored.number == 0 && !inode->mapped && inode->mappable == 0 &&
+	       inode->dropping == 0 && inode->hold_count == 0 && inode->fence_count == 0 &&
+	       inode->fills == 0 && inode->weak_fills == 0 && !inode->closing &&
+	       !inode->open_registered && inode->open_told == 0 && !inode->open_fetching &&
+	       inode->unsynced_incarnation == 0 && inode->lost_incarnation == 0 &&
+	       inode->invalidating == 0 && !inode->backing.id && !inode->locks_used;
+}
+
+/* Forgets names and listings that lead from it and to it. */
+static void forget_names(struct mount *m, struct inode *inode)
+{
+	inode_names_forget(m, inode);
+	listing_forget(inode);
+	if (inode->name) {
+		struct inode *directory = inode->name->directory;
+
+		directory->names_complete_instance = 0;
+		listing_forget(directory);
+		name_remove(m, directory, inode->name);
+	}
+}
+
+/* True: the kernel knows it, and nobody uses it. */
+static bool give_up(struct mount *m, struct inode *inode, struct holder_actions *out)
+{
+	inode_use(m, inode); /* what follows may free what is idle */
+	forget_names(m, inode);
+	inode->recent = false;
+	if (--inode->use_count > 0)
+		return false; /* a name of another directory leads to it, or a call is about it */
+	holder_release(m->holder, &inode->handle, out);
+	COUNT(m, shed);
+	if (inode->lookup_count == 0) {
+		inode_free(m, inode);
+		return false;
+	}
+	if (inode->file)
+		cache_file_put(inode->file);
+	inode->file = NULL;
+	inode->given_up = true;
+	return true;
+}
+
+unsigned inode_shed(struct mount *m, unsigned look, uint64_t *nodeids, unsigned max,
+		    struct holder_actions *out)
+{
+	struct inode_table *table = m->inodes;
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < look && table->by_nodeid && count < max; i++) {
+		struct inode *inode = table->by_nodeid; /* the one that it came to first */
+		uint64_t nodeid = inode->nodeid;
+		bool recent = inode->recent;
+
+		HASH_DELETE(by_nodeid, table->by_nodeid, inode);
+		HASH_ADD(by_nodeid, table->by_nodeid, nodeid, sizeof(inode->nodeid), inode);
+		inode->recent = false;
+		/* One use is that of its name. */
+		if (!recent && !inode->given_up && sheddable(inode) && inode->use_count <= 1 &&
+		    give_up(m, inode, out))
+			nodeids[count++] = nodeid;
+	}
+	return count;
 }
 
 /* ---- listings ---- */

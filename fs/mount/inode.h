@@ -49,6 +49,7 @@ struct name_entry {
 	UT_hash_handle hh;
 	uint64_t instance;  /* of the directory's lease */
 	struct inode *child; /* holds a use; NULL: the name is known to be absent */
+	struct inode *directory;
 	uint8_t length;
 	char name[];
 };
@@ -76,6 +77,9 @@ struct inode {
 	uint64_t nodeid;
 	uint64_t lookup_count;
 	uint32_t use_count;
+	bool recent;                   /* used since inode_shed() came by */
+	bool given_up;                 /* by it, and not used since: it goes when the kernel forgets it */
+	struct name_entry *name;       /* one of those that lead here; NULL: none */
 
 	uint32_t type;                 /* S_IFMT bits; never change, so read without the lock */
 	struct attributes attributes;
@@ -146,6 +150,7 @@ struct inode_table {
 	uint64_t count;
 	uint64_t idle_count;
 	uint64_t name_count;
+	uint64_t idle_count_max;
 };
 
 #define INODE_IDLE_COUNT_MAX 200000 /* kept for what is cached of them */
@@ -166,6 +171,15 @@ void inode_unuse(struct mount *m, struct inode *inode);
 /* The kernel was told of it once more, or forgets it `count` times. */
 void inode_looked_up(struct mount *m, struct inode *inode);
 void inode_forget(struct mount *m, struct inode *inode, uint64_t count);
+
+/*
+ * Memory is short: of the `look` inodes that it has not come to for the longest time, gives up what is
+ * cached in memory of those that were not used since it came by last and that nobody uses, with their
+ * leases. What only the kernel knows of them is written to `nodeids`, `max` at most; how many: it can be
+ * asked to forget them.
+ */
+unsigned inode_shed(struct mount *m, unsigned look, uint64_t *nodeids, unsigned max,
+		    struct holder_actions *out);
 
 /*
  * The instance of the lease under which what is cached of it may be used now; 0: none. `*ret_change`

@@ -15,6 +15,7 @@
 #include "fs/mount/handover.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/locks.h"
+#include "fs/mount/memory.h"
 #include "fs/mount/log.h"
 #include "fs/mount/mountpoint.h"
 #include "fs/mount/nodeids.h"
@@ -390,6 +391,7 @@ static int prepare(struct member *mb)
 		.data_connections = 2,
 		.connect_timeout = duration_ms(5000),
 		.call_count_max = CALL_COUNT_MAX + 64,
+		.lean = m->options->memory > 0,
 	};
 	struct holder_config holder = {
 		.fence_margin = duration_ms(FENCE_MARGIN_MS),
@@ -446,6 +448,8 @@ static int start(struct member *mb)
 
 	if (r == 0)
 		r = attach(mb);
+	if (r == 0)
+		r = memory_start(m);
 	if (r == 0)
 		r = start_loops(mb);
 	if (r < 0)
@@ -587,6 +591,7 @@ static void unwind(struct member *mb, bool served)
 	/* The ticker ends what is parked, the client what is in flight. */
 	for (unsigned ms = 0; m->calls && ms < CALLS_END_MAX_S * 1000 && calls_count(m) > 0; ms += 10)
 		sleep_ms(10);
+	memory_stop(m); /* what it asks of the kernel may wait for a READ: they are answered */
 	if (m->session)
 		session_stop(m);
 	if (m->notifier)
@@ -610,6 +615,7 @@ static void unwind(struct member *mb, bool served)
 	calls_destroy(m);
 	locks_destroy(m);
 	holder_destroy(m->holder);
+	memory_free(m);
 	if (m->fuse)
 		fuse_session_destroy(m->fuse);
 	if (m->fuse_fd >= 0 && !mb->fuse_has_fd)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -13,6 +14,7 @@
 #include "fs/mount/inode.h"
 #include "fs/mount/log.h"
 #include "fs/mount/member.h"
+#include "fs/mount/memory.h"
 #include "fs/mount/mountpoint.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/passthrough.h"
@@ -139,6 +141,10 @@ static int check_options(const struct mount_options *o)
 			  THREADS_MAX);
 		return -EINVAL;
 	}
+	if (o->memory && o->memory < MEMORY_BYTES_MIN) {
+		mount_log("error", "memory=%" PRIu64 " is too little; give 64M or more", o->memory);
+		return -EINVAL;
+	}
 	if (!o->passthrough || strcmp(o->passthrough, "sealed") == 0 ||
 	    strcmp(o->passthrough, "off") == 0)
 		return 0;
@@ -259,7 +265,7 @@ static int find_cache(struct member *mb, struct cache **ret_cache, int *ret_sock
 	const struct mount_options *o = mb->mount.options;
 	const struct cache_limits limits = {
 		.bytes_max = o->cache_size,
-		.files_max = o->cache_files,
+		.files_max = memory_cache_files(o),
 		.free_bytes_min = o->cache_free,
 	};
 	char text[512] = "";
@@ -289,6 +295,7 @@ static int run(struct member *mb, int ready_pipe)
 	struct daemon *d = NULL;
 	int socket = -1, r;
 
+	memory_prepare(mb->mount.options);
 	r = start_guardian(&mb->mount);
 	if (r == 0)
 		r = daemon_create(mb->mount.options, ready_pipe, &d);

@@ -30,6 +30,7 @@
 	O(TEXT, disconnected, "disconnected", "wait|fail|stale", "wait",                        \
 	  "what a call does while the origin is away")                                          \
 	O(BYTES, read_ahead, "read-ahead", "SIZE", "16M", "most fetched ahead of a sequential reader") \
+	O(BYTES, memory, "memory", "SIZE", "0", "most memory of the daemon; 0: no limit")        \
 	O(BYTES, open_fetch, "open-fetch", "SIZE", "128K",                                      \
 	  "what is not larger is fetched when it is opened to be read")                         \
 	O(TEXT, passthrough, "passthrough", "sealed|off", "sealed",                             \

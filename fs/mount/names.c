@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include "fs/mount/inode.h"
+#include "fs/mount/memory.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/nodeids.h"
 #include "fs/mount/ops.h"
@@ -18,10 +19,12 @@ static struct mount *mount_of(fuse_req_t request)
 struct call *op_call(fuse_req_t request, fuse_ino_t nodeid, enum message_type type)
 {
 	struct mount *m = mount_of(request);
-	struct call *call = call_new(m, request, type);
 	struct inode *inode;
+	struct call *call;
 
 	COUNT(m, requests);
+	memory_wait(m);
+	call = call_new(m, request, type);
 	if (!call) {
 		fuse_reply_err(request, EAGAIN);
 		return NULL;

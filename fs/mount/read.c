@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "fs/mount/ahead.h"
+#include "fs/mount/memory.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/pages.h"
 #include "fs/mount/reply.h"
@@ -844,9 +845,11 @@ static void reading_begin(struct mount *m, struct reading *reading, struct inode
 void read_request(struct mount *m, fuse_req_t request, struct open_file *file, uint64_t offset,
 		  size_t size, bool direct)
 {
-	struct reading *reading = reading_new(m, request, offset, size, direct);
+	struct reading *reading;
 	struct ahead ahead;
 
+	memory_wait(m);
+	reading = reading_new(m, request, offset, size, direct);
 	if (!reading)
 		return;
 	pthread_mutex_lock(&m->lock);
@@ -865,7 +868,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	else
 		file->sequential = 0;
 	file->next_offset = offset + size;
-	if (file->sequential > 0)
+	if (file->sequential > 0 && !memory_is_short(m))
 		reading->ahead = ahead_of(m);
 	reading->exclusive = !direct && file->inode->mappable > 0;
 	/* Mapping it dropped what was there; from now on pages come under the write lease only. */

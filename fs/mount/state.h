@@ -56,6 +56,8 @@
 	C(invalidations, "notifications to the kernel")                                         \
 	C(drops, "recalls worked in")                                                           \
 	C(locks, "requests about advisory locks")                                               \
+	C(shed, "inodes given up to stay within --memory")                                      \
+	C(slowed, "requests that waited while memory was short")                                \
 	C(stale, "uses of what was cached without its lease (disconnected=stale)")              \
 	C(fences, "times that everything was dropped because the session ended")
 
@@ -72,6 +74,7 @@ struct call_table;
 struct notifier;
 struct session;
 struct locks;
+struct memory;
 struct reading;
 struct open_file;
 
@@ -90,6 +93,7 @@ struct mount {
 	struct notifier *notifier;
 	struct session *session;
 	struct locks *locks;
+	struct memory *memory; /* NULL: no limit */
 	struct fuse_session *fuse;
 	int fuse_fd;
 	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works and may be used (--kernel-names, --small):

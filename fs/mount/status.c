@@ -10,6 +10,7 @@
 #include "fs/mount/call.h"
 #include "fs/mount/daemon.h"
 #include "fs/mount/locks.h"
+#include "fs/mount/memory.h"
 #include "fs/mount/passthrough.h"
 #include "fs/mount/seal.h"
 
@@ -135,6 +136,8 @@ static char *status_json(struct mount *m)
 	set(status, "inodes", m->inodes->count);
 	set(status, "names", m->inodes->name_count);
 	pthread_mutex_unlock(&m->lock);
+	set(status, "memory", memory_resident());
+	set(status, "memory_max", m->options->memory);
 	set(status, "calls_in_flight", calls_count(m));
 	cache_json(m, section(status, "cache"));
 	lease_json(m, section(status, "leases"));

@@ -192,6 +192,72 @@ START_TEST(a_listing_is_continued_at_any_cookie_that_it_has)
 }
 END_TEST
 
+START_TEST(what_nobody_used_since_is_given_up_with_its_lease_and_its_name)
+{
+	struct fixture f;
+	struct handle a = handle_of(1), b = handle_of(2), c = handle_of(3), d = handle_of(4);
+	struct inode *root, *file, *open, *forgotten, *child;
+	uint64_t nodeids[4] = { 0 }, instance;
+
+	begin(&f);
+	root = inode_get(&f.m, &a, S_IFDIR);
+	file = inode_get(&f.m, &b, S_IFREG);
+	open = inode_get(&f.m, &c, S_IFREG);
+	forgotten = inode_get(&f.m, &d, S_IFREG);
+	instance = lease(&f, root);
+	inode_name_set(&f.m, root, slice_of("file"), file, instance);
+	inode_name_set(&f.m, root, slice_of("open"), open, instance);
+	root->names_complete_instance = instance;
+	(void)lease(&f, file);
+	(void)lease(&f, open);
+	(void)lease(&f, forgotten);
+	inode_looked_up(&f.m, file);
+	inode_looked_up(&f.m, open);
+	inode_unuse(&f.m, file);
+	inode_unuse(&f.m, open);
+	inode_unuse(&f.m, forgotten);
+	open->open_count = 1;
+	/* All were just used. */
+	ck_assert_uint_eq(inode_shed(&f.m, 4, nodeids, 4, &f.actions), 0);
+	ck_assert_uint_eq(f.m.inodes->count, 4);
+	ck_assert_uint_eq(inode_shed(&f.m, 4, nodeids, 4, &f.actions), 1);
+	ck_assert_uint_eq(nodeids[0], file->nodeid);
+	ck_assert_uint_eq(holder_lease(f.m.holder, at(1), &b), 0);
+	ck_assert_uint_ne(holder_lease(f.m.holder, at(1), &c), 0);
+	ck_assert_ptr_null(inode_find(&f.m, &d));
+	/* That the name is not known does not mean that it is absent. */
+	ck_assert(!inode_name_find(&f.m, root, slice_of("file"), at(1), &child));
+	ck_assert(inode_name_find(&f.m, root, slice_of("open"), at(1), &child));
+	inode_forget(&f.m, file, 1);
+	ck_assert_ptr_null(inode_find(&f.m, &b));
+	ck_assert_uint_eq(f.m.inodes->count, 2);
+	open->open_count = 0;
+	end(&f);
+}
+END_TEST
+
+START_TEST(what_is_used_again_after_it_was_given_up_stays)
+{
+	struct fixture f;
+	struct handle a = handle_of(1), b = handle_of(2);
+	uint64_t nodeids[4];
+	struct inode *file;
+
+	begin(&f);
+	(void)inode_get(&f.m, &a, S_IFDIR);
+	file = inode_get(&f.m, &b, S_IFREG);
+	inode_looked_up(&f.m, file);
+	inode_unuse(&f.m, file);
+	(void)inode_shed(&f.m, 2, nodeids, 4, &f.actions);
+	ck_assert_uint_eq(inode_shed(&f.m, 2, nodeids, 4, &f.actions), 1);
+	inode_looked_up(&f.m, file);
+	inode_forget(&f.m, file, 2);
+	ck_assert_ptr_eq(inode_find(&f.m, &b), file);
+	ck_assert_uint_eq(f.m.inodes->idle_count, 1);
+	end(&f);
+}
+END_TEST
+
 static TCase *inode_case(void)
 {
 	TCase *tcase = tcase_create("inode");
@@ -201,6 +267,8 @@ static TCase *inode_case(void)
 	tcase_add_test(tcase, a_name_is_good_under_the_lease_it_was_learned_under);
 	tcase_add_test(tcase, a_whole_listing_knows_absent_names_until_one_is_recalled);
 	tcase_add_test(tcase, attributes_do_not_outlive_our_own_modification);
+	tcase_add_test(tcase, what_nobody_used_since_is_given_up_with_its_lease_and_its_name);
+	tcase_add_test(tcase, what_is_used_again_after_it_was_given_up_stays);
 	tcase_add_test(tcase, a_listing_is_continued_at_any_cookie_that_it_has);
 	return tcase;
 }
