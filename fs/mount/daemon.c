@@ -223,7 +223,7 @@ void daemon_member_ready(struct daemon *d, struct member *mb)
 {
 	pthread_mutex_lock(&d->lock);
 	mb->ready = true;
-	mb->relayed = mb->mount.elsewhere && mb->mount.options->foreground;
+	mb->relayed = mb->mount.elsewhere;
 	pthread_mutex_unlock(&d->lock);
 	wake(d);
 }
@@ -240,6 +240,11 @@ void daemon_member_ended(struct daemon *d, struct member *mb, int result)
 
 void daemon_give_up(struct daemon *d, struct member *mb)
 {
+	const struct handover failed = {
+		.kind = HANDOVER_FAILED,
+		.error = -EIO,
+		.text = "the mount cannot be ended in good order; its guardian does the rest",
+	};
 	bool alone = true;
 
 	pthread_mutex_lock(&d->lock);
@@ -251,6 +256,8 @@ void daemon_give_up(struct daemon *d, struct member *mb)
 	if (alone)
 		_exit(EXIT_FAILURE);
 	member_abandon(mb);
+	if (mb->socket >= 0)
+		(void)!handover_send(mb->socket, &failed, NULL, 0, NULL); /* or he is gone */
 	wake(d);
 }
 
@@ -311,14 +318,14 @@ static void accept_one(struct daemon *d)
 		mount_log("warning", "no thread for another mount");
 }
 
-/* Whoever stays in front of it was told to end it, or is gone. */
+/* A STOP; or whoever stayed in front of it is gone; or a command has left it to the background. */
 static void listen_to(struct member *mb)
 {
 	struct handover message;
 
-	if (handover_receive(mb->socket, 0, 0, &message) < 0)
-		mb->relayed = false;
-	member_stop(mb);
+	mb->relayed = handover_receive(mb->socket, 0, 0, &message) == 0;
+	if (mb->relayed || mb->options.foreground)
+		member_stop(mb);
 }
 
 /* Its thread has ended. */

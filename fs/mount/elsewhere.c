@@ -215,5 +215,7 @@ int elsewhere_wait(struct daemon *d, const struct member *mb, int socket)
 			  mb->mount.options->mountpoint);
 		return -EIO;
 	}
+	if (ended.kind == HANDOVER_FAILED)
+		mount_log("error", "%s: %s", mb->mount.options->mountpoint, ended.text);
 	return ended.error;
 }

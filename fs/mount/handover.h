@@ -13,7 +13,7 @@
  *                                       <--  SERVING: the kernel is being answered
  *   ANSWERS: it was looked at           -->
  *                                       <--  READY
- *   STOP: as by SIGTERM (in front only) -->
+ *   STOP: as by SIGTERM                 -->
  *                                       <--  ENDED
  *
  * Instead of what it would say, the daemon says FAILED with a line for the user. One that closes without

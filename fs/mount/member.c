@@ -499,7 +499,8 @@ static void force_unmount(struct member *mb, bool here)
 			mount_log("error", "what the kernel has of %s cannot be dropped in time; it is "
 				  "left to the guardian", m->options->mountpoint);
 			daemon_give_up(mb->daemon, mb);
-			break;
+			end_loops(mb); /* the mount stays, so that no job writes to what is below */
+			return;
 		}
 		sleep_ms(LOOP_WAKE_MS);
 	}

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "fs/mount/elsewhere.h"
+#include "fs/mount/handover.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/log.h"
 #include "fs/mount/member.h"
@@ -307,9 +308,13 @@ static int run(struct member *mb, int ready_pipe)
 		r = daemon_run(d, mb, cache);
 		mb = NULL; /* the daemon's */
 	} else if (r == 0) {
-		if (!daemon_tell(d, 0))
-			mount_log("error", "the process that started the mount is gone");
-		if (mb->mount.options->foreground)
+		bool told = daemon_tell(d, 0);
+
+		if (!told) {
+			mount_log("error", "the process that started the mount is gone; it is undone");
+			r = handover_say(socket, HANDOVER_STOP, 0);
+		}
+		if (mb->mount.options->foreground || !told)
 			r = elsewhere_wait(d, mb, socket);
 		close(socket);
 	}
