@@ -55,7 +55,7 @@ START_TEST(an_error_names_the_option_and_what_was_expected)
 	ck_assert_int_eq(set("timeout", "30"), -EINVAL);
 	ck_assert_str_eq(error, "timeout: '30' is not a time such as 500ms, 30s or 2m");
 	ck_assert_int_eq(set("timeout", "0s"), -EINVAL);
-	ck_assert_int_eq(set("threads", "0"), -EINVAL);
+	ck_assert_int_eq(set("cache-files", "0"), -EINVAL);
 	ck_assert_int_eq(set("disconnected", "never"), -EINVAL);
 	ck_assert_str_eq(error, "disconnected: 'never' is not one of wait|fail|stale");
 	ck_assert_int_eq(set("disconnected", "wai"), -EINVAL);
