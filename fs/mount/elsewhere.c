@@ -85,6 +85,7 @@ static int ask(struct member *mb, int socket, int process)
 	warn(o->cache, "cache-size", o->cache_size, accepted.cache_size);
 	warn(o->cache, "cache-files", o->cache_files, accepted.cache_files);
 	warn(o->cache, "cache-free", o->cache_free, accepted.cache_free);
+	warn(o->cache, "memory", o->memory, accepted.memory);
 	return 0;
 }
 

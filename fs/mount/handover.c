@@ -14,7 +14,7 @@
 
 #include "lease/base/bytes.h"
 
-#define MAGIC UINT32_C(0x31484d4c) /* "LMH1" */
+#define MAGIC UINT32_C(0x32484d4c) /* "LMH2" */
 #define BACKLOG 64
 
 /* ---- options ---- */

@@ -7,7 +7,7 @@
  *   command                                  daemon
  *   REQUEST: options; /dev/fuse, the
  *     guardian's parts, folder of keys  -->
- *                                       <--  ACCEPTED: who it is, the limits of its cache
+ *                                       <--  ACCEPTED: who it is, its limits
  *                                       <--  ATTACH: there is a session; mount it
  *   ATTACHED: at this device            -->
  *                                       <--  SERVING: the kernel is being answered
@@ -57,7 +57,7 @@ struct handover {
 	uint64_t device;   /* ATTACHED */
 	bool read_only;    /* ATTACH */
 	bool gone;         /* ANSWERS, with an error: it was unmounted already */
-	uint64_t cache_size, cache_files, cache_free; /* ACCEPTED: as options */
+	uint64_t cache_size, cache_files, cache_free, memory; /* ACCEPTED: as options */
 	char text[HANDOVER_TEXT_MAX]; /* FAILED: ends with a zero */
 };
 

@@ -243,7 +243,8 @@ static int take_request(struct member *mb)
 	const struct mount_options *own = daemon_options(mb->daemon);
 	struct handover accepted = { .kind = HANDOVER_ACCEPTED, .process = (int32_t)getpid(),
 				     .cache_size = own->cache_size, .cache_files = own->cache_files,
-				     .cache_free = own->cache_free };
+				     .cache_free = own->cache_free,
+				     .memory = own->memory };
 	struct mount *m = &mb->mount;
 	int fds[HANDOVER_FDS], r;
 
@@ -260,6 +261,7 @@ static int take_request(struct member *mb)
 	}
 	m->options = &mb->options;
 	mb->options.cache = own->cache; /* that the command saw it by another path is no matter here */
+	mb->options.memory = own->memory; /* of the process: each of its mounts sheds */
 	m->elsewhere = true;
 	m->fuse_fd = fds[0];
 	mb->keys_fd = fds[1 + GUARDIAN_PARTS];

@@ -327,9 +327,10 @@ def test_commands_hear_what_becomes_of_their_mounts(w):
     expect("Not a directory" in result.stderr, True, result.stderr)
     expect(is_mounted(x.path), False)
     # In the background, with other limits than the cache has.
-    result = command("x", "--cache-size", "2G", "--ro")
+    result = command("x", "--cache-size", "2G", "--memory", "1G", "--ro")
     expect(result.returncode, 0, result.stderr)
-    expect("cache-size" in result.stderr and "no effect" in result.stderr, True, result.stderr)
+    expect(result.stderr.count("no effect"), 2, result.stderr)
+    expect("--cache-size" in result.stderr and "--memory" in result.stderr, True, result.stderr)
     expect(x.status()["cache"]["bytes_max"], 1 << 30)
     expect(read_file(x / "f"), b"x", "at once")
     expect_errno(errno.EROFS, write_file, x / "f", b"")
