@@ -223,6 +223,7 @@ static void authority_set_up(struct authority *a, const struct authority_config 
 	list_init(&a->pending);
 	list_init(&a->queued);
 	list_init(&a->backoffs);
+	list_init(&a->silent);
 	list_init(&a->grace_ended.link);
 	a->grace_ended.what = PENDING_GRACE_ENDED;
 }
@@ -267,6 +268,8 @@ int authority_create(const struct authority_config *config, const struct allocat
 	a->grace = previous_count > 0 || previous_unknown;
 	a->grace_full = previous_unknown;
 	a->grace_end = instant_add(now, previous_term);
+	if (previous_unknown) /* PROTOCOL.md 11.4: any of them may rely on a seal */
+		a->silent_unknown = now;
 	*ret_authority = a;
 	return 0;
 }
@@ -331,6 +334,7 @@ void authority_destroy(struct authority *a)
 		authority_free(a, inode->busy, sizeof(*inode->busy));
 		pool_free(&a->inode_pool, inode);
 	}
+	silent_free_all(a);
 	lock_table_destroy(a->locks);
 	map_finish(&a->operations);
 	map_finish(&a->sessions);

@@ -54,6 +54,21 @@ struct authority_config {
 	uint64_t seed;               /* for session ids */
 };
 
+#define AUTHORITY_HOST_NAME_BYTES 128
+#define AUTHORITY_SILENT_COUNT_MAX 4096
+
+/*
+ * PROTOCOL.md 11.4: a session that ended without its host having said that it gave everything up.
+ * The host may go on with what is sealed, for the term of the seal from `renewed` on.
+ */
+struct authority_silent {
+	struct session_id session;
+	uint8_t host[16];
+	uint64_t instance;
+	struct instant renewed; /* when the origin last handled something that renewed it */
+	char name[AUTHORITY_HOST_NAME_BYTES]; /* for people: what the host is called */
+};
+
 /* One session that the durable record of the previous run names (6.1). */
 struct authority_previous {
 	struct session_id session;
@@ -210,6 +225,34 @@ bool authority_session_alive(const struct authority *a, struct instant now,
 			     struct session_id session);
 /* Left of grace; 0: none. */
 struct duration authority_grace(const struct authority *a, struct instant now);
+
+/* ---- seals that outlive sessions (PROTOCOL.md 11.4) ---- */
+
+/* What the host of `session` is called: for the list of those that are silent. */
+void authority_session_name(struct authority *a, struct session_id session, const char *name);
+/* A session of an earlier run. -ENOMEM: nothing was noted. */
+int authority_silent_restore(struct authority *a, const struct authority_silent *silent) MUST_CHECK;
+/* The same of hosts that nobody knows, up to `renewed`: beyond the bound, or of an unreadable record. */
+void authority_silent_restore_unknown(struct authority *a, struct instant renewed);
+/*
+ * For how long hosts that do not answer may still rely on a seal of this term; 0: none does. Of what
+ * is sealed and whose leases were given up: asked by a RUNNING unseal, it is the last word.
+ */
+struct duration authority_silent_wait(const struct authority *a, struct instant now,
+				      struct duration term);
+/*
+ * The one behind `at` (NULL: the first) of those that are silent; NULL: there are no more. Borrowed until
+ * the authority is called for anything else.
+ */
+const struct authority_silent *authority_silent_next(const struct authority *a,
+						     const struct authority_silent *at);
+/* The latest of those that are counted together; 0: none. */
+struct instant authority_silent_unknown(const struct authority *a);
+/*
+ * An administrator says that the hosts of this name that are silent are dead, or that those that nobody
+ * knows are (NULL); returns how many.
+ */
+uint32_t authority_silent_forget(struct authority *a, const char *name);
 
 /* ---- leases ---- */
 

@@ -5,6 +5,7 @@
  *   authority_sessions.c    sessions, slots of ended ones, grace
  *   authority_leases.c      inodes, grants, recalls, acknowledgements, opens, back-off
  *   authority_operations.c  operations, their queues, at most once
+ *   authority_silent.c      hosts that do not answer, and what is sealed
  *   authority_locks.c       advisory locks: sessions, grace and the record around lock_table
  *
  * Nothing here appends to the caller's actions directly. What must leave is linked into one list
@@ -108,6 +109,12 @@ struct opened {
 	struct list link;
 };
 
+/* PROTOCOL.md 11.4; allocated with the session that it will be of, so that no end fails. */
+struct silent {
+	struct list link; /* authority.silent, in the order of their ends; of a living session: none */
+	struct authority_silent is;
+};
+
 /* A session of the origin's previous run, while grace waits for it (6.2). */
 struct previous {
 	struct session_id session;
@@ -131,6 +138,9 @@ struct session {
 	uint64_t instance;
 	struct session_id previous;
 	bool live;
+	bool leased; /* it was granted a lease at some time */
+	bool heard;  /* its host is using it, and so has given up what it had before (11.4) */
+	struct silent *silent; /* NULL once it has ended */
 	struct instant end;
 	struct list link; /* authority.live by end, or authority.ended, oldest first */
 	struct map leases;
@@ -223,6 +233,9 @@ struct authority {
 	struct pending grace_ended;
 	struct previous *previous;
 	size_t previous_count;
+	struct list silent; /* longest ended first */
+	uint32_t silent_count;
+	struct instant silent_unknown; /* latest `renewed` of those that are not in the list; 0: none */
 	struct lock_table *locks;
 	uint64_t ended_mark;    /* moves whenever a session ends, or grace does */
 	uint64_t recorded_mark; /* up to which the caller's record says so */
@@ -280,6 +293,12 @@ void operations_start(struct authority *a, struct inode *inode);
 void operations_start_all(struct authority *a);
 void operations_refuse_late(struct authority *a);
 
+
+/* authority_silent.c */
+struct silent *silent_make(struct authority *a);
+void silent_add(struct authority *a, struct silent *silent);
+void silent_heard(struct authority *a, struct session *session);
+void silent_free_all(struct authority *a);
 
 /* authority_locks.c */
 void authority_locks_session_end(struct authority *a, struct session *session);

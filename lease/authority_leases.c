@@ -289,6 +289,7 @@ static bool lease_make(struct authority *a, struct session *session, const struc
 	list_init(&lease->in_inode);
 	list_init(&lease->in_session);
 	list_append(&inode->leases, &lease->in_inode);
+	session->leased = true;
 	list_append(&session->granted, &lease->in_session);
 	a->counters.leases++;
 	map_insert(&session->leases, lease);

@@ -46,6 +46,7 @@ static void session_renew(struct authority *a, struct session *session, struct i
 	if (!instant_before(session->end, end))
 		return;
 	session->end = end;
+	session->silent->is.renewed = now;
 	list_remove(&session->link);
 	at = a->live.prev;
 	while (at != &a->live &&
@@ -99,10 +100,16 @@ static struct session *session_allocate(struct authority *a, struct session_id i
 
 static struct session *session_make(struct authority *a, struct instant now, uint32_t slot_count)
 {
-	struct session *session = session_allocate(a, session_id_draw(a), slot_count);
+	struct silent *silent = silent_make(a);
+	struct session *session =
+		silent ? session_allocate(a, session_id_draw(a), slot_count) : NULL;
 
-	if (!session)
+	if (!session) {
+		authority_free(a, silent, sizeof(*silent));
 		return NULL;
+	}
+	silent->is.session = session->id;
+	session->silent = silent;
 	session->live = true;
 	a->live_count++;
 	session_renew(a, session, now);
@@ -114,6 +121,7 @@ void session_free(struct authority *a, struct session *session)
 {
 	map_finish(&session->leases);
 	map_finish(&session->opens);
+	authority_free(a, session->silent, sizeof(*session->silent));
 	authority_free(a, session, session_bytes(session->slot_count));
 }
 
@@ -162,6 +170,11 @@ void session_end(struct authority *a, struct session *session)
 	list_remove(&session->recalls.link);
 	authority_pend(a, &session->over);
 	authority_locks_session_end(a, session);
+	/* PROTOCOL.md 11.4: without a lease its host has learned of no seal. */
+	if (session->leased && session->silent) {
+		silent_add(a, session->silent);
+		session->silent = NULL;
+	}
 
 	LIST_FOR_EACH(at, &session->operations) {
 		struct operation *o = LIST_ENTRY(at, struct operation, in_session);
@@ -315,6 +328,8 @@ uint16_t authority_session_open(struct authority *a, struct instant now, const u
 		return STATUS_NOMEM;
 	}
 	memcpy(session->host, host, sizeof(session->host));
+	memcpy(session->silent->is.host, host, sizeof(session->silent->is.host));
+	session->silent->is.instance = instance;
 	session->instance = instance;
 	session->previous = previous;
 	if (named && old->claims) {
@@ -354,6 +369,8 @@ uint16_t authority_keepalive(struct authority *a, struct instant now, struct ses
 		status = STATUS_BUSY;
 	else
 		session_renew(a, session, now);
+	if (session)
+		silent_heard(a, session);
 	authority_flush(a, out);
 	return status;
 }
@@ -378,8 +395,10 @@ uint16_t authority_stream_attached(struct authority *a, struct instant now, stru
 		authority_pend(a, &session->recalls);
 	}
 #endif
-	if (session)
+	if (session) {
+		silent_heard(a, session);
 		lock_table_resend(a->locks, id);
+	}
 	authority_flush(a, out);
 	return session ? STATUS_OK : STATUS_NOSESSION;
 }
@@ -391,8 +410,10 @@ uint16_t authority_session_close(struct authority *a, struct instant now, struct
 
 	authority_advance(a, now);
 	session = session_get_live(a, id);
-	if (session)
+	if (session) {
+		session->leased = false; /* everything is given up, what is sealed as well */
 		session_end(a, session);
+	}
 	authority_flush(a, out);
 	return session ? STATUS_OK : STATUS_NOSESSION;
 }

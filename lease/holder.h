@@ -205,6 +205,15 @@ bool holder_keeps(const struct holder *h);
  */
 uint64_t holder_lease_before(const struct holder *h, struct instant now,
 			     const struct handle *handle, struct change *ret_change);
+/*
+ * PROTOCOL.md 11.4: the instance of a lease that stood when the last session ended, under which this host
+ * may go on to use what it learned of the inode while that was sealed with a seal of this `term`: the
+ * seal's own term is not over, and no session has stood since. 0: none. Strict, as a lease is; nothing of
+ * it may stay where it would be used without asking again. *ret_change: what it stood at.
+ */
+uint64_t holder_lease_sealed(const struct holder *h, struct instant now,
+			     const struct handle *handle, struct duration term,
+			     struct change *ret_change);
 /* The change that the lease stands at; {0,0} when unknown or no lease. */
 struct change holder_change(const struct holder *h, const struct handle *handle);
 /*

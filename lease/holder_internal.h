@@ -47,6 +47,7 @@ struct node {
 	bool candidate;        /* held under an earlier session; also `exclusive`: it is kept */
 	uint64_t incarnation;  /* of the last change that was known */
 	uint64_t instance_before; /* of a candidate: the instance that it was */
+	uint64_t session_before;  /* of a candidate: which of our sessions it stood in */
 	uint32_t modifying;
 };
 
@@ -93,6 +94,7 @@ struct holder {
 	struct duration term;
 	uint32_t drift_ppm;
 	struct instant until;        /* of validity (I1) */
+	struct instant renewed;      /* of this session, or the last: before the latest renewal was sent */
 	struct instant keepalive_at;
 	struct instant open_at;      /* NONE: when to open a session */
 	uint32_t failures;           /* in a row, of opening a session */
@@ -149,6 +151,8 @@ struct duration holder_backoff(struct holder *h, uint32_t failures);
 /* holder_session.c */
 void session_over(struct holder *h, bool keep);
 void session_advance(struct holder *h);
+struct instant validity_from(const struct holder *h, struct instant now, struct instant sent,
+			     struct duration term);
 bool session_is(const struct holder *h, struct session_id session);
 void stream_reopen(struct holder *h);
 

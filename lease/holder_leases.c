@@ -326,6 +326,33 @@ uint64_t holder_lease_before(const struct holder *h, struct instant now,
 	return instance;
 }
 
+uint64_t holder_lease_sealed(const struct holder *h, struct instant now,
+			     const struct handle *handle, struct duration term,
+			     struct change *ret_change)
+{
+	const struct node *node = node_get(h, handle);
+
+#ifdef LEASE_WRONG_SEAL_FROM_EXPIRY
+	/* Wrong on purpose: counts from the end of the session. */
+	term.ns += h->term.ns;
+#endif
+	if (!node || node->modifying || !change_known(node->change) || term.ns == 0 ||
+	    !instant_before(now, validity_from(h, now, h->renewed, term)))
+		return 0;
+	*ret_change = node->change;
+	if (holder_expired(h, now))
+		return window_dropping(h, handle) ? 0 : node->instance;
+#ifdef LEASE_WRONG_SEAL_IN_THE_NEXT_SESSION
+	if (node->candidate)
+		return node->instance_before;
+#endif
+	/* Under the next session the origin waits for nobody who has come back. */
+	if (h->state == HOLDER_ACTIVE || !node->candidate ||
+	    node->session_before != h->counters.sessions)
+		return 0;
+	return node->instance_before;
+}
+
 void holder_release(struct holder *h, const struct handle *handle, struct holder_actions *out)
 {
 	struct node *node = node_get(h, handle);
@@ -411,6 +438,7 @@ void leases_become_candidates(struct holder *h, bool keep)
 		list_remove(&node->link);
 		list_append(node->exclusive ? &h->kept : &h->candidates, &node->link);
 		node->instance_before = node->instance;
+		node->session_before = h->counters.sessions;
 		node->instance = 0;
 		node->candidate = true;
 		h->lease_count--;

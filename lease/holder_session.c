@@ -12,7 +12,7 @@ bool session_is(const struct holder *h, struct session_id session)
  * PROTOCOL.md 4.1 (I1): counted from before the request was sent, by the fastest clock, less the
  * time that fencing takes.
  */
-static struct instant validity_from(const struct holder *h, struct instant now,
+struct instant validity_from(const struct holder *h, struct instant now,
 				    struct instant sent, struct duration term)
 {
 #ifdef LEASE_WRONG_TERM_FROM_ANSWER
@@ -66,6 +66,7 @@ static void session_start(struct holder *h, struct instant sent,
 			  const struct message_session_opened *answer)
 {
 	h->state = HOLDER_ACTIVE;
+	h->renewed = sent;
 	h->failures = 0;
 	h->keepalive_failures = 0;
 	h->keepalive_at = instant_add(sent, (struct duration){ h->term.ns / 3 });
@@ -185,6 +186,8 @@ static void kept_alive(struct holder *h, struct instant sent,
 	h->keepalive_failures = 0;
 	h->keepalive_at = instant_add(sent, (struct duration){ h->term.ns / 3 });
 	h->sequence_announced = answer->recall_sequence;
+	if (instant_before(h->renewed, sent))
+		h->renewed = sent;
 	/* Answers may overtake each other: validity never shrinks. */
 	if (instant_before(h->until, until)) {
 		h->until = until;

@@ -524,10 +524,14 @@ enum attribute_marks {
 	MARK_SEALED = 1 << 20, /* nothing of it can be modified */
 	MARK_FINAL = 1 << 21,  /* a file that is, or was, sealed: its bytes and size never change */
 };
-/* Set (with an empty value) and removed: seals, unseals. Reading it is like any other. */
+#define MARK_TERM_SHIFT 22 /* eight bits: for how long a seal outlives a session (lease/seal.h) */
+/* Set (to the term in ms, or empty) and removed: seals, unseals. Reading it is like any other. */
 #define SEAL_XATTRS "trusted.leasehold."
 #define SEAL_XATTR SEAL_XATTRS "seal"
 #define FINAL_XATTR SEAL_XATTRS "final" /* the origin's own */
+/* Set to the name of a host: an administrator says that it is dead. Read: who is silent (11.4). */
+#define DEAD_XATTR SEAL_XATTRS "dead"
+#define SILENT_XATTR SEAL_XATTRS "silent"
 
 enum setattr_valid {
 	SETATTR_MODE = 1 << 0,

@@ -29,6 +29,11 @@ void answer_send(struct sim *sim, struct answer *answer, unsigned host, uint32_t
 		     answer->bulk.at);
 }
 
+static uint32_t seal_mode(uint32_t seal)
+{
+	return seal ? MARK_SEALED | seal << MARK_TERM_SHIFT : 0;
+}
+
 void answer_node(struct sim *sim, struct answer *answer, enum node_role role, uint32_t inode,
 		 uint32_t before, struct session_id session, uint64_t op, bool wants_lease)
 {
@@ -40,7 +45,8 @@ void answer_node(struct sim *sim, struct answer *answer, enum node_role role, ui
 				  .change = store_change(sim, inode, i->version),
 				  .attributes = { .inode = inode,
 						  .size = i->version,
-						  .mode = i->directory ? 0040755 : 0100644,
+						  .mode = (i->directory ? 0040755u : 0100644u) |
+							  seal_mode(i->history[i->version].seal),
 						  .nlink = links } };
 	struct message_reply *reply = &answer->message.reply;
 	uint64_t recall_sequence = 0;

@@ -2,6 +2,7 @@
  * What is asked of the hosts: a few concurrent callers on each, every one of them checked by the
  * model from the moment it begins to the moment it is told something.
  */
+#include "lease/seal.h"
 #include "tests/sim/sim.h"
 
 #include <assert.h>
@@ -77,6 +78,27 @@ static uint32_t pick_part(struct sim *sim)
 	return (uint32_t)rng_below(&sim->rng, PARTS);
 }
 
+/* Seals and unseals, what is sealed rather than what is not. */
+static void choose_seal(struct sim *sim, struct modification *m)
+{
+	struct rng *rng = &sim->seal_rng;
+
+	m->action = ACTION_SETATTR;
+	for (unsigned tries = 0; tries < 10; tries++) {
+		const struct store_inode *i;
+
+		m->inode = 1 + (uint32_t)rng_below(rng, rng_chance(rng, 700) ? 5 :
+							sim->store.inode_count - 1);
+		i = &sim->store.inodes[m->inode];
+		m->seal = i->history[i->version].seal ? SEAL_REMOVE : 0;
+		if (m->seal)
+			break;
+	}
+	if (!m->seal || rng_chance(rng, 400))
+		m->seal = seal_term_code((struct duration){
+			rng_between(rng, 1000 * MS, 3 * sim->profile.term) });
+}
+
 static void choose_modification(struct sim *sim, struct app *app)
 {
 	struct modification *m = &app->m;
@@ -84,6 +106,10 @@ static void choose_modification(struct sim *sim, struct app *app)
 
 	memset(m, 0, sizeof(*m));
 	app->action = APP_MODIFY;
+	if (sim->profile.seal && rng_chance(&sim->seal_rng, sim->profile.seal)) {
+		choose_seal(sim, m);
+		return;
+	}
 	if (choice < 55) {
 		m->action = choice < 40 ? ACTION_WRITE : ACTION_SETATTR;
 		m->inode = pick_inode(sim, false);
@@ -118,6 +144,9 @@ static void choose(struct sim *sim, unsigned index, struct app *app)
 		return;
 	}
 	app->action = reads[rng_below(&sim->rng, sizeof(reads) / sizeof(reads[0]))];
+	/* What is stored through mappings, and a seal, is not modelled together. */
+	if (app->action == APP_STORE && sim->profile.seal)
+		app->action = APP_GETATTR;
 	app->part = pick_part(sim);
 	if (app->action == APP_GETATTR)
 		app->inode = pick_inode(sim, rng_chance(&sim->rng, 300));
@@ -227,6 +256,7 @@ static void modification_message(const struct modification *m, struct message *r
 		message->type = MESSAGE_setattr;
 		message->setattr.handle = store_handle(m->inode);
 		message->setattr.valid = SETATTR_MODE;
+		message->setattr.mode = m->seal;
 		break;
 	case ACTION_CREATE:
 		message->type = MESSAGE_create;
@@ -415,7 +445,12 @@ static void go_on(struct sim *sim, unsigned index, unsigned number)
 		return;
 	}
 	if (!holder_valid(h->holder, host_now(sim, h))) {
-		retry(sim, index, number);
+		/* PROTOCOL.md 11.4 */
+		if (sim->profile.seal && app->action >= APP_GETATTR && app->action <= APP_LIST &&
+		    served_from_cache(sim, index, app))
+			think(sim, index, number);
+		else
+			retry(sim, index, number);
 		return;
 	}
 	if (app->action == APP_MODIFY)

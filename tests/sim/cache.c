@@ -5,9 +5,27 @@
  * read without asking anybody (section 6 of the design: they are dropped before a recall is
  * acknowledged, before an own modification is sent, and by the guardian at the deadline).
  */
+#include "lease/seal.h"
 #include "tests/sim/sim.h"
 
 #include <assert.h>
+
+/* PROTOCOL.md 11.4: what was learned while it was sealed, by what its attributes say. */
+static uint64_t sealed_instance(struct sim *sim, const struct host *h, uint32_t inode,
+				struct change *ret_change)
+{
+	const struct copy *copy = &h->copies[inode];
+	struct handle handle = store_handle(inode);
+	uint64_t instance;
+	uint8_t seal;
+
+	if (!copy->instance || !(copy->valid & ASPECT_BIT(ASPECT_ATTRIBUTES)))
+		return 0;
+	seal = sim->store.inodes[inode].history[copy->version[ASPECT_ATTRIBUTES]].seal;
+	instance = holder_lease_sealed(h->holder, host_now(sim, h), &handle,
+				       seal_term_of_code(seal), ret_change);
+	return instance == copy->instance ? instance : 0;
+}
 
 bool cache_serve(struct sim *sim, unsigned index, uint32_t inode, enum aspect aspect,
 		 uint32_t *ret_version)
@@ -17,6 +35,7 @@ bool cache_serve(struct sim *sim, unsigned index, uint32_t inode, enum aspect as
 	struct handle handle = store_handle(inode);
 	bool directory = sim->store.inodes[inode].directory;
 	struct instant now = host_now(sim, h);
+	struct change change;
 	uint64_t instance;
 
 	if (directory && aspect < PARTS) {
@@ -27,12 +46,15 @@ bool cache_serve(struct sim *sim, unsigned index, uint32_t inode, enum aspect as
 	} else {
 		instance = holder_lease(h->holder, now, &handle);
 	}
+	change = holder_change(h->holder, &handle);
+	if (!instance)
+		instance = sealed_instance(sim, h, inode, &change);
 	if (!instance)
 		return false;
 	if (!directory && aspect < PARTS) {
 		if (!(copy->disk_valid & ASPECT_BIT(aspect)) ||
 		    !change_known(copy->disk_change) ||
-		    !change_equal(copy->disk_change, holder_change(h->holder, &handle)))
+		    !change_equal(copy->disk_change, change))
 			return false;
 		*ret_version = copy->disk_version[aspect];
 		return true;
@@ -353,11 +375,15 @@ void cache_drop(struct sim *sim, unsigned index, const struct holder_action *act
 	}
 }
 
-void cache_drop_all(struct host *host)
+void cache_drop_all(struct sim *sim, struct host *host)
 {
 	for (uint32_t i = 0; i < INODES_MAX; i++) {
-		host->copies[i].instance = 0;
-		host->copies[i].valid = 0;
+		struct change change;
+
+		if (!sealed_instance(sim, host, i, &change)) {
+			host->copies[i].instance = 0;
+			host->copies[i].valid = 0;
+		}
 		/* Opens end with the session that they were known under. */
 		host->copies[i].open = host->copies[i].registered = false;
 		host->copies[i].closing = false;

@@ -155,6 +155,9 @@ static uint64_t draw_length(struct sim *sim)
 {
 	uint64_t term = sim->profile.term;
 
+	/* Seals outlive sessions, and what is cut off has to outlive seals. */
+	if (sim->profile.seal && rng_chance(&sim->seal_rng, 400))
+		return rng_between(&sim->seal_rng, 2 * term, 6 * term);
 	switch (rng_below(&sim->rng, 3)) {
 	case 0:
 		return rng_between(&sim->rng, 10 * MS, term / 3);
@@ -190,7 +193,7 @@ static void leave(struct sim *sim, unsigned index)
 	message.session_close.session = holder_session(h->holder).value;
 	for (uint32_t i = 0; i < INODES_MAX; i++)
 		h->copies[i].kept = false;
-	cache_drop_all(h);
+	cache_drop_all(sim, h);
 	network_send(sim, index, false, false, ++h->next_id, &message, NULL, 0);
 	host_crash(sim, index, true);
 }

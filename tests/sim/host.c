@@ -564,7 +564,7 @@ void host_dropped_all(struct sim *sim, unsigned index, uint32_t life)
 	if (!h->up || h->life != life || !h->dropping_all)
 		return;
 	h->dropping_all = false;
-	cache_drop_all(h);
+	cache_drop_all(sim, h);
 	if (h->open_wanted)
 		send_session_open(sim, index);
 	host_after_step(sim, index);

@@ -3,6 +3,7 @@
  * in steps. Between AUTHORITY_RUN and the store, and between the store and the answer, time passes
  * (workers are slow), and the process can die at each of these points.
  */
+#include "lease/seal.h"
 #include "tests/sim/answer.h"
 
 #include <assert.h>
@@ -23,9 +24,27 @@ static void perform(struct sim *sim);
 
 /* ---- the durable record of sessions ---- */
 
-static void record_add(struct sim *sim, struct session_id session, const uint8_t *host)
+/* Whenever the record is written: who may still rely on seals (PROTOCOL.md 11.4). */
+static void record_silent(struct sim *sim)
 {
 	struct store *store = &sim->store;
+	const struct authority_silent *silent = NULL;
+
+	store->silent_count = 0;
+	while ((silent = authority_silent_next(sim->origin.authority, silent))) {
+		if (store->silent_count == SILENT_MAX)
+			sim_fail(sim, "too many hosts are silent");
+		store->silent[store->silent_count++] = *silent;
+	}
+	store->silent_unknown = authority_silent_unknown(sim->origin.authority);
+}
+
+static void record_add(struct sim *sim, struct session_id session,
+		       const struct message_session_open *open)
+{
+	struct store *store = &sim->store;
+
+	record_silent(sim);
 
 	for (uint32_t i = 0; i < store->record_count; i++) {
 		if (store->records[i].session.value == session.value)
@@ -36,7 +55,8 @@ static void record_add(struct sim *sim, struct session_id session, const uint8_t
 	store->records[store->record_count].session = session;
 	store->records[store->record_count].life = sim->origin.life;
 	store->records[store->record_count].ended = false;
-	memcpy(store->records[store->record_count++].host, host, 16);
+	store->records[store->record_count].instance = open->instance;
+	memcpy(store->records[store->record_count++].host, open->host.data, 16);
 	if (store->term_max < promise(&sim->profile))
 		store->term_max = promise(&sim->profile);
 }
@@ -53,6 +73,7 @@ static void record_remove(struct sim *sim, struct session_id session)
 		}
 		if (store->records[i].session.value == session.value) {
 			store->records[i] = store->records[--store->record_count];
+			record_silent(sim);
 			return;
 		}
 	}
@@ -247,6 +268,7 @@ static void modify_arrives(struct sim *sim, const struct packet *packet,
 	case MESSAGE_setattr:
 		m->action = ACTION_SETATTR;
 		m->inode = store_inode_of(sim, &message->setattr.handle);
+		m->seal = message->setattr.mode;
 		break;
 	case MESSAGE_create:
 		m->action = ACTION_CREATE;
@@ -345,6 +367,17 @@ static void check_base(struct sim *sim, const struct origin_operation *operation
 			 m->base, i->history[i->version].part[m->part]);
 }
 
+/* PROTOCOL.md 11.4: its leases are given up; who does not answer may still rely on the seal. */
+static bool unseal_waits(struct sim *sim, const struct modification *m)
+{
+	const struct store_inode *i = &sim->store.inodes[m->inode];
+
+	/* A longer term is a change like another. */
+	return m->action == ACTION_SETATTR && m->seal > i->history[i->version].seal &&
+	       authority_silent_wait(sim->origin.authority, origin_now(sim),
+				     seal_term_of_code(i->history[i->version].seal)).ns > 0;
+}
+
 /* Right before the store: the last moment at which a modification can be refused. */
 static bool apply_modification(struct sim *sim, struct origin_operation *operation)
 {
@@ -366,8 +399,8 @@ static bool apply_modification(struct sim *sim, struct origin_operation *operati
 		return false;
 	}
 	slots_intent(sim, operation);
-	if (cover == COVER_GONE) {
-		operation->m.status = STATUS_NOLEASE;
+	if (cover == COVER_GONE || unseal_waits(sim, &operation->m)) {
+		operation->m.status = cover == COVER_GONE ? STATUS_NOLEASE : STATUS_BUSY;
 		model_applied(sim, &operation->m);
 		return true;
 	}
@@ -482,6 +515,7 @@ void origin_record(struct sim *sim, uint32_t life)
 		return;
 	o->record_armed = false;
 	mark = authority_record_mark(o->authority);
+	record_silent(sim);
 	for (uint32_t i = 0; i < store->record_count;) {
 		if (store->records[i].ended)
 			store->records[i] = store->records[--store->record_count];
@@ -603,7 +637,7 @@ static void session_open_arrives(struct sim *sim, const struct packet *packet,
 		(struct session_id){ open->previous_session }, open->slot_count, &o->actions,
 		&session, &slot_count, &reclaim);
 	if (opened->status == STATUS_OK) {
-		record_add(sim, session, open->host.data);
+		record_add(sim, session, open);
 		slots_session_add(sim, session, open->host.data, slot_count);
 		opened->version = PROTOCOL_VERSION_MAX;
 		opened->session = session.value;
@@ -857,7 +891,8 @@ static void die_in_the_store(struct sim *sim)
 		    sim->store.intents[i].used || operation->reply_length ||
 		    !rng_chance(&sim->rng, 500) ||
 		    !authority_may_apply(o->authority, origin_now(sim), operation->id) ||
-		    authority_cover(o->authority, operation->id) == COVER_GONE)
+		    authority_cover(o->authority, operation->id) == COVER_GONE ||
+		    unseal_waits(sim, &operation->m))
 			continue;
 		slots_intent(sim, operation);
 		if (rng_chance(&sim->rng, 500) && store_apply(sim, &operation->m)) {
@@ -865,6 +900,33 @@ static void die_in_the_store(struct sim *sim)
 			cache_check_applied(sim, &operation->m);
 		}
 	}
+}
+
+static void restore_one(struct sim *sim, struct authority_silent silent, bool rebooted)
+{
+	if (rebooted || silent.renewed.ns == 0)
+		silent.renewed = origin_now(sim);
+	if (authority_silent_restore(sim->origin.authority, &silent))
+		sim_fail(sim, "no memory for who is silent");
+}
+
+static void restore_silent(struct sim *sim, bool unknown, bool rebooted)
+{
+	struct store *store = &sim->store;
+
+	for (uint32_t i = 0; !unknown && i < store->record_count; i++) {
+		struct authority_silent silent = { .session = store->records[i].session,
+						   .instance = store->records[i].instance };
+
+		memcpy(silent.host, store->records[i].host, 16);
+		restore_one(sim, silent, rebooted);
+	}
+	for (uint32_t i = 0; !unknown && i < store->silent_count; i++)
+		restore_one(sim, store->silent[i], rebooted);
+	if (store->silent_unknown.ns)
+		authority_silent_restore_unknown(sim->origin.authority,
+						 rebooted ? origin_now(sim) : store->silent_unknown);
+	record_silent(sim);
 }
 
 void origin_start(struct sim *sim)
@@ -909,10 +971,14 @@ void origin_start(struct sim *sim)
 	o->record_unknown = unknown;
 	memset(o->streams, 0, sizeof(o->streams));
 	authority_actions_init(&o->actions, &sim->arena.allocator);
+	/* That the machine was restarted, too, is told by its boot id: then the clock began anew. */
+	bool rebooted = rng_chance(&sim->seal_rng, 300);
+
 	if (authority_create(&config, &sim->arena.allocator, origin_now(sim), previous,
 			     unknown ? 0 : count, unknown, (struct duration){ store->term_max },
 			     &o->authority))
 		sim_fail(sim, "no memory for an authority");
+	restore_silent(sim, unknown, rebooted);
 	slots_restore(sim);
 	perform(sim);
 	sim->arena.fail = sim->phase == PHASE_WILD ? p->starved : 0;

@@ -37,6 +37,7 @@
 #define OPERATIONS_MAX 96 /* at the origin, under way */
 #define WAITERS_MAX 4
 #define RECORDS_MAX 96    /* sessions in the durable record */
+#define SILENT_MAX 256    /* sessions that ended, and may be relied on for seals */
 #define SESSIONS_MAX 256  /* whose slots are recorded: living ones, and ended ones remembered */
 #define KEPT_MAX 512      /* kept replies */
 #define DROPS_MAX 64      /* recalls that one host is working on */
@@ -108,6 +109,7 @@ struct profile {
 	uint64_t think_max, drop_max, apply_max;
 	uint32_t starved; /* permille of allocations that fail in the wild phase */
 	uint32_t locker_count; /* of each host; 0: no locks in this run */
+	uint32_t seal; /* permille of modifications that seal or unseal; 0: no seals in this run */
 	uint32_t modify; /* permille of what applications ask */
 	uint64_t wild, settle, mild, quiet; /* lengths of the phases */
 };
@@ -177,6 +179,7 @@ struct store_version {
 	uint16_t part[PARTS];   /* the version at which each part was last modified */
 	uint8_t child[PARTS];   /* of a directory: what the names lead to; 0: absent */
 	bool gone;              /* no name is left */
+	uint8_t seal;           /* the code of its term; 0: not sealed */
 };
 
 struct store_inode {
@@ -196,12 +199,15 @@ enum action {
 	ACTION_RENAME,
 };
 
+#define SEAL_REMOVE 0xffffu
+
 /* A modification as the store sees it, with what it came to. */
 struct modification {
 	enum action action;
 	uint32_t attempt; /* the model's */
 	uint32_t inode, part, to_inode, to_part;
 	uint32_t value; /* create: kind of inode; 1: directory */
+	uint32_t seal;  /* ACTION_SETATTR: that code, or SEAL_REMOVE */
 	uint32_t writer, base; /* write-back: of which host (from 1), stored at which version */
 	/* Resolved at the beginning; if it is something else when it is applied: begin again. */
 	uint32_t child, replaced;
@@ -221,6 +227,7 @@ struct store_record {
 	struct session_id session;
 	uint32_t life; /* of the origin that wrote it */
 	uint8_t host[16];
+	uint64_t instance;
 	bool ended; /* taken out when it is written next */
 };
 
@@ -255,6 +262,9 @@ struct store {
 	struct store_inode inodes[INODES_MAX];
 	struct store_record records[RECORDS_MAX];
 	uint32_t record_count;
+	struct authority_silent silent[SILENT_MAX]; /* those that the record names, too */
+	uint32_t silent_count;
+	struct instant silent_unknown;
 	uint64_t epoch;
 	uint64_t term_max; /* the longest promise ever made, margins included */
 	struct store_session sessions[SESSIONS_MAX]; /* oldest first */
@@ -613,7 +623,7 @@ bool cache_modify_begin(struct sim *sim, unsigned index, struct app *app);
 void cache_modify_end(struct sim *sim, unsigned index, const struct request *request,
 		      struct app *app, const struct message *reply);
 void cache_drop(struct sim *sim, unsigned index, const struct holder_action *action);
-void cache_drop_all(struct host *host);
+void cache_drop_all(struct sim *sim, struct host *host);
 void cache_drop_pages(struct host *host, uint32_t inode);
 /* The store has just applied `m`: nobody may be able to answer from before it (I2). */
 void cache_check_applied(struct sim *sim, const struct modification *m);
@@ -685,6 +695,7 @@ struct sim {
 	uint64_t seed;
 	struct rng rng;
 	struct rng lock_rng; /* apart, so that runs without locks are what they were */
+	struct rng seal_rng; /* likewise */
 	uint64_t now; /* true time, ns */
 	uint64_t hash;
 	uint64_t step;

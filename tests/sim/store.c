@@ -31,7 +31,8 @@ void store_init(struct sim *sim)
 
 	store->incarnation = 7;
 	store->epoch = 0;
-	store->record_count = 0;
+	store->record_count = store->silent_count = 0;
+	store->silent_unknown.ns = 0;
 	store->session_count = store->kept_high = 0;
 	memset(store->intents, 0, sizeof(store->intents));
 	store->term_max = 0;
@@ -166,6 +167,46 @@ void store_free(struct sim *sim, uint32_t inode)
 		i->freed = true;
 }
 
+static bool is_sealed(const struct sim *sim, uint32_t inode)
+{
+	const struct store_inode *i = &sim->store.inodes[inode];
+
+	return inode && i->history[i->version].seal;
+}
+
+/* PROTOCOL.md 11.2: what is refused; what would fail anyway fails as it would. */
+static bool refuses(const struct sim *sim, const struct modification *m)
+{
+	switch (m->action) {
+	case ACTION_WRITE:
+	case ACTION_SETATTR:
+		return !m->seal && is_sealed(sim, m->inode);
+	case ACTION_CREATE:
+		return !child_of(&sim->store, m->inode, m->part) && is_sealed(sim, m->inode);
+	case ACTION_UNLINK:
+	case ACTION_RENAME:
+		return m->child && m->child != m->replaced &&
+		       (is_sealed(sim, m->inode) || is_sealed(sim, m->child) ||
+			is_sealed(sim, m->to_inode) || is_sealed(sim, m->replaced));
+	}
+	return false;
+}
+
+static uint16_t apply_seal(struct sim *sim, struct modification *m)
+{
+	const struct store_inode *i = &sim->store.inodes[m->inode];
+	uint8_t seal = i->history[i->version].seal;
+
+	if (i->history[i->version].gone)
+		return STATUS_NOENT;
+	if (m->seal == SEAL_REMOVE && !seal)
+		return STATUS_NODATA;
+	if (m->seal <= seal)
+		return STATUS_OK; /* a seal's term is never made shorter */
+	touch(sim, m, m->inode, 0)->seal = m->seal == SEAL_REMOVE ? 0 : (uint8_t)m->seal;
+	return STATUS_OK;
+}
+
 static uint16_t apply_names(struct sim *sim, struct modification *m)
 {
 	struct store *store = &sim->store;
@@ -218,6 +259,10 @@ bool store_apply(struct sim *sim, struct modification *m)
 	} else if (!has_room(sim, m->inode) || !has_room(sim, m->to_inode) ||
 		   !has_room(sim, m->child) || !has_room(sim, m->replaced)) {
 		m->status = STATUS_NOSPC;
+	} else if (refuses(sim, m)) {
+		m->status = STATUS_SEALED;
+	} else if (m->action == ACTION_SETATTR && m->seal) {
+		m->status = apply_seal(sim, m);
 	} else if (m->action == ACTION_WRITE || m->action == ACTION_SETATTR) {
 		touch(sim, m, m->inode, m->action == ACTION_WRITE ? ASPECT_BIT(m->part) : 0);
 		m->status = STATUS_OK;

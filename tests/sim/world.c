@@ -259,6 +259,8 @@ static void set_up(struct sim *sim, uint64_t seed)
 	sim->arena.chance = &sim->rng;
 	faults_draw_profile(sim);
 	rng_init(&sim->lock_rng, ~seed);
+	rng_init(&sim->seal_rng, seed ^ UINT64_C(0x5ea1));
+	sim->profile.seal = rng_mix(seed ^ UINT64_C(0x5ea1)) % 3 ? 0 : 100;
 	sim->profile.locker_count = rng_mix(seed) % 3 ? 0 : LOCKERS_MAX;
 	store_init(sim);
 	for (unsigned i = 0; i < sim->profile.host_count; i++)
