@@ -32,11 +32,20 @@
 
 enum what { SEAL, UNSEAL, LIST };
 
+#define DEAD_MAX 256
+#define NAMES_BYTES 16384
+/* What hosts that do not answer may rely on is asked for again after this. */
+#define AGAIN_MS 200
+
 /* nftw(3) hands nothing on. */
 static struct {
 	const char *command;
 	enum what what;
 	_Atomic bool failed;
+	char term[24]; /* in ms; empty: the usual one */
+	const char *dead[DEAD_MAX];
+	unsigned dead_count;
+	_Atomic bool said; /* that it waits, and for whom */
 } walk;
 
 static struct {
@@ -61,16 +70,56 @@ static void complain(const char *path, int error)
 	walk.failed = true;
 }
 
+/*
+ * Hosts that do not answer may rely on the seal (lease/PROTOCOL.md 11.4): those of them that are dead are
+ * declared so. Says once for whom it waits.
+ */
+static void wait_for_silent(const char *path)
+{
+	const struct timespec pause = { 0, AGAIN_MS * 1000000L };
+	char names[NAMES_BYTES + 1];
+	ssize_t length = lgetxattr(path, XATTR_SILENT, names, NAMES_BYTES);
+	bool dead = false;
+
+	names[length > 0 ? length : 0] = '\0';
+	for (unsigned i = 0; i < walk.dead_count; i++)
+		for (const char *at = names; (at = strstr(at, walk.dead[i])); at++) {
+			size_t bytes = strlen(walk.dead[i]);
+
+			if ((at == names || at[-1] == '\n') && at[bytes] == '\n') {
+				dead |= lsetxattr(path, XATTR_DEAD, walk.dead[i], bytes, 0) == 0;
+				break;
+			}
+		}
+	if (dead)
+		return;
+	if (!walk.said && length > 0) {
+		walk.said = true;
+		for (char *at = names; *at; at++)
+			if (*at == '\n')
+				*at = at[1] ? ' ' : '\0';
+		fprintf(stderr, "leasehold %s: waiting for the term of hosts that do not answer: %s\n",
+			walk.command, *names ? names : "(without a name)");
+	}
+	nanosleep(&pause, NULL);
+}
+
 /* 0 or an errno. Doing it again changes nothing. */
 static int change(const char *path)
 {
 	int error = 0;
 
 	for (int i = 0; i < TRIES_MAX; i++) {
-		int r = walk.what == SEAL ? lsetxattr(path, XATTR_SEAL, "", 0, 0) :
-					    lremovexattr(path, XATTR_SEAL);
+		int r = walk.what == SEAL ?
+				lsetxattr(path, XATTR_SEAL, walk.term, strlen(walk.term), 0) :
+				lremovexattr(path, XATTR_SEAL);
 
 		error = r < 0 ? errno : 0;
+		if (error == EBUSY) {
+			wait_for_silent(path);
+			i--;
+			continue;
+		}
 		if (error == ENODATA) /* it has no seal: so much the better */
 			error = 0;
 		if (error != EIO && error != ETIMEDOUT)
@@ -83,7 +132,7 @@ static void list(const char *path)
 {
 	char value[VALUE_BYTES_MAX + 1], when[64] = "?";
 	ssize_t length = lgetxattr(path, XATTR_SEAL, value, VALUE_BYTES_MAX);
-	const char *last;
+	char *at_time;
 	struct tm tm;
 	time_t at;
 
@@ -93,8 +142,9 @@ static void list(const char *path)
 		return;
 	}
 	value[length] = '\0';
-	last = strrchr(value, ' ');
-	at = last ? (time_t)strtoll(last + 1, NULL, 10) : 0;
+	at_time = strchr(value, ' '); /* a version, the inode, the time, the term */
+	at_time = at_time ? strchr(at_time + 1, ' ') : NULL;
+	at = at_time ? (time_t)strtoll(at_time + 1, NULL, 10) : 0;
 	if (localtime_r(&at, &tm))
 		(void)strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
 	printf("%s  %s\n", when, path);
@@ -225,12 +275,43 @@ static void run_path(const char *path)
 	queue_close();
 }
 
+/* Days, or with a suffix seconds, minutes, hours, days. */
+static bool parse_term(const char *text)
+{
+	static const struct {
+		const char *suffix;
+		double seconds;
+	} units[] = { { "", 86400 }, { "d", 86400 }, { "h", 3600 }, { "m", 60 }, { "s", 1 } };
+	char *end;
+	double value = strtod(text, &end);
+
+	for (size_t i = 0; end != text && i < sizeof(units) / sizeof(units[0]); i++) {
+		double seconds = value * units[i].seconds;
+
+		if (strcmp(end, units[i].suffix) != 0 || !(seconds >= 1 && seconds <= 45 * 86400.0))
+			continue;
+		(void)snprintf(walk.term, sizeof(walk.term), "%llu",
+			       (unsigned long long)(seconds * 1000));
+		return true;
+	}
+	return false;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	(void)arg;
 	switch (key) {
 	case 'l':
 		walk.what = LIST;
+		return 0;
+	case 't':
+		if (!parse_term(arg))
+			argp_error(state, "a term is between 1s and 45 days, like 7, 0.5, 12h or 90s, "
+				   "not %s", arg);
+		return 0;
+	case 'd':
+		if (walk.dead_count == DEAD_MAX)
+			argp_error(state, "too many hosts");
+		walk.dead[walk.dead_count++] = arg;
 		return 0;
 	case ARGP_KEY_ARG:
 		return ARGP_ERR_UNKNOWN; /* all of them are taken from ARGP_KEY_ARGS */
@@ -262,6 +343,8 @@ int cmd_seal(int argc, char **argv)
 {
 	static const struct argp_option rows[] = {
 		{ "list", 'l', NULL, 0, "only print what is sealed, and since when", 0 },
+		{ "term", 't', "DAYS", 0, "how long a host that is cut off may go on with it; 7 unless "
+		  "said otherwise", 0 },
 		{ 0 },
 	};
 	static const struct argp argp = {
@@ -280,7 +363,10 @@ int cmd_seal(int argc, char **argv)
 
 int cmd_unseal(int argc, char **argv)
 {
-	static const struct argp_option rows[] = { { 0 } };
+	static const struct argp_option rows[] = {
+		{ "dead", 'd', "HOST", 0, "this host does not run any more: do not wait for it", 0 },
+		{ 0 },
+	};
 	static const struct argp argp = {
 		.options = rows,
 		.parser = parse,

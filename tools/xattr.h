@@ -12,6 +12,8 @@
 #define XATTR_PREFIX "user.leasehold."
 /* Not answered by the mount but by the origin: SEAL_XATTR of lease/message.h. */
 #define XATTR_SEAL "trusted.leasehold.seal"
+#define XATTR_DEAD "trusted.leasehold.dead"
+#define XATTR_SILENT "trusted.leasehold.silent"
 
 /*
  * The value of user.leasehold.NAME of what `path` leads to, terminated, to be freed. -ENODATA:

@@ -7,6 +7,7 @@
 
 #include "fs/mount/pages.h"
 #include "fs/mount/session.h"
+#include "lease/seal.h"
 
 int inode_table_create(struct inode_table **ret_table)
 {
@@ -53,17 +54,38 @@ void inode_name_forget(struct mount *m, struct inode *directory, struct slice na
 		name_remove(m, directory, entry);
 }
 
+uint64_t inode_lease_strict(struct mount *m, const struct inode *inode, struct instant now,
+			    struct change *ret_change)
+{
+	uint64_t instance = holder_lease(m->holder, now, &inode->handle);
+
+	if (instance) {
+		*ret_change = holder_change(m->holder, &inode->handle);
+		return instance;
+	}
+	/* PROTOCOL.md 11.4: by what its attributes say. */
+	if (!inode->attributes_instance || !(inode->attributes.mode & MARK_SEALED))
+		return 0;
+	instance = holder_lease_sealed(m->holder, now, &inode->handle,
+				       seal_term_of_mode(inode->attributes.mode), ret_change);
+	if (!instance || instance != inode->attributes_instance)
+		return 0;
+	COUNT(m, sealed);
+	return instance;
+}
+
 uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant now,
 		     struct change *ret_change)
 {
-	uint64_t instance = holder_lease(m->holder, now, &inode->handle);
 	struct change change = { 0, 0 };
+	uint64_t instance = inode_lease_strict(m, inode, now, &change);
 
 	if (instance) {
 		if (ret_change)
-			*ret_change = holder_change(m->holder, &inode->handle);
+			*ret_change = change;
 		return instance;
 	}
+	change = (struct change){ 0, 0 };
 	if (session_serves_stale(m, now))
 		instance = holder_lease_before(m->holder, now, &inode->handle, &change);
 	if (instance)

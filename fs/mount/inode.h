@@ -188,6 +188,12 @@ unsigned inode_shed(struct mount *m, unsigned look, uint64_t *nodeids, unsigned 
  */
 uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant now,
 		     struct change *ret_change);
+/*
+ * The same without that: of a lease that stands, or that stood when the session ended while the inode was
+ * sealed, and whose seal has a term of its own (PROTOCOL.md 11.4).
+ */
+uint64_t inode_lease_strict(struct mount *m, const struct inode *inode, struct instant now,
+			    struct change *ret_change);
 /* Cached attributes that stand now, or NULL. */
 const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now);
 void inode_set_attributes(struct inode *inode, const struct attributes *attributes,

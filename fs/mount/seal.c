@@ -14,9 +14,8 @@ bool inode_sealed(struct mount *m, struct inode *inode, struct instant now,
 	struct change change;
 
 	if (!S_ISREG(inode->type) || !(marks(m, inode, now) & MARK_FINAL) ||
-	    !holder_lease(m->holder, now, &inode->handle))
+	    !inode_lease_strict(m, inode, now, &change))
 		return false;
-	change = holder_change(m->holder, &inode->handle);
 	if (!change_known(change))
 		return false;
 	if (ret_change)

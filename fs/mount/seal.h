@@ -15,8 +15,9 @@
  * was taken away either, ever moves them, on this inode. What is cached of `*ret_change` (may be NULL),
  * if all of it is, is these bytes, and stays right for as long as somebody has the inode open or mapped:
  * whatever becomes of the lease, the session, the daemon, the origin. That is said of bytes only: names,
- * attributes and the right to open it stand under the lease as ever. When other attributes change, the
- * lease's change moves on, and the cache may hold the same bytes again, in another cache file.
+ * attributes and the right to open it stand under the lease as ever, or the seal's term (11.4). When other
+ * attributes change, the lease's change moves on, and the cache may hold the same bytes again, in another
+ * cache file.
  *
  * False: they are not, or it is not known now. It is known while attributes are that stand under a lease
  * at `now`. Under mount->lock.

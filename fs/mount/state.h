@@ -58,6 +58,7 @@
 	C(locks, "requests about advisory locks")                                               \
 	C(shed, "inodes given up to stay within --memory")                                      \
 	C(slowed, "requests that waited while memory was short")                                \
+	C(sealed, "uses of what was cached under a seal's own term, with no session")           \
 	C(stale, "uses of what was cached without its lease (disconnected=stale)")              \
 	C(fences, "times that everything was dropped because the session ended")
 

@@ -722,6 +722,8 @@ static int start_authority(struct service *s, char *text, size_t size)
 	else
 		error = authority_create(&s->config, &heap, service_now(), record.entries,
 					 record.count, record.unknown, longest, &s->authority);
+	if (!error)
+		error = service_restore_seals(s, &record);
 	if (error)
 		return fail(text, size, error, "cannot start the lease authority");
 	if (record.unknown || record.count)

@@ -495,6 +495,8 @@ static int apply(struct task *t)
 	case MESSAGE_open:
 		return apply_open(t);
 	case MESSAGE_setxattr:
+		if (slice_equal(m->setxattr.name, slice_of(DEAD_XATTR)))
+			return service_declare_dead(t, t->view.bulk);
 		return store_setxattr(store, &t->caller, target, m->setxattr.name, t->view.bulk,
 				      m->setxattr.create, m->setxattr.replace);
 	case MESSAGE_removexattr:

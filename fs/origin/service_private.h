@@ -106,6 +106,7 @@ struct session {
 	struct store *store;
 	bool alive;
 	uint8_t host[16];
+	uint64_t instance;
 	char peer[PEER_BYTES];
 	struct server_stream *stream;
 	struct slots_session *place; /* what was executed in its slots; its replies */
@@ -319,6 +320,15 @@ void service_replaced_end(struct service *s);
 
 /* Does a seal refuse the modification, as its inodes stand now? 0, -EPERM, or why it cannot be told. */
 int service_check_seals(struct task *t) MUST_CHECK;
+/* PROTOCOL.md 11.4, for the record of sessions: who may rely on seals. With the lock held. */
+int service_record_seals(struct service *s, struct session_record *record) MUST_CHECK;
+/* Tells the new authority what the record of the run before says of that. */
+int service_restore_seals(struct service *s, const struct session_record *record) MUST_CHECK;
+/* An administrator says that a host is dead; durable when it returns 0. -ENOENT: it is not silent. */
+int service_declare_dead(struct task *t, struct slice name) MUST_CHECK;
+/* Who holds up that `inode` is unsealed, a line each; as getxattr(2). */
+int service_list_silent(struct task *t, const struct inode *inode, void *buffer, size_t size,
+			size_t *ret_length) MUST_CHECK;
 /* The same of opening `inode` for writing, or of the write lease on it. */
 int service_check_sealed(struct task *t, const struct inode *inode) MUST_CHECK;
 /* It seals or unseals. */

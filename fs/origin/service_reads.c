@@ -281,6 +281,8 @@ static int xattr(struct task *t, struct inode *inode, uint32_t size, bool list)
 	error = look_before(t, inode, &before);
 	if (!error && list)
 		error = store_listxattr(t->store, &t->caller, inode, t->bulk.data, size, &length);
+	else if (!error && slice_equal(t->message.getxattr.name, slice_of(SILENT_XATTR)))
+		error = service_list_silent(t, inode, t->bulk.data, size, &length);
 	else if (!error)
 		error = store_getxattr(t->store, &t->caller, inode, t->message.getxattr.name,
 				       t->bulk.data, size, &length);

@@ -1,6 +1,11 @@
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "fs/origin/service_private.h"
+#include "lease/seal.h"
 
 /*
  * What a seal refuses (PROTOCOL.md 11.2). It is asked for before a modification begins, so that what is
@@ -61,6 +66,43 @@ static int check_link(const struct task *t)
 	return made ? made : error;
 }
 
+/*
+ * PROTOCOL.md 11.4: what is sealed does not change while a host that does not answer may rely on the seal.
+ * Asked under the locks, when every lease on the inode was given up, or its session has ended, it is the
+ * last word.
+ */
+static int check_unchanged(const struct task *t)
+{
+	struct service *s = t->service;
+	struct duration term, wait;
+	int error;
+
+	if (!t->inodes[TASK_TARGET])
+		return 0;
+	error = store_seal_term(t->inodes[TASK_TARGET], &term);
+	if (error)
+		return error;
+	service_lock(s);
+	wait = authority_silent_wait(s->authority, service_now(), term);
+	(void)service_unlock(s, NULL);
+	return wait.ns ? -EBUSY : 0;
+}
+
+/* To make its term longer is a change of what is sealed, too; never is it made shorter. */
+static int check_seal_again(const struct task *t)
+{
+	struct duration term;
+	uint32_t code;
+	int error;
+
+	if (!t->inodes[TASK_TARGET] || !store_seal_value(t->view.bulk, &code))
+		return 0;
+	error = store_seal_term(t->inodes[TASK_TARGET], &term);
+	if (error)
+		return error;
+	return seal_term_of_code(code).ns > term.ns ? check_unchanged(t) : 0;
+}
+
 static int check_all(const struct task *t)
 {
 	const struct message *m = &t->message;
@@ -77,8 +119,12 @@ static int check_all(const struct task *t)
 	case MESSAGE_copy_range:
 		return check(t, TASK_TARGET, true);
 	case MESSAGE_setxattr:
+		if (service_is_seal(m))
+			return check_seal_again(t);
+		return slice_equal(m->setxattr.name, slice_of(DEAD_XATTR)) ?
+			       0 : check(t, TASK_TARGET, false);
 	case MESSAGE_removexattr:
-		return service_is_seal(m) ? 0 : check(t, TASK_TARGET, false);
+		return service_is_seal(m) ? check_unchanged(t) : check(t, TASK_TARGET, false);
 	case MESSAGE_create:
 		return check_create(t);
 	case MESSAGE_mknod:
@@ -128,4 +174,143 @@ int service_check_sealed(struct task *t, const struct inode *inode)
 uint16_t service_task_status(const struct task *t, int error)
 {
 	return t->sealed && error == -EPERM ? STATUS_SEALED : service_status(error);
+}
+
+/* ---- who may rely on seals (PROTOCOL.md 11.4) ---- */
+
+/* Which run of the machine this is: its clock began with it. */
+static void boot_id(uint8_t ret_boot[16])
+{
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	char text[64] = "";
+
+	memset(ret_boot, 0, 16);
+	if (fd < 0)
+		return;
+	/* The first half of the text, 36 characters, is as good as all of it. */
+	if (read(fd, text, sizeof(text) - 1) >= 36) {
+		unsigned at = 0;
+
+		for (const char *c = text; *c && at < 16; c++)
+			if (*c != '-')
+				ret_boot[at++] = (uint8_t)*c;
+	}
+	close(fd);
+}
+
+static bool boot_known(const uint8_t boot[16])
+{
+	static const uint8_t none[16];
+
+	return memcmp(boot, none, sizeof(none)) != 0;
+}
+
+int service_record_seals(struct service *s, struct session_record *record)
+{
+	const struct authority_silent *silent = NULL;
+	uint32_t ended = 0;
+
+	boot_id(record->boot);
+	record->silent_unknown = authority_silent_unknown(s->authority);
+	while ((silent = authority_silent_next(s->authority, silent)))
+		ended++;
+	record->silent = (struct authority_silent *)calloc(s->session_count + ended + 1u,
+							   sizeof(*record->silent));
+	if (!record->silent)
+		return -ENOMEM;
+	while ((silent = authority_silent_next(s->authority, silent)))
+		record->silent[record->silent_count++] = *silent;
+	for (unsigned i = 0; i < SESSION_BUCKETS; i++) {
+		for (struct session *session = s->sessions[i]; session; session = session->next) {
+			struct authority_silent *e = &record->silent[record->silent_count];
+
+			if (!session->alive)
+				continue;
+			e->session = session->id;
+			e->instance = session->instance;
+			memcpy(e->host, session->host, sizeof(e->host));
+			strncpy(e->name, session->peer, sizeof(e->name) - 1);
+			record->silent_count++;
+		}
+	}
+	return 0;
+}
+
+int service_restore_seals(struct service *s, const struct session_record *record)
+{
+	struct instant now = service_now();
+	uint8_t boot[16];
+	bool same;
+	int error = 0;
+
+	boot_id(boot);
+	same = boot_known(boot) && memcmp(boot, record->boot, sizeof(boot)) == 0;
+	for (uint32_t i = 0; !error && i < record->silent_count; i++) {
+		struct authority_silent silent = record->silent[i];
+
+		/* Nobody renewed it later than now. */
+		if (!same || silent.renewed.ns == 0)
+			silent.renewed = now;
+		error = authority_silent_restore(s->authority, &silent);
+	}
+	if (record->silent_unknown.ns)
+		authority_silent_restore_unknown(s->authority, same ? record->silent_unknown : now);
+	return error;
+}
+
+/* What those are called who are not known. */
+#define UNKNOWN_NAME "unknown"
+
+int service_declare_dead(struct task *t, struct slice name)
+{
+	struct service *s = t->service;
+	char text[AUTHORITY_HOST_NAME_BYTES];
+	uint32_t count;
+	int error;
+
+	if (t->caller.uid != 0)
+		return -EPERM;
+	if (name.length >= sizeof(text))
+		return -ENOENT;
+	memcpy(text, name.data, name.length);
+	text[name.length] = '\0';
+	service_lock(s);
+	count = authority_silent_forget(s->authority, strcmp(text, UNKNOWN_NAME) == 0 ? NULL : text);
+	(void)service_unlock(s, NULL);
+	if (!count)
+		return -ENOENT;
+	error = service_write_record(s);
+	service_log("event=declared_dead host=%s sessions=%u", *text ? text : "-", count);
+	return error;
+}
+
+int service_list_silent(struct task *t, const struct inode *inode, void *buffer, size_t size,
+			size_t *ret_length)
+{
+	struct service *s = t->service;
+	const struct authority_silent *silent = NULL;
+	struct instant unknown;
+	char text[16384];
+	size_t used = 0;
+	struct duration term;
+	int error = t->caller.uid ? -ENODATA : store_seal_term(inode, &term);
+
+	if (error)
+		return error;
+	text[0] = '\0';
+	service_lock(s);
+	unknown = authority_silent_unknown(s->authority);
+	if (unknown.ns && term.ns)
+		used += (size_t)snprintf(text, sizeof(text), "%s\n", UNKNOWN_NAME);
+	while (used + AUTHORITY_HOST_NAME_BYTES + 1 < sizeof(text) &&
+	       (silent = authority_silent_next(s->authority, silent)))
+		if (instant_before(service_now(), instant_add(silent->renewed, term)))
+			used += (size_t)snprintf(text + used, sizeof(text) - used, "%s\n",
+						 silent->name);
+	(void)service_unlock(s, NULL);
+	if (size && used > size)
+		return -ERANGE;
+	memcpy(buffer, text, size ? used : 0);
+	*ret_length = used;
+	return 0;
 }

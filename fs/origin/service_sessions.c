@@ -77,6 +77,7 @@ int service_write_record(struct service *s)
 	pthread_mutex_lock(&s->record_lock);
 	pthread_mutex_lock(&s->lock);
 	record.promise_ms = s->record_promise_ms;
+	error = service_record_seals(s, &record);
 	mark = authority_record_mark(s->authority);
 	record.unknown = s->previous.unknown;
 	record.entries = (struct authority_previous *)calloc(
@@ -96,7 +97,9 @@ int service_write_record(struct service *s)
 				memcpy(e->host, session->host, sizeof(e->host));
 			}
 	pthread_mutex_unlock(&s->lock);
-	error = record.entries ? session_record_store(s->state_fd, "sessions", &record) : -ENOMEM;
+	if (!error)
+		error = record.entries ? session_record_store(s->state_fd, "sessions", &record) :
+					 -ENOMEM;
 	session_record_finish(&record);
 	if (!error) {
 		/* PROTOCOL.md 10.6: what those who ended had locked is free now. */
@@ -157,6 +160,7 @@ static uint16_t add_session(struct task *t, struct store *store, struct session_
 	session = session_create(store, *place, &owner);
 	if (!session)
 		return STATUS_NOMEM;
+	session->instance = t->message.session_open.instance;
 	/* PROTOCOL.md 3.5: before its first answer. */
 	slots_session_set(s->slots, *place, &owner);
 	*place = NULL;
@@ -193,6 +197,7 @@ static uint16_t open_session(struct task *t, struct store *store,
 					&s->actions, &id, &slot_count, &reclaim);
 	if (status == STATUS_OK) {
 		status = add_session(t, store, id, slot_count, &place);
+		authority_session_name(s->authority, id, t->view.peer);
 		if (status == STATUS_NOMEM)
 			(void)authority_session_close(s->authority, now, id, &s->actions);
 		reply->session = id.value;

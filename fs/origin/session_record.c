@@ -11,9 +11,11 @@
 #include "lease/base/bytes.h"
 
 #define MAGIC UINT64_C(0x7373657373694c01)
-#define VERSION 1u
+#define VERSION 2u
 #define HEAD_BYTES (8 + 4 + 8 + 8 + 1 + 4)
 #define ENTRY_BYTES (8 + 16)
+#define SILENT_HEAD_BYTES (16 + 8 + 4)
+#define SILENT_BYTES (8 + 16 + 8 + 8 + AUTHORITY_HOST_NAME_BYTES)
 #define CHECK_BYTES SESSION_RECORD_CHECK_BYTES
 
 uint64_t session_record_checksum(const void *data, size_t length)
@@ -39,16 +41,38 @@ int session_record_decode(const void *data, size_t length, struct session_record
 	record.promise_ms = reader_u64(&r);
 	record.unknown = reader_u8(&r) != 0;
 	record.count = reader_u32(&r);
+	if (length < HEAD_BYTES + SILENT_HEAD_BYTES + CHECK_BYTES)
+		return -EUCLEAN;
+	memcpy(record.boot, reader_bytes(&r, sizeof(record.boot)).data, sizeof(record.boot));
+	record.silent_unknown.ns = reader_u64(&r);
+	record.silent_count = reader_u32(&r);
 	if (record.count > SESSION_RECORD_COUNT_MAX ||
-	    length != HEAD_BYTES + (size_t)record.count * ENTRY_BYTES + CHECK_BYTES)
+	    record.silent_count > SESSION_RECORD_COUNT_MAX ||
+	    length != HEAD_BYTES + SILENT_HEAD_BYTES + (size_t)record.count * ENTRY_BYTES +
+			      (size_t)record.silent_count * SILENT_BYTES + CHECK_BYTES)
 		return -EUCLEAN;
 	record.entries = (struct authority_previous *)calloc(record.count + 1u,
 							     sizeof(*record.entries));
-	if (!record.entries)
+	record.silent = (struct authority_silent *)calloc(record.silent_count + 1u,
+							  sizeof(*record.silent));
+	if (!record.entries || !record.silent) {
+		session_record_finish(&record);
 		return -ENOMEM;
+	}
 	for (uint32_t i = 0; i < record.count; i++) {
 		record.entries[i].session.value = reader_u64(&r);
 		memcpy(record.entries[i].host, reader_bytes(&r, 16).data, 16);
+	}
+	for (uint32_t i = 0; i < record.silent_count; i++) {
+		struct authority_silent *silent = &record.silent[i];
+
+		silent->session.value = reader_u64(&r);
+		memcpy(silent->host, reader_bytes(&r, 16).data, 16);
+		silent->instance = reader_u64(&r);
+		silent->renewed.ns = reader_u64(&r);
+		memcpy(silent->name, reader_bytes(&r, sizeof(silent->name)).data,
+		       sizeof(silent->name));
+		silent->name[sizeof(silent->name) - 1] = '\0';
 	}
 	*ret_record = record;
 	return 0;
@@ -73,7 +97,7 @@ int session_record_load(int state_fd, const char *name, struct session_record *r
 		close(fd);
 		return error;
 	}
-	if (st.st_size > (off_t)SESSION_RECORD_COUNT_MAX * ENTRY_BYTES + 4096) {
+	if (st.st_size > (off_t)SESSION_RECORD_COUNT_MAX * (ENTRY_BYTES + SILENT_BYTES) + 4096) {
 		close(fd);
 		return -EUCLEAN;
 	}
@@ -110,7 +134,8 @@ static int write_whole(int fd, const uint8_t *data, size_t length)
 
 int session_record_store(int state_fd, const char *name, const struct session_record *record)
 {
-	size_t length = HEAD_BYTES + (size_t)record->count * ENTRY_BYTES + CHECK_BYTES;
+	size_t length = HEAD_BYTES + SILENT_HEAD_BYTES + (size_t)record->count * ENTRY_BYTES +
+			(size_t)record->silent_count * SILENT_BYTES + CHECK_BYTES;
 	uint8_t *data = (uint8_t *)malloc(length);
 	struct writer w = writer_of(data, length);
 	char temporary[64];
@@ -124,9 +149,21 @@ int session_record_store(int state_fd, const char *name, const struct session_re
 	writer_u64(&w, record->promise_ms);
 	writer_u8(&w, record->unknown);
 	writer_u32(&w, record->count);
+	writer_bytes(&w, record->boot, sizeof(record->boot));
+	writer_u64(&w, record->silent_unknown.ns);
+	writer_u32(&w, record->silent_count);
 	for (uint32_t i = 0; i < record->count; i++) {
 		writer_u64(&w, record->entries[i].session.value);
 		writer_bytes(&w, record->entries[i].host, 16);
+	}
+	for (uint32_t i = 0; i < record->silent_count; i++) {
+		const struct authority_silent *silent = &record->silent[i];
+
+		writer_u64(&w, silent->session.value);
+		writer_bytes(&w, silent->host, 16);
+		writer_u64(&w, silent->instance);
+		writer_u64(&w, silent->renewed.ns);
+		writer_bytes(&w, silent->name, sizeof(silent->name));
 	}
 	writer_u64(&w, session_record_checksum(data, w.at));
 	(void)snprintf(temporary, sizeof(temporary), "%s.new", name); /* names are ours, short */
@@ -149,6 +186,8 @@ int session_record_store(int state_fd, const char *name, const struct session_re
 void session_record_finish(struct session_record *record)
 {
 	free(record->entries);
+	free(record->silent);
 	record->entries = NULL;
-	record->count = 0;
+	record->silent = NULL;
+	record->count = record->silent_count = 0;
 }

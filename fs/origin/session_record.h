@@ -3,7 +3,7 @@
  *
  * One small file in the state directory, replaced as a whole: magic, version, epoch, the longest
  * promise ever made, and (session, host) for each session that may still hold leases, those of an
- * earlier run included; a checksum. It is on disk before a
+ * earlier run included; who may still rely on seals; a checksum. It is on disk before a
  * session's first answer, so that the next run knows for whom to wait. Plain functions; the caller
  * serialises them.
  */
@@ -22,6 +22,14 @@ struct session_record {
 	bool unknown;        /* there may be sessions that it does not name: grace waits for time */
 	uint32_t count;
 	struct authority_previous *entries; /* malloc()ed */
+	/*
+	 * PROTOCOL.md 11.4: who may go on to rely on seals. `renewed` 0: it had not ended. Instants are of
+	 * the run of the machine that `boot` names; in any other they say nothing.
+	 */
+	uint8_t boot[16];
+	struct instant silent_unknown;
+	uint32_t silent_count;
+	struct authority_silent *silent; /* malloc()ed */
 };
 
 /*

@@ -254,7 +254,12 @@ int store_removexattr(struct store *s, const struct credential *caller, struct i
  * can be: who modifies asks store_check_seal() first. Sealing what is sealed is no error; unsealing what
  * is not is -ENODATA. An inode without a name: -ENOENT. Durable with the next store_fsync().
  */
-int store_seal(struct store *s, const struct credential *caller, struct inode *inode) MUST_CHECK;
+int store_seal(struct store *s, const struct credential *caller, struct inode *inode,
+	       uint32_t term) MUST_CHECK;
+/* The code of a term that SEAL_XATTR is set to: ms, or empty for the usual one; false: it makes no sense. */
+bool store_seal_value(struct slice value, uint32_t *ret_term);
+/* *ret_term: of the seal (PROTOCOL.md 11.4); 0: none, or no seal. */
+int store_seal_term(const struct inode *inode, struct duration *ret_term) MUST_CHECK;
 int store_unseal(struct store *s, const struct credential *caller, struct inode *inode) MUST_CHECK;
 /* May it be modified? `data`: its bytes or size. 0, -EPERM; -errno: that cannot be told. */
 int store_check_seal(const struct inode *inode, bool data) MUST_CHECK;

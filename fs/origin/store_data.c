@@ -9,6 +9,7 @@
 
 #include "fs/origin/credentials.h"
 #include "fs/origin/store_private.h"
+#include "lease/seal.h"
 
 #define DATA_RUNS_MAX 16 /* of a read: beyond it the holes in between and behind are sent */
 #define RESERVED_XATTR "user.leasehold."
@@ -461,17 +462,35 @@ int store_getxattr(struct store *s, const struct credential *caller, struct inod
 	return 0;
 }
 
+bool store_seal_value(struct slice value, uint32_t *ret_term)
+{
+	uint64_t ms = 0;
+
+	if (value.length > 12)
+		return false;
+	for (size_t i = 0; i < value.length; i++) {
+		if (value.data[i] < '0' || value.data[i] > '9')
+			return false;
+		ms = 10 * ms + (uint64_t)(value.data[i] - '0');
+	}
+	*ret_term = seal_term_code(value.length ? duration_ms(ms) :
+						  (struct duration){ SEAL_TERM_DEFAULT_S * NS_PER_S });
+	return *ret_term > 0;
+}
+
 int store_setxattr(struct store *s, const struct credential *caller, struct inode *inode,
 		   struct slice name, struct slice value, bool create, bool replace)
 {
 	char text[NAME_BYTES_MAX + 1], path[PROC_PATH_BYTES];
 	int error = s->read_only ? -EROFS : xattr_name(caller, name, true, text);
+	uint32_t term;
 
 	if (!error && is_seal_xattr(text)) {
 		if (strcmp(text, SEAL_XATTR) != 0)
 			return -EPERM;
-		/* What is said of a seal is for later. */
-		return value.length || create || replace ? -EINVAL : store_seal(s, caller, inode);
+		if (create || replace || !store_seal_value(value, &term))
+			return -EINVAL;
+		return store_seal(s, caller, inode, term);
 	}
 	if (!error)
 		error = credentials_assume(caller);

@@ -17,6 +17,8 @@ static void check(const uint8_t *data, size_t size)
 	assert(record.count <= SESSION_RECORD_COUNT_MAX);
 	for (uint32_t i = 0; i < record.count; i++)
 		sum = record.entries[i].session.value + record.entries[i].host[15];
+	for (uint32_t i = 0; i < record.silent_count; i++)
+		sum = record.silent[i].renewed.ns + strlen(record.silent[i].name);
 	(void)sum;
 	session_record_finish(&record);
 }

@@ -175,7 +175,7 @@ def test_bytes_that_were_sealed_stay_when_the_seal_goes(w):
 def test_seals_outlive_the_origin(w):
     w.allow_log("")
     a, b = prepare(w, "a", "b")
-    command("seal", a / "d")
+    command("seal", "--term", "1s", a / "d")
     w.main_origin.kill()
     w.main_origin.start()
     everything_is_refused(b)
@@ -255,7 +255,7 @@ def test_a_silent_host_is_waited_for(w):
     a, b = prepare(w, "a", "b", options=("--lease-term", "3s"))
     look_at_all(b)
     b.signal(signal.SIGSTOP)
-    command("seal", a / "d/f")
+    command("seal", "--term", "1s", a / "d/f")
     refused(os.open, a / "d/f", os.O_RDWR)
     b.signal(signal.SIGCONT)
     leasehold.eventually(lambda: b.status()["state"] == "connected", "b is back")

@@ -60,6 +60,32 @@ START_TEST(what_was_stored_is_loaded)
 }
 END_TEST
 
+START_TEST(who_is_silent_is_loaded)
+{
+	struct authority_silent silent[2] = {
+		{ .session = { 4 }, .host = { 1, 2 }, .instance = 5, .renewed = { 6 }, .name = "a" },
+		{ .session = { 7 }, .host = { 3 }, .instance = 8, .name = "b" },
+	};
+	struct session_record record = { .epoch = 5, .count = 1, .entries = entries,
+					 .boot = { 9, 1 }, .silent_unknown = { 77 },
+					 .silent_count = 2, .silent = silent };
+
+	ck_assert_int_eq(session_record_store(state_fd, "sessions", &record), 0);
+	ck_assert_int_eq(session_record_load(state_fd, "sessions", &record), 0);
+	ck_assert_uint_eq(record.boot[1], 1);
+	ck_assert_uint_eq(record.silent_unknown.ns, 77);
+	ck_assert_uint_eq(record.silent_count, 2);
+	for (unsigned i = 0; i < 2; i++) {
+		ck_assert_uint_eq(record.silent[i].session.value, silent[i].session.value);
+		ck_assert_mem_eq(record.silent[i].host, silent[i].host, 16);
+		ck_assert_uint_eq(record.silent[i].instance, silent[i].instance);
+		ck_assert_uint_eq(record.silent[i].renewed.ns, silent[i].renewed.ns);
+		ck_assert_str_eq(record.silent[i].name, silent[i].name);
+	}
+	session_record_finish(&record);
+}
+END_TEST
+
 START_TEST(a_record_with_any_byte_changed_or_missing_is_not_trusted)
 {
 	struct session_record record;
@@ -93,6 +119,7 @@ static TCase *make_case(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, no_record_is_an_empty_one);
 	tcase_add_test(tc, what_was_stored_is_loaded);
+	tcase_add_test(tc, who_is_silent_is_loaded);
 	tcase_add_test(tc, a_record_with_any_byte_changed_or_missing_is_not_trusted);
 	return tc;
 }

@@ -741,7 +741,7 @@ START_TEST(a_seal_is_the_inodes_own_and_its_bytes_stay_final)
 	ck_assert_uint_eq(marks_of(file), MARK_FINAL);
 	ck_assert_int_eq(store_check_seal(file, false), 0);
 	ck_assert_int_eq(store_check_seal(file, true), -EPERM);
-	ck_assert_int_eq(store_seal(store, &as_root, directory), 0);
+	ck_assert_int_eq(store_seal(store, &as_root, directory, 0), 0);
 	ck_assert_uint_eq(marks_of(directory), MARK_SEALED);
 	ck_assert_int_eq(store_unseal(store, &as_root, directory), 0);
 	ck_assert_int_eq(store_check_seal(directory, true), 0);
@@ -756,9 +756,9 @@ START_TEST(what_has_no_name_is_not_sealed)
 	struct inode *file = make_file("f", &as_root, 0644), *unnamed;
 
 	ck_assert_int_eq(store_tmpfile(store, &as_root, root, 0644, &unnamed), 0);
-	ck_assert_int_eq(store_seal(store, &as_root, unnamed), -ENOENT);
+	ck_assert_int_eq(store_seal(store, &as_root, unnamed, 0), -ENOENT);
 	ck_assert_int_eq(store_unlink(store, &as_root, root, text_of("f"), file, false, true), 0);
-	ck_assert_int_eq(store_seal(store, &as_root, file), -ENOENT);
+	ck_assert_int_eq(store_seal(store, &as_root, file, 0), -ENOENT);
 	store_remove_orphan(store, file);
 	store_remove_orphan(store, unnamed);
 	store_put(store, file);
