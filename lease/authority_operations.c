@@ -621,15 +621,19 @@ static void operation_admit(struct authority *a, struct operation *o, uint32_t p
 		assert(!list_linked(&o->places[i].link));
 		list_append(&o->places[i].inode->busy->places, &o->places[i].link);
 	}
+	if (place_count) {
+		heap_add(a, o);
+		list_append(&a->queued, &o->in_queued);
+	}
+	/* That ends the one before in its slot, and it may be the turn of this one by that. */
 	if (o->in_slot)
 		slot_take(a, o);
 	if (place_count == 0) {
 		operation_run(a, o);
 		return;
 	}
-	heap_add(a, o);
-	list_append(&a->queued, &o->in_queued);
-	operation_try(a, o);
+	if (o->state == OPERATION_QUEUED)
+		operation_try(a, o);
 	if (o->kind == AUTHORITY_MODIFY && o->state == OPERATION_QUEUED && !a->grace)
 		operation_recall_early(a, o);
 }
