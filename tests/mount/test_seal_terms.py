@@ -162,10 +162,10 @@ def test_sealed_is_served_with_a_dead_origin(w):
 
 
 def test_the_origin_remembers_who_is_silent(w):
-    a, b = prepare(w)
+    a, b = prepare(w, namespace=True)
     seal(a / "d")
     os.close(known(b))
-    b.signal(signal.SIGSTOP)
+    b.namespace.cut()
     eventually(lambda: silent(a) == ["b"], "b is silent")
     w.main_origin.kill()
     w.main_origin.start()
@@ -173,7 +173,7 @@ def test_the_origin_remembers_who_is_silent(w):
     eventually(lambda: "b" in (silent(a) or []), "the new process knows that b is silent")
     process = unsealing(a / "d/f")
     expect_errno(errno.EPERM, os.remove, a / "d/f")
-    b.signal(signal.SIGCONT)
+    b.namespace.mend()
     done(process)
     os.chmod(a / "d/f", 0o600)
     expect(mode_of(b), 0o600)
@@ -199,17 +199,17 @@ def test_a_seal_ends_with_its_term(w):
 
 
 def test_unsealing_waits_for_the_term_of_a_silent_host(w):
-    a, b = prepare(w)
+    a, b = prepare(w, namespace=True)
     seal(a / "d", "14s")
     os.close(known(b))
-    b.signal(signal.SIGSTOP)
+    b.namespace.cut()
     began = time.monotonic()
     said = done(unsealing(a / "d/f"))
     # From its last keep-alive, which was hardly more than a term before.
     expect(time.monotonic() - began > 5, True, "it waited")
     expect("hosts that do not answer: b" in said, True, said)
     os.chmod(a / "d/f", 0o600)
-    b.signal(signal.SIGCONT)
+    b.namespace.mend()
     eventually(lambda: b.status()["state"] == "connected", "b is back")
     expect(mode_of(b), 0o600)
 
@@ -237,14 +237,14 @@ def test_a_dead_host_is_not_waited_for(w):
 
 
 def test_a_host_that_was_declared_dead_and_comes_back(w):
-    a, b = prepare(w)
+    a, b = prepare(w, namespace=True)
     seal(a / "d")
     top = known(b)
-    b.signal(signal.SIGSTOP)
+    b.namespace.cut()
     done(unsealing(a / "d", "--dead", "b"))
     os.chmod(a / "d/f", 0o600)
     write_file(a / "d/new", b"new")
-    b.signal(signal.SIGCONT)
+    b.namespace.mend()
     eventually(lambda: b.status()["state"] == "connected", "b is back")
     # Until it hears that its session is over it goes on: that was the administrator's word.
     eventually(lambda: mode_of(b) == 0o600, "it sees what has changed")
