@@ -610,7 +610,7 @@ void holder_locks_check_invariants(const struct holder_locks *l)
 		const struct owner *owner = LIST_ENTRY(at, const struct owner, link);
 
 		assert(lock_set_valid(&owner->held));
-		assert(owner->held.count || owner->op_count);
+		assert(owner->held.count || owner->op_count || owner->unlocks);
 	}
 }
 

@@ -134,10 +134,10 @@ struct owner *lock_owner_make(struct holder_locks *l, struct inode *inode, enum 
 	return owner;
 }
 
-/* One that holds nothing and asks for nothing is not remembered. */
+/* One that holds nothing, and asks for nothing and does not have to, is not remembered. */
 void lock_owner_put(struct holder_locks *l, struct owner *owner)
 {
-	if (owner->held.count || owner->op_count)
+	if (owner->held.count || owner->op_count || owner->unlocks)
 		return;
 	list_remove(&owner->in_inode);
 	list_remove(&owner->link);
