@@ -293,7 +293,6 @@ void operations_start(struct authority *a, struct inode *inode);
 void operations_start_all(struct authority *a);
 void operations_refuse_late(struct authority *a);
 
-
 /* authority_silent.c */
 struct silent *silent_make(struct authority *a);
 void silent_add(struct authority *a, struct silent *silent);

@@ -85,7 +85,6 @@ void silent_free_all(struct authority *a)
 void authority_session_name(struct authority *a, struct session_id id, const char *name)
 {
 	struct session *session = session_get_live(a, id);
-
 	size_t length = strlen(name);
 
 	if (!session)

@@ -154,7 +154,6 @@ static void *loop(void *context)
 	return NULL;
 }
 
-
 /* More than there are processors take turns, and each wakes up to find its caches cold. */
 static unsigned loops_wanted(const char *text)
 {
@@ -186,7 +185,6 @@ static int start_loops(struct member *mb)
 	return r;
 }
 
-
 /* Waits until all have ended. They are joined in one section: until then each can be signalled. */
 static void join_loops(struct member *mb)
 {
@@ -197,7 +195,6 @@ static void join_loops(struct member *mb)
 		pthread_join(mb->loops[--mb->loop_count], NULL);
 	pthread_mutex_unlock(&mb->lock);
 }
-
 
 /* The root inode, known to the kernel from the start. */
 static int make_root(struct mount *m, const struct item_node *root)
@@ -213,7 +210,6 @@ static int make_root(struct mount *m, const struct item_node *root)
 	pthread_mutex_unlock(&m->lock);
 	return inode ? 0 : -ENOMEM;
 }
-
 
 /*
  * The loops wait in read(2) for requests: a signal without an effect makes them look whether they
@@ -233,7 +229,6 @@ static void end_loops(struct member *mb)
 		sleep_ms(LOOP_WAKE_MS);
 	}
 }
-
 
 /* ---- start ---- */
 
