@@ -150,6 +150,27 @@ def peek(mapping, start=0, end=None):
         os.close(fd)
 
 
+def run_together(functions, errors=None):
+    """Runs them in threads that begin at one moment; raises the first error. What lasts until another
+    one fails is given a list `errors` to look at."""
+    barrier = threading.Barrier(len(functions))
+    errors = [] if errors is None else errors
+
+    def guarded(function):
+        barrier.wait()
+        try:
+            function()
+        except BaseException as e:
+            errors.append(e)
+    threads = [threading.Thread(target=guarded, args=(f,)) for f in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
 def run(*command, check=True, timeout=COMMAND_TIMEOUT_S, **keywords):
     """Runs a command to its end; its stdout, stderr and status as text."""
     result = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import Failure, Skip, expect, pattern, read_file, write_file
+from leasehold import Failure, Skip, expect, pattern, read_file, run_together, write_file
 
 
 def counters(host):
@@ -143,21 +143,14 @@ def test_readers_of_one_range_share_one_fetch(w):
     h = w.slow_host("a", 100)
     os.stat(h / "f")
     expect(os.path.getsize(h / "f"), len(data))
-    results = []
-    barrier = threading.Barrier(8)
+    fds = [os.open(h / "f", os.O_RDONLY) for _ in range(8)]
 
-    def reader():
-        fd = os.open(h / "f", os.O_RDONLY)
-        barrier.wait()
-        results.append(os.pread(fd, 65536, 512 << 10) == data[512 << 10:(512 << 10) + 65536])
-        os.close(fd)
-    threads = [threading.Thread(target=reader) for _ in range(8)]
+    def read(fd):
+        expect(os.pread(fd, 65536, 512 << 10) == data[512 << 10:(512 << 10) + 65536], True, "bytes")
     with Cost(h) as cost:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    expect(results, [True] * 8)
+        run_together([lambda fd=fd: read(fd) for fd in fds])
+    for fd in fds:
+        os.close(fd)
     expect(cost.fetches, 1, "fetches")
     expect(cost.fetched_bytes <= 65536 + (128 << 10), True, "%d bytes" % cost.fetched_bytes)
 
@@ -176,28 +169,16 @@ def slow_hosts(w):
 def side_by_side(hosts, count, operation):
     """`count` operations on each host, at the same time: of each how long it took, in round trips,
     and how many requests were made meanwhile."""
-    barrier = threading.Barrier(len(hosts))
     trips = {h.name: [] for h in hosts}
-    errors = []
 
     def one(host):
-        barrier.wait()
-        try:
-            for i in range(count):
-                with Cost(host) as cost:
-                    began = time.monotonic()
-                    operation(host, i)
-                    took = time.monotonic() - began
-                trips[host.name].append((took / ROUND_TRIP, cost.calls))
-        except BaseException as e:
-            errors.append(e)
-    threads = [threading.Thread(target=one, args=(h,)) for h in hosts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+        for i in range(count):
+            with Cost(host) as cost:
+                began = time.monotonic()
+                operation(host, i)
+                took = time.monotonic() - began
+            trips[host.name].append((took / ROUND_TRIP, cost.calls))
+    run_together([lambda h=h: one(h) for h in hosts])
     return trips
 
 

@@ -7,12 +7,11 @@ notes what had been acknowledged before it began, and no answer may be older.
 import mmap
 import os
 import sys
-import threading
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import Failure, expect, peek, read_file, write_file
+from leasehold import Failure, expect, peek, read_file, run_together, write_file
 
 ROUNDS = int(os.environ.get("LEASEHOLD_TEST_ROUNDS", "150"))
 
@@ -41,42 +40,31 @@ class Race:
                 self.acknowledged = version
                 if self.errors:
                     break
-        except BaseException as e:
-            self.errors.append(e)
-        self.stop = True
+        finally:
+            self.stop = True
 
     def run_reader(self, name, read):
-        try:
-            last = 0
-            while not self.errors:
-                done = self.stop
-                least = self.acknowledged
-                version = read()
-                most = self.begun
-                if version is None:
-                    continue
-                self.looks += 1
-                if version < max(least, last):
-                    raise Failure("%s sees version %d, though %d was acknowledged before and %d "
-                                  "was seen" % (name, version, least, last))
-                if version > most:
-                    raise Failure("%s sees version %d before it was written" % (name, version))
-                last = version
-                if done:
-                    break
-        except BaseException as e:
-            self.errors.append(e)
+        last = 0
+        while not self.errors:
+            done = self.stop
+            least = self.acknowledged
+            version = read()
+            most = self.begun
+            if version is None:
+                continue
+            self.looks += 1
+            if version < max(least, last):
+                raise Failure("%s sees version %d, though %d was acknowledged before and %d was seen"
+                              % (name, version, least, last))
+            if version > most:
+                raise Failure("%s sees version %d before it was written" % (name, version))
+            last = version
+            if done:
+                break
 
     def run(self):
-        threads = [threading.Thread(target=self.run_writer)]
-        threads += [threading.Thread(target=self.run_reader, args=(n, r))
-                    for n, r in self.readers.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self.errors:
-            raise self.errors[0]
+        run_together([self.run_writer] + [lambda n=n, r=r: self.run_reader(n, r)
+                                          for n, r in self.readers.items()], self.errors)
         expect(self.acknowledged, self.rounds)
         if self.looks < 2:
             raise Failure("nobody looked")
@@ -216,17 +204,9 @@ def test_writers_on_all_hosts_at_once(w):
                         raise Failure("host %d sees %s, acknowledged was %s" % (n, seen, least))
                 if errors:
                     break
-        except BaseException as e:
-            errors.append(e)
         finally:
             os.close(fd)
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(hosts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    run_together([lambda n=n: work(n) for n in range(len(hosts))], errors)
 
 
 leasehold.main(globals())

@@ -8,12 +8,12 @@ either version) and Linux 6.18; skips without.
 import os
 import shutil
 import sys
-import threading
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import Failure, Skip, eventually, expect, pattern, read_file, run, write_file
+from leasehold import (Failure, Skip, eventually, expect, pattern, read_file, run, run_together,
+                       write_file)
 
 MIB = 1 << 20
 LIMIT = 64 * MIB
@@ -79,23 +79,6 @@ def read_large(host, number):
         raise Failure("large%d has other bytes" % number)
 
 
-def in_parallel(functions):
-    errors = []
-
-    def guarded(function):
-        try:
-            function()
-        except Exception as e:  # told below
-            errors.append(e)
-    threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
 def test_a_tree_larger_than_the_limit_is_walked(w):
     if leasehold.LOCAL:
         raise Skip("a plain directory needs no memory")
@@ -121,7 +104,7 @@ def test_a_tree_larger_than_the_limit_is_walked(w):
             raise Failure("nothing was given up: %d bytes" % status["memory"])
         expect(status["memory_max"], LIMIT, "limit in the status")
         # Both at once, and what was given up is there as before.
-        in_parallel([lambda: walk(host, DIRECTORIES // 5)] +
+        run_together([lambda: walk(host, DIRECTORIES // 5)] +
                     [lambda n=number: read_large(host, n) for number in range(LARGE)])
         write_file(host / "written", pattern(LARGE_BYTES, 9))
         expect(read_file(origin.path_of("written")) == pattern(LARGE_BYTES, 9), True,

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
 from leasehold import (BINARY, eventually, expect, expect_errno, is_mounted, pattern, read_file, run,
-                       write_file)
+                       run_together, write_file)
 
 # A new mount namespace has copies of all mounts: those of other tests would outlive their umount.
 FORGET = "umount -a -i -l -t fuse.leasehold; exec \"$@\""
@@ -129,24 +128,15 @@ def test_one_cap_is_held_over_all(w):
     for i in range(16):
         write_file(a.origin.path_of("f%d" % i), pattern(1 << 20, i))
         write_file("%s/f%d" % (exported, i), pattern(1 << 20, 100 + i))
-    wrong = []
 
     def read(h, seed, start):
-        try:
-            for i in range(32):
-                i = (i * 5 + start) % 16
-                expect(read_file(h / "f%d" % i) == pattern(1 << 20, seed + i), True, "bytes")
-                cache = h.status()["cache"]
-                expect(cache["bytes"] <= size, True, "%r" % cache)
-        except Exception as e:
-            wrong.append(e)
-    threads = [threading.Thread(target=read, args=args) for args in (
-        (a, 0, 0), (a, 0, 7), (x, 100, 0), (x, 100, 7))]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    expect(wrong, [])
+        for i in range(32):
+            i = (i * 5 + start) % 16
+            expect(read_file(h / "f%d" % i) == pattern(1 << 20, seed + i), True, "bytes")
+            cache = h.status()["cache"]
+            expect(cache["bytes"] <= size, True, "%r" % cache)
+    run_together([lambda args=args: read(*args) for args in (
+        (a, 0, 0), (a, 0, 7), (x, 100, 0), (x, 100, 7))])
     objects = os.path.join(a.cache, "objects")
     taken = sum(os.lstat(os.path.join(d, f)).st_blocks * 512
                 for d, _, fs in os.walk(objects) for f in fs)

@@ -15,7 +15,7 @@ import threading
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import expect, expect_errno, pattern, peek, read_file, write_file
+from leasehold import expect, expect_errno, pattern, peek, read_file, run_together, write_file
 
 
 def names(path):
@@ -176,26 +176,6 @@ def test_appends_at_the_same_time_lose_nothing(w):
         for n in range(len(hosts)):
             mine = [line for line in lines if line.startswith(b"%d " % n)]
             expect(mine, [b"%d %d" % (n, i) for i in range(count)], "in order")
-
-
-def run_together(functions):
-    """Runs them in threads, that start at one moment; raises the first error."""
-    barrier = threading.Barrier(len(functions))
-    errors = []
-
-    def one(function):
-        barrier.wait()
-        try:
-            function()
-        except BaseException as e:
-            errors.append(e)
-    threads = [threading.Thread(target=one, args=(f,)) for f in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def test_rename_over_an_open_file(w):
