@@ -26,12 +26,13 @@ enum predictor_id {
 };
 
 enum intent_type {
-	INTENT_RANGE, /* [offset, offset + length) of `inode` */
+	INTENT_RANGE, /* [offset, offset + length) of `inode`; what is behind its end is left out */
 	INTENT_FILE,  /* the first `length` bytes of `name` in `directory`; UINT64_MAX: all of it */
-	INTENT_FILES, /* those of the next `count` files behind `name` in the listing of `directory`
-			 (empty: from its start), of which up to `length` bytes each */
-	INTENT_LIST,  /* entries and attributes of the directory `inode`, or of `name` in `directory` when
-			 `inode` is 0 */
+	INTENT_FILES, /* of the next `count` files behind `name` in the listing of `directory` (empty: from
+			 its start) the first `length` bytes each */
+	INTENT_LIST,  /* entries and attributes of the directory `inode` */
+	INTENT_LISTS, /* the same of the next `count` subdirectories behind `name` in the listing of
+			 `directory` (empty: from its start) */
 };
 
 #define INTENT_NAME_MAX 255
@@ -43,6 +44,7 @@ struct intent {
 	uint64_t offset, length;   /* bytes */
 	uint32_t count;
 	uint32_t distance;         /* accesses until it is wanted, as guessed: the nearest goes first */
+	bool sorted;               /* FILES, LISTS: "behind" is by name (memcmp), not as it is listed */
 	uint8_t name_length;
 	char name[INTENT_NAME_MAX];
 };
