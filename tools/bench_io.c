@@ -11,6 +11,12 @@
  *   bench_io open JOBS COUNT DIR     open, read 4 KiB, close of the same;     operations per second
  *   bench_io first 1 COUNT DIR       open, read to the end, close of the same: median seconds of one
  *   bench_io write JOBS BYTES FILE   each job BYTES to FILE.JOB in 1 MiB writes, fsync; bytes per s
+ *   bench_io list JOBS RATE FILE     the files that FILE names, a path a line, whole and in that order,
+ *                                    by whichever job is free; all together at most RATE bytes per
+ *                                    second (0: as fast as they come);        bytes per second
+ *
+ * Of `list`, the line also has: `waited`, seconds in calls that took longer than SLOW, summed over the
+ * jobs; `calls`, and how many of them were that `slow`.
  *
  * The checksum takes the first word of every page; it does not depend on the order of the jobs.
  */
@@ -29,12 +35,15 @@
 #define BLOCK	 (1u << 20)
 #define PAGE	 4096u
 #define JOBS_MAX 64
+#define SLOW	 0.005 /* seconds: no answer of this machine, but one of the link's other end */
 
 struct job {
 	pthread_t thread;
 	unsigned index;
 	uint64_t checksum;
 	uint64_t work; /* bytes or operations */
+	uint64_t calls, slow;
+	double waited;
 	unsigned char *buffer;
 };
 
@@ -44,6 +53,9 @@ static uint64_t count;
 static char **paths;
 static unsigned path_count;
 static double *latencies; /* of `first` */
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned list_at;
+static double list_due; /* when the next bytes may be taken */
 
 static double now(void)
 {
@@ -238,6 +250,99 @@ static void first_reads(struct job *job)
 	}
 }
 
+static void called(struct job *job, double start)
+{
+	double took = now() - start;
+
+	job->calls++;
+	if (took > SLOW) {
+		job->slow++;
+		job->waited += took;
+	}
+}
+
+/* A consumer takes time for what it got, and does not catch up on what it waited for. */
+static void consume(size_t bytes)
+{
+	struct timespec pause;
+	double due, wait;
+
+	if (!count)
+		return;
+	pthread_mutex_lock(&list_lock);
+	due = now();
+	if (list_due > due)
+		due = list_due;
+	due += (double)bytes / (double)count;
+	list_due = due;
+	pthread_mutex_unlock(&list_lock);
+	wait = due - now();
+	if (wait <= 0)
+		return;
+	pause.tv_sec = (time_t)wait;
+	pause.tv_nsec = (long)((wait - (double)pause.tv_sec) * 1e9);
+	nanosleep(&pause, NULL);
+}
+
+static const char *list_next(void)
+{
+	const char *path = NULL;
+
+	pthread_mutex_lock(&list_lock);
+	if (list_at < path_count)
+		path = paths[list_at++];
+	pthread_mutex_unlock(&list_lock);
+	return path;
+}
+
+static void listed(struct job *job)
+{
+	const char *path;
+
+	while ((path = list_next())) {
+		double start = now();
+		int fd = open_or_fail(path, O_RDONLY);
+		ssize_t n;
+
+		called(job, start);
+		for (;;) {
+			start = now();
+			n = read(fd, job->buffer, BLOCK);
+			called(job, start);
+			if (n <= 0)
+				break;
+			add(job, job->buffer, (size_t)n);
+			job->work += (uint64_t)n;
+			consume((size_t)n);
+		}
+		if (n < 0)
+			fail(path);
+		close(fd);
+	}
+}
+
+/* The lines of a file, for the rest of the run. */
+static void read_list(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	char *line = NULL;
+	size_t size = 0;
+	ssize_t length;
+
+	if (!f)
+		fail(path);
+	paths = NULL;
+	path_count = 0;
+	while ((length = getline(&line, &size, f)) > 0) {
+		line[strcspn(line, "\n")] = '\0';
+		paths = realloc(paths, (path_count + 1) * sizeof(*paths));
+		if (!paths || !(paths[path_count++] = strdup(line)))
+			fail("memory");
+	}
+	free(line);
+	fclose(f);
+}
+
 static void writing(struct job *job)
 {
 	char path[4096];
@@ -276,7 +381,7 @@ static const struct kind {
 } KINDS[] = {
 	{ "seq", sequential, 0 },     { "rand", at_random, 1 },   { "mapscan", map_scan, 0 },
 	{ "maprand", map_random, 1 }, { "stat", many_stat, 1 },   { "open", many_open, 1 },
-	{ "first", first_reads, 1 },  { "write", writing, 1 },
+	{ "first", first_reads, 1 },  { "write", writing, 1 },    { "list", listed, 1 },
 };
 
 static double seconds(struct timeval t)
@@ -286,7 +391,8 @@ static double seconds(struct timeval t)
 
 static void run(struct job *all)
 {
-	uint64_t checksum = 0, work = 0;
+	uint64_t checksum = 0, work = 0, calls = 0, slow = 0;
+	double waited = 0;
 	struct rusage usage;
 	double start = now(), took, rate;
 
@@ -297,6 +403,9 @@ static void run(struct job *all)
 		pthread_join(all[i].thread, NULL);
 		checksum += all[i].checksum;
 		work += all[i].work;
+		calls += all[i].calls;
+		slow += all[i].slow;
+		waited += all[i].waited;
 	}
 	took = now() - start;
 	rate = (double)work / took;
@@ -306,8 +415,9 @@ static void run(struct job *all)
 	}
 	getrusage(RUSAGE_SELF, &usage);
 	printf("{\"rate\": %.9g, \"seconds\": %.6f, \"work\": %" PRIu64 ", \"checksum\": \"%" PRIx64
-	       "\", \"cpu\": %.6f}\n",
-	       rate, took, work, checksum, seconds(usage.ru_utime) + seconds(usage.ru_stime));
+	       "\", \"cpu\": %.6f, \"calls\": %" PRIu64 ", \"slow\": %" PRIu64 ", \"waited\": %.6f}\n",
+	       rate, took, work, checksum, seconds(usage.ru_utime) + seconds(usage.ru_stime), calls,
+	       slow, waited);
 }
 
 int main(int argc, char **argv)
@@ -322,14 +432,16 @@ int main(int argc, char **argv)
 	jobs = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
 	if (kind && kind->counted)
 		count = strtoull(argv[at++], NULL, 10);
-	if (!kind || at >= argc || jobs < 1 || jobs > JOBS_MAX || (kind->counted && !count)) {
-		fprintf(stderr, "usage: bench_io seq|rand|mapscan|maprand|stat|open|first|write JOBS "
-				"[COUNT] PATH...\n");
+	if (!kind || at >= argc || jobs < 1 || jobs > JOBS_MAX || (kind->counted && !count && kind->loop != listed)) {
+		fprintf(stderr, "usage: bench_io seq|rand|mapscan|maprand|stat|open|first|write|list "
+				"JOBS [COUNT] PATH...\n");
 		return 2;
 	}
 	loop = kind->loop;
 	paths = argv + at;
 	path_count = (unsigned)(argc - at);
+	if (loop == listed)
+		read_list(paths[0]);
 	all = calloc(jobs, sizeof(*all));
 	if (!all || (loop == first_reads && !(latencies = calloc(count, sizeof(*latencies)))))
 		fail("memory");

@@ -201,7 +201,9 @@ class Lab:
             _, _, out = timed(command, preexec_fn=enter)
         found = json.loads(out)
         used = dict(cpu.used, client=found["cpu"])
-        return Sample(found["rate"], found["checksum"], used, found["work"])
+        sample = Sample(found["rate"], found["checksum"], used, found["work"])
+        sample.found = found
+        return sample
 
     def pids(self, host):
         return {"host": host.process.pid, "origin": self.origin.process.pid}

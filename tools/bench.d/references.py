@@ -284,6 +284,27 @@ class References:
         return self.curl(names, "https://127.0.0.1:%d/files/default/" % self.lab.origin.port,
                          self.key_options(host), self.lab.origin.process.pid, "origin")
 
+    def curl_parts(self, host, name, size, part, directory, link=None):
+        """One file of the origin's by ranges, eight at a time, each into a file of its own."""
+        config = os.path.join(directory, "config")
+        options = self.key_options(host)
+        with open(config, "w") as f:
+            for i, start in enumerate(range(0, size, part)):
+                f.write("%shttp2\nurl = https://127.0.0.1:%d/files/default/%s\nrange = %d-%d\n"
+                        "output = %s/%d\n" % ("next\n" if i else "", self.lab.origin.port, name,
+                                              start, min(start + part, size) - 1, directory, i))
+                f.write("connect-to = \"::%s:%d\"\n" % (link.address, link.port)
+                        if link else "")
+                f.writelines("%s = %s\n" % (options[k][2:], options[k + 1])
+                             for k in range(0, len(options), 2))
+        command = ["curl", "-sSf", "-Z", "--parallel-max", "8", "-K", config]
+        with Cpu(origin=self.lab.origin.process.pid) as cpu:
+            seconds, used, _ = timed(command)
+        got = sum(e.stat().st_size for e in os.scandir(directory) if e.name != "config")
+        if got != size:
+            raise Wrong("curl fetched %d bytes of %d" % (got, size))
+        return seconds, dict(cpu.used, client=used)
+
     def nghttp(self, urls, options, pid, server):
         """nghttp checks no certificate. Its windows are as large as libcurl's."""
         with Cpu(**{server: pid}) as cpu:
