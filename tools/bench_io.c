@@ -415,9 +415,10 @@ static void run(struct job *all)
 	}
 	getrusage(RUSAGE_SELF, &usage);
 	printf("{\"rate\": %.9g, \"seconds\": %.6f, \"work\": %" PRIu64 ", \"checksum\": \"%" PRIx64
-	       "\", \"cpu\": %.6f, \"calls\": %" PRIu64 ", \"slow\": %" PRIu64 ", \"waited\": %.6f}\n",
-	       rate, took, work, checksum, seconds(usage.ru_utime) + seconds(usage.ru_stime), calls,
-	       slow, waited);
+	       "\", \"cpu\": %.6f, ",
+	       rate, took, work, checksum, seconds(usage.ru_utime) + seconds(usage.ru_stime));
+	printf("\"calls\": %" PRIu64 ", \"slow\": %" PRIu64 ", \"waited\": %.6f}\n", calls, slow,
+	       waited);
 }
 
 int main(int argc, char **argv)
