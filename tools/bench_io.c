@@ -433,7 +433,8 @@ int main(int argc, char **argv)
 	jobs = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
 	if (kind && kind->counted)
 		count = strtoull(argv[at++], NULL, 10);
-	if (!kind || at >= argc || jobs < 1 || jobs > JOBS_MAX || (kind->counted && !count && kind->loop != listed)) {
+	if (!kind || at >= argc || jobs < 1 || jobs > JOBS_MAX ||
+	    (kind->counted && !count && kind->loop != listed)) {
 		fprintf(stderr, "usage: bench_io seq|rand|mapscan|maprand|stat|open|first|write|list "
 				"JOBS [COUNT] PATH...\n");
 		return 2;
