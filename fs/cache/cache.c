@@ -19,7 +19,7 @@
 /* identity: u32 magic, u16 version of the directory's layout, 16 bytes host id, u64 XXH3. */
 #define IDENTITY_NAME "leasehold-cache"
 #define IDENTITY_MAGIC UINT32_C(0x4943484c) /* "LHCI" */
-#define IDENTITY_VERSION 2
+#define IDENTITY_VERSION 3 /* 3: objects/xx/, before that objects/xx/yy/ */
 #define IDENTITY_BYTES (4 + 2 + 16 + 8)
 
 uint64_t cache_hash(uint64_t space, const struct handle *handle)

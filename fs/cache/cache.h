@@ -1,7 +1,7 @@
 /*
  * cache.h - byte ranges of inodes on the host's local disk.
  *
- * One sparse file per inode under DIRECTORY/objects/xx/yy/, named by its space and its handle in
+ * One sparse file per inode under DIRECTORY/objects/xx/, named by its space and its handle in
  * hex; byte n of the inode is byte n of the file. A space is what handles belong to, an export of an
  * origin: files of different spaces have nothing in common but the caps. What is valid in a file is
  * a record in an xattr of it: handle, change, size, ranges, checksum. The record is written after the

@@ -77,8 +77,7 @@ void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES])
 	static const char digits[] = "0123456789abcdef";
 	char *at = name;
 
-	at += snprintf(at, CACHE_NAME_BYTES, "%02x/%02x/%016" PRIx64, (unsigned)(f->hash & 0xff),
-		       (unsigned)(f->hash >> 8 & 0xff), f->space);
+	at += snprintf(at, CACHE_NAME_BYTES, "%02x/%016" PRIx64, (unsigned)(f->hash & 0xff), f->space);
 	for (unsigned i = 0; i < f->handle.length; i++) {
 		*at++ = digits[f->handle.bytes[i] >> 4];
 		*at++ = digits[f->handle.bytes[i] & 15];
@@ -138,10 +137,10 @@ static void return_descriptor(struct cache_file *f, int fd)
 static int create_descriptor(struct cache_file *f)
 {
 	struct cache *c = f->cache;
-	char name[CACHE_NAME_BYTES], directory[6];
+	char name[CACHE_NAME_BYTES], directory[CACHE_DIRECTORY_DIGITS + 1];
 
 	cache_file_name(f, name);
-	/* A few rounds: a drop of the last other file in there removes the directory again. */
+	/* A few rounds: the scan removes directories that it finds empty. */
 	for (int round = 0; round < 8; round++) {
 		int fd = openat(c->objects_fd, name,
 				O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -155,12 +154,8 @@ static int create_descriptor(struct cache_file *f)
 		}
 		if (errno != ENOENT)
 			return -errno;
-		snprintf(directory, sizeof(directory), "%.2s", name);
+		snprintf(directory, sizeof(directory), "%.*s", CACHE_DIRECTORY_DIGITS, name);
 		if (mkdirat(c->objects_fd, directory, 0700) < 0 && errno != EEXIST)
-			return -errno;
-		snprintf(directory, sizeof(directory), "%.5s", name);
-		if (mkdirat(c->objects_fd, directory, 0700) < 0 && errno != EEXIST &&
-		    errno != ENOENT)
 			return -errno;
 	}
 	return -EBUSY;
@@ -206,8 +201,6 @@ void cache_file_drop_locked(struct cache_file *f)
 		atomic_fetch_add(&c->statistics.dropped_errors, 1);
 		return;
 	}
-	name[5] = 0;
-	(void)unlinkat(c->objects_fd, name, AT_REMOVEDIR); /* most often not empty: stays */
 	f->on_disk = false;
 	f->exposed = false;
 	f->recorded = false;

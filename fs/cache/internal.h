@@ -30,9 +30,10 @@
 #define CACHE_GONE_MAX 4
 /* Holes remembered for each file; beyond it the smallest are given up. */
 #define CACHE_FILE_HOLES_MAX 256
-/* "xx/yy/", the space and the handle in hex. */
+/* "xx/", the space and the handle in hex. */
+#define CACHE_DIRECTORY_DIGITS 2
 #define CACHE_SPACE_DIGITS 16
-#define CACHE_NAME_BYTES (6 + CACHE_SPACE_DIGITS + 2 * HANDLE_BYTES_MAX + 1)
+#define CACHE_NAME_BYTES (CACHE_DIRECTORY_DIGITS + 1 + CACHE_SPACE_DIGITS + 2 * HANDLE_BYTES_MAX + 1)
 
 /* What is known of the bytes of a file, as long as somebody uses it. Under the file's lock. */
 struct cache_content {

@@ -52,14 +52,13 @@ static bool key_from_name(const char *name, uint64_t *ret_space, struct handle *
 	return true;
 }
 
-/* True when a file of this key belongs into "xx/yy"; elsewhere nobody would find it. */
+/* True when a file of this key belongs into "xx"; elsewhere nobody would find it. */
 static bool is_its_directory(const char *directory, uint64_t space, const struct handle *handle)
 {
 	uint64_t hash = cache_hash(space, handle);
 	char expected[8];
 
-	snprintf(expected, sizeof(expected), "%02x/%02x", (unsigned)(hash & 0xff),
-		 (unsigned)(hash >> 8 & 0xff));
+	snprintf(expected, sizeof(expected), "%02x", (unsigned)(hash & 0xff));
 	return strcmp(directory, expected) == 0;
 }
 
@@ -90,7 +89,7 @@ static bool looked_at(struct cache *c)
 
 static int scan_directory(struct scan *s, const char *path, unsigned depth);
 
-/* One entry at `depth` (0: "xx", 1: "yy", 2: a cache file). */
+/* One entry at `depth` (0: "xx", 1: a cache file, or "yy" of the layout before, whose files go). */
 static int scan_entry(struct scan *s, DIR *d, const char *path, const char *name, unsigned depth)
 {
 	char below[16];
@@ -101,14 +100,14 @@ static int scan_entry(struct scan *s, DIR *d, const char *path, const char *name
 		return -ECANCELED;
 	if (fstatat(dirfd(d), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : -errno;
-	if (depth < 2 && S_ISDIR(st.st_mode) && strlen(name) == 2) {
+	if (depth < 2 && S_ISDIR(st.st_mode) && strlen(name) == CACHE_DIRECTORY_DIGITS) {
 		snprintf(below, sizeof(below), "%s%s%.2s", path, depth ? "/" : "", name);
 		rc = scan_directory(s, below, depth + 1);
 		if (rc == 0)
 			(void)unlinkat(dirfd(d), name, AT_REMOVEDIR); /* if it is empty by now */
 		return rc;
 	}
-	rc = depth == 2 ? enter(s, path, name, &st) : -EINVAL;
+	rc = enter(s, path, name, &st);
 	if (rc == -EINVAL) {
 		/* A directory of somebody's goes only when it is empty; the rest is in our room. */
 		(void)unlinkat(dirfd(d), name, S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0);

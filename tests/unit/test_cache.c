@@ -127,7 +127,7 @@ static uint64_t found_bytes;
 
 static int find_object(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
-	if (type == FTW_F && ftw->level == 4) {
+	if (type == FTW_F && ftw->level >= 3) {
 		snprintf(found_path, sizeof(found_path), "%s", path);
 		found_bytes += (uint64_t)st->st_blocks * 512;
 		found_count++;
@@ -381,7 +381,7 @@ END_TEST
 START_TEST(foreign_files_are_removed_and_a_foreign_directory_is_refused)
 {
 	struct cache *c = NULL;
-	char path[PATH_MAX];
+	char path[PATH_MAX], deep[PATH_MAX + 64];
 	int fd;
 
 	prepare_object();
@@ -399,12 +399,19 @@ START_TEST(foreign_files_are_removed_and_a_foreign_directory_is_refused)
 	ck_assert_ptr_nonnull(strstr(text, directory));
 	ck_assert_uint_eq(objects_on_disk(), 1);
 
-	/* A cache of an unknown version is ours, and of no use. */
+	/* A cache of an unknown version is ours, and of no use: this one has two levels, as version 2 had. */
+	snprintf(deep, sizeof(deep), "%.*s/ab", (int)(strrchr(found_path, '/') - found_path), found_path);
+	ck_assert_int_eq(mkdir(deep, 0700), 0);
+	strcat(deep, strrchr(found_path, '/'));
+	ck_assert_int_eq(rename(found_path, deep), 0);
+	ck_assert_uint_eq(objects_on_disk(), 1);
 	fd = open(path, O_CREAT | O_WRONLY, 0600);
 	ck_assert_int_eq(write(fd, "LHCI\xff\xff and more than that, for sure", 32), 32);
 	close(fd);
 	cache_close(open_cache(16 * MIB));
 	ck_assert_uint_eq(objects_on_disk(), 0);
+	snprintf(path, sizeof(path), "%s/objects", directory);
+	ck_assert_int_eq(rmdir(path), 0); /* no directory is left in there */
 }
 END_TEST
 
