@@ -49,6 +49,12 @@ struct intent {
 	char name[INTENT_NAME_MAX];
 };
 
+/* Where its predictor is judged by what comes of it (ledger.h). */
+static inline uint64_t intent_scope(const struct intent *intent)
+{
+	return intent->directory ? intent->directory : intent->inode;
+}
+
 /* Where intents go. A predictor stops when it is full. */
 struct intents {
 	struct intent *items;

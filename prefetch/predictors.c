@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "lease/base/rng.h"
+#include "prefetch/ledger.h"
 #include "prefetch/predictors_private.h"
 
 /* A file that was visited within so many visits of others is the same visit still. */
@@ -70,6 +71,10 @@ bool predictors_wish(struct predictors *p, struct intents *intents, const struct
 
 	if (intents->count == intents->capacity)
 		return false;
+	/* Who is silent goes on as if it had been heard. */
+	if (p->config.ledger &&
+	    !ledger_allows(p->config.ledger, intent->predictor, intent_scope(intent)))
+		return true;
 	wish = &intents->items[intents->count];
 	*wish = *intent;
 	if (name.length > INTENT_NAME_MAX)

@@ -15,6 +15,7 @@
 #include "prefetch/access.h"
 #include "prefetch/intent.h"
 
+struct ledger; /* prefetch/ledger.h */
 struct predictors;
 
 /* Whatever is 0 is as PREDICTORS_DEFAULTS says. */
@@ -23,6 +24,7 @@ struct predictors_config {
 	uint64_t files_bytes_max;   /* files of a series, or of an order, ahead of a reader */
 	uint32_t files_max;         /* of which state is kept; directories, descriptors: as many */
 	uint32_t epoch_entries_max; /* visits to files that are remembered in their order */
+	struct ledger *ledger;      /* says who may guess; NULL: all may. Borrowed */
 };
 
 /*

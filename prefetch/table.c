@@ -94,6 +94,13 @@ void *table_peek(const struct table *t, uint64_t key)
 	return entry;
 }
 
+void *table_at(const struct table *t, uint32_t index)
+{
+	struct table_entry *entry = at(t, index + 1);
+
+	return entry->used ? entry : NULL;
+}
+
 void *table_get(struct table *t, uint64_t key)
 {
 	struct table_entry *entry = table_peek(t, key);

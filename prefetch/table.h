@@ -41,6 +41,8 @@ void *table_peek(const struct table *t, uint64_t key);
  * `used` false when none had to go.
  */
 void *table_add(struct table *t, uint64_t key, void *ret_gone);
+/* The entry in place `index`, below `count`, whatever its key; NULL: there is none. */
+void *table_at(const struct table *t, uint32_t index);
 void table_remove(struct table *t, uint64_t key);
 
 #endif
