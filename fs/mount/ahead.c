@@ -16,8 +16,35 @@ static bool allowed(struct mount *m, struct inode *inode, struct change *ret_cha
 	return true;
 }
 
-void ahead_plan(struct mount *m, struct open_file *file, uint64_t offset, size_t size,
-		struct ahead *ret_ahead)
+/* `near`: so far from the end of the latest it is in order, and what lies before that is no step back. */
+static void count(struct sequence *sequence, uint64_t offset, uint64_t end, uint64_t near)
+{
+	uint64_t next = sequence->next_offset;
+
+	if (offset + near < next || offset > next + near)
+		sequence->count = 0;
+	else if (end > next)
+		sequence->count++;
+	else
+		return;
+	sequence->next_offset = end;
+}
+
+struct sequence *ahead_count(struct open_file *file, uint64_t offset, size_t size, bool page)
+{
+	struct sequence *together = &file->inode->together;
+
+	count(&file->sequence, offset, offset + size, 0);
+	if (!page)
+		return &file->sequence;
+	count(together, offset, offset + size, AHEAD_NEAR);
+	return together->count >= AHEAD_READS && together->count > file->sequence.count ?
+		       together :
+		       &file->sequence;
+}
+
+void ahead_plan(struct mount *m, struct open_file *file, struct sequence *sequence, uint64_t offset,
+		size_t size, struct ahead *ret_ahead)
 {
 	struct inode *inode = file->inode;
 	struct cache_file *cached;
@@ -29,8 +56,8 @@ void ahead_plan(struct mount *m, struct open_file *file, uint64_t offset, size_t
 	if (m->options->read_ahead < AHEAD_BYTES_MIN || file->lock_number || file->mappable)
 		return;
 	pthread_mutex_lock(&m->lock);
-	if (file->sequential < AHEAD_READS) {
-		file->window = 0;
+	if (sequence->count < AHEAD_READS) {
+		sequence->window = 0;
 		inode->no_ahead = false; /* there may be room by now */
 		pthread_mutex_unlock(&m->lock);
 		return;
@@ -46,12 +73,12 @@ void ahead_plan(struct mount *m, struct open_file *file, uint64_t offset, size_t
 	waits = !cache_file_covers(cached, change, offset,
 				   (end < file_size ? end : file_size) - offset);
 	pthread_mutex_lock(&m->lock);
-	window = file->window;
+	window = sequence->window;
 	if (waits)
 		window = window ? 2 * window : AHEAD_BYTES_MIN;
 	if (window > m->options->read_ahead)
 		window = m->options->read_ahead;
-	file->window = window;
+	sequence->window = window;
 	if (window) {
 		inode_use(m, inode);
 		*ret_ahead = (struct ahead){ inode, file->credential, end, end + window };

@@ -69,6 +69,13 @@ struct backing {
 	struct change change;    /* of the bytes in it */
 };
 
+/* READs that follow each other: of one descriptor, or page fills of all who read a file together. */
+struct sequence {
+	uint64_t next_offset; /* where the latest ended */
+	uint64_t window;      /* how far ahead of them is fetched; 0: not yet (ahead.h) */
+	uint32_t count;       /* in a row that began where the one before ended */
+};
+
 struct inode {
 	UT_hash_handle by_handle;
 	UT_hash_handle by_nodeid;
@@ -110,6 +117,7 @@ struct inode {
 	uint32_t fill_serial;          /* page fills begun */
 	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */
+	struct sequence together;      /* page fills, whoever asked for them */
 	bool no_ahead;                 /* the cache did not take what was fetched ahead */
 	uint32_t dropping;             /* recalls begun and not yet acknowledged */
 	uint32_t dropping_pages;       /* of these, of drop_session: that drop all pages */

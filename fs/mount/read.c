@@ -846,6 +846,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 		  size_t size, bool direct)
 {
 	struct reading *reading;
+	struct sequence *sequence;
 	struct ahead ahead;
 
 	memory_wait(m);
@@ -863,12 +864,8 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	reading->lock_file = file->lock_number;
 	/* Sequential readers, and those that begin at the start, get read-ahead; random ones get
 	   what they ask for. */
-	if (offset == file->next_offset)
-		file->sequential++;
-	else
-		file->sequential = 0;
-	file->next_offset = offset + size;
-	if (file->sequential > 0 && !memory_is_short(m))
+	sequence = ahead_count(file, offset, size, !direct);
+	if (sequence->count > 0 && !memory_is_short(m))
 		reading->ahead = ahead_of(m);
 	reading->exclusive = !direct && file->inode->mappable > 0;
 	/* Mapping it dropped what was there; from now on pages come under the write lease only. */
@@ -877,7 +874,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	reading_begin(m, reading, file->inode);
 	pthread_mutex_unlock(&m->lock);
 	fuse_req_interrupt_func(request, on_interrupt, (void *)(uintptr_t)reading->id);
-	ahead_plan(m, file, offset, size, &ahead);
+	ahead_plan(m, file, sequence, offset, size, &ahead);
 	reading_try(m, reading); /* the descriptor may be closed from here on */
 	ahead_send(m, &ahead);
 }

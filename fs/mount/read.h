@@ -31,9 +31,7 @@ struct open_file {
 	struct sync_seen seen;
 	bool mappable; /* it may be mapped for writing: write_back.h */
 	struct credential credential; /* of who opened it */
-	uint64_t next_offset;
-	uint32_t sequential; /* reads in a row that began where the one before ended */
-	uint64_t window;     /* how far ahead of them is fetched; 0: not yet (ahead.h) */
+	struct sequence sequence; /* of its own READs */
 };
 
 struct reading;

@@ -134,6 +134,33 @@ START_TEST(behind_a_reader_in_order_more_is_fetched)
 }
 END_TEST
 
+/* Each of them reads some of it, and none of them in order. */
+START_TEST(behind_readers_that_are_in_order_together_more_is_fetched)
+{
+	struct origin_request *read, *ahead;
+	uint64_t unique, other;
+
+	lab.options.read_ahead = 1 << 20;
+	begin(LARGE_FILE_BYTES);
+	other = lab_open(node, O_RDONLY);
+	unique = kernel_read(node, fh, 0, 4);
+	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_READ, "zero", false);
+	kernel_expect_text(unique, "zero");
+	lab_wait_calls();
+	unique = kernel_read(node, other, 4, 4);
+	read = origin_expect(MESSAGE_read); /* in no order: there are several connections */
+	ahead = origin_expect(MESSAGE_read);
+	ck_assert_uint_eq(read->message.read.offset + ahead->message.read.offset,
+			  4 + 8 + (128 << 10));
+	origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "four", false);
+	origin_answer_read(ahead, FILE_NUMBER, 1, LEASE_READ, "four", false);
+	kernel_expect_text(unique, "four");
+	lab_close(node, other);
+	lab_wait_calls();
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 3);
+}
+END_TEST
+
 START_TEST(what_was_fetched_under_a_lease_is_read_from_the_cache)
 {
 	uint64_t unique;
@@ -655,6 +682,7 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, a_page_fill_is_strict);
 	tcase_add_test(tcase, sequential_readers_get_read_ahead_and_random_ones_do_not);
 	tcase_add_test(tcase, behind_a_reader_in_order_more_is_fetched);
+	tcase_add_test(tcase, behind_readers_that_are_in_order_together_more_is_fetched);
 	tcase_add_test(tcase, what_was_fetched_under_a_lease_is_read_from_the_cache);
 	tcase_add_test(tcase, readers_of_one_range_share_one_fetch);
 	tcase_add_test(tcase, a_range_that_no_fetch_covers_is_fetched_for_itself);
