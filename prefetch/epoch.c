@@ -38,7 +38,7 @@ static void *resize(struct predictors *p, void *pointer, size_t old_size, size_t
 	return p->allocator->resize(p->allocator->context, pointer, old_size, size);
 }
 
-int epoch_init(struct predictors *p)
+int predict_epoch_init(struct predictors *p)
 {
 	struct epoch *e = &p->epoch;
 
@@ -51,7 +51,7 @@ int epoch_init(struct predictors *p)
 	return 0;
 }
 
-void epoch_finish(struct predictors *p)
+void predict_epoch_finish(struct predictors *p)
 {
 	struct epoch *e = &p->epoch;
 
@@ -208,7 +208,7 @@ static void begin(struct epoch *e, uint64_t position)
 				.used = (uint32_t)e->head };
 }
 
-void epoch_visit(struct predictors *p, const struct access *access, struct intents *intents)
+void predict_epoch_visit(struct predictors *p, const struct access *access, struct intents *intents)
 {
 	struct epoch *e = &p->epoch;
 	uint64_t id = access->inode, position;

@@ -49,6 +49,7 @@ struct ledger {
 	struct table entries, cards;
 	struct card all[PREDICTOR_COUNT];
 	struct ledger_counts counts[PREDICTOR_COUNT];
+	uint32_t undecided[PREDICTOR_COUNT]; /* entries */
 	uint64_t accesses;
 	uint32_t look;
 };
@@ -86,7 +87,7 @@ void ledger_destroy(struct ledger *l)
 
 static uint64_t card_key(enum predictor_id predictor, uint64_t scope)
 {
-	return rng_mix(scope) + (uint64_t)predictor;
+	return rng_mix(rng_mix(scope) + (uint64_t)predictor);
 }
 
 static struct card *find_card(struct ledger *l, enum predictor_id predictor, uint64_t scope)
@@ -154,11 +155,11 @@ bool ledger_silent(const struct ledger *l, enum predictor_id predictor, uint64_t
 
 /* ---- what became of it ---- */
 
-static uint64_t piece_key(uint64_t inode, uint64_t offset)
+static uint64_t piece_key(enum predictor_id predictor, uint64_t inode, uint64_t offset)
 {
-	uint64_t piece = offset == LEDGER_LISTING ? UINT64_MAX : offset / LEDGER_PIECE_BYTES;
+	uint64_t piece = offset == LEDGER_LISTING ? UINT64_MAX / 8 : offset / LEDGER_PIECE_BYTES;
 
-	return rng_mix(inode) ^ rng_mix(piece + 2);
+	return rng_mix(rng_mix(inode) + piece * 8 + (uint64_t)predictor);
 }
 
 static void waste(struct ledger *l, struct entry *e)
@@ -176,12 +177,16 @@ static void waste(struct ledger *l, struct entry *e)
 	}
 }
 
+static void forget(struct ledger *l, const struct entry *e)
+{
+	l->undecided[e->predictor]--;
+	table_remove(&l->entries, e->head.key);
+}
+
 static void expire(struct ledger *l, struct entry *e)
 {
-	uint64_t key = e->head.key;
-
 	waste(l, e);
-	table_remove(&l->entries, key);
+	forget(l, e);
 }
 
 /* One piece at a time: calls `what` for each that lies in [offset, offset + length). */
@@ -209,7 +214,7 @@ static bool next_piece(uint64_t *offset, uint64_t *length, uint64_t *ret_offset,
 static void add(struct ledger *l, const struct ledger_item *item, uint64_t offset, uint32_t length)
 {
 	struct ledger_counts *counts = &l->counts[item->predictor];
-	uint64_t key = piece_key(item->inode, offset);
+	uint64_t key = piece_key(item->predictor, item->inode, offset);
 	struct entry *e = table_peek(&l->entries, key), gone;
 
 	if (e && (e->inode != item->inode || offset > e->start + e->length ||
@@ -232,8 +237,11 @@ static void add(struct ledger *l, const struct ledger_item *item, uint64_t offse
 		return;
 	}
 	e = table_add(&l->entries, key, &gone);
-	if (gone.head.used)
+	if (gone.head.used) {
 		waste(l, &gone);
+		l->undecided[gone.predictor]--;
+	}
+	l->undecided[item->predictor]++;
 	e->inode = item->inode;
 	e->start = offset;
 	e->length = length;
@@ -258,16 +266,34 @@ void ledger_sent(struct ledger *l, const struct ledger_item *item)
 		add(l, item, start, bytes);
 }
 
-/* The entry that has a byte of [offset, offset + length), which lies in one piece; or NULL. */
-static struct entry *find(struct ledger *l, uint64_t inode, uint64_t offset, uint32_t length)
+/* What `predictor` has of [offset, offset + length), which lies in one piece; or NULL. */
+static struct entry *find(struct ledger *l, unsigned predictor, uint64_t inode, uint64_t offset,
+			  uint32_t length)
 {
-	struct entry *e = table_peek(&l->entries, piece_key(inode, offset));
+	struct entry *e = NULL;
 
+	if (l->undecided[predictor])
+		e = table_peek(&l->entries,
+			       piece_key((enum predictor_id)predictor, inode, offset));
 	if (!e || e->inode != inode)
 		return NULL;
 	if (offset == LEDGER_LISTING)
 		return e;
 	return e->start < offset + length && offset < e->start + e->length ? e : NULL;
+}
+
+static void arrived(struct ledger *l, struct entry *e, bool failed)
+{
+	e->arrived = true;
+	if (!failed)
+		return;
+	/* What a reader has seen of it came in time. */
+	l->counts[e->predictor].fetched_bytes -= e->length - e->used;
+	if (e->used)
+		l->counts[e->predictor].used_count++;
+	else
+		l->counts[e->predictor].fetched_count--;
+	forget(l, e);
 }
 
 void ledger_arrived(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t length, bool failed)
@@ -279,22 +305,13 @@ void ledger_arrived(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t 
 		length = 1;
 	else if (offset > UINT64_MAX - length - LEDGER_PIECE_BYTES)
 		return;
-	while (next_piece(&offset, &length, &start, &bytes)) {
-		struct entry *e = find(l, inode, start, bytes);
+	while (next_piece(&offset, &length, &start, &bytes))
+		for (unsigned i = 0; i < PREDICTOR_COUNT; i++) {
+			struct entry *e = find(l, i, inode, start, bytes);
 
-		if (!e)
-			continue;
-		e->arrived = true;
-		if (!failed)
-			continue;
-		/* What a reader has seen of it came in time. */
-		l->counts[e->predictor].fetched_bytes -= e->length - e->used;
-		if (e->used)
-			l->counts[e->predictor].used_count++;
-		else
-			l->counts[e->predictor].fetched_count--;
-		table_remove(&l->entries, e->head.key);
-	}
+			if (e)
+				arrived(l, e, failed);
+		}
 }
 
 static void use(struct ledger *l, struct entry *e, uint64_t offset, uint32_t length)
@@ -318,7 +335,7 @@ static void use(struct ledger *l, struct entry *e, uint64_t offset, uint32_t len
 		return;
 	counts->used_count++;
 	decide(l, e, e->length + REQUEST_BYTES, 0);
-	table_remove(&l->entries, e->head.key);
+	forget(l, e);
 }
 
 /* A few of all entries, in turns. */
@@ -344,12 +361,13 @@ void ledger_read(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t len
 		length = 1;
 	else if (offset > UINT64_MAX - length - LEDGER_PIECE_BYTES)
 		return;
-	while (next_piece(&offset, &length, &start, &bytes)) {
-		struct entry *e = find(l, inode, start, bytes);
+	while (next_piece(&offset, &length, &start, &bytes))
+		for (unsigned i = 0; i < PREDICTOR_COUNT; i++) {
+			struct entry *e = find(l, i, inode, start, bytes);
 
-		if (e)
-			use(l, e, start, bytes);
-	}
+			if (e)
+				use(l, e, start, bytes);
+		}
 }
 
 void ledger_evicted(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t length)
@@ -357,17 +375,12 @@ void ledger_evicted(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t 
 	uint64_t pieces, start;
 	uint32_t bytes;
 
-	if (offset == LEDGER_LISTING) {
-		struct entry *e = find(l, inode, offset, 1);
-
-		if (e)
-			expire(l, e);
-		return;
-	}
-	if (length > UINT64_MAX - LEDGER_PIECE_BYTES - offset)
+	if (offset == LEDGER_LISTING)
+		length = 1;
+	else if (length > UINT64_MAX - LEDGER_PIECE_BYTES - offset)
 		length = UINT64_MAX - LEDGER_PIECE_BYTES - offset;
 	pieces = length / LEDGER_PIECE_BYTES;
-	if (pieces > l->entries.count) { /* then rather look at those that there are */
+	if (pieces > l->entries.count && offset != LEDGER_LISTING) { /* then rather look at those that there are */
 		for (uint32_t i = 0; i < l->entries.count; i++) {
 			struct entry *e = table_at(&l->entries, i);
 
@@ -377,12 +390,13 @@ void ledger_evicted(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t 
 		}
 		return;
 	}
-	while (next_piece(&offset, &length, &start, &bytes)) {
-		struct entry *e = find(l, inode, start, bytes);
+	while (next_piece(&offset, &length, &start, &bytes))
+		for (unsigned i = 0; i < PREDICTOR_COUNT; i++) {
+			struct entry *e = find(l, i, inode, start, bytes);
 
-		if (e)
-			expire(l, e);
-	}
+			if (e)
+				expire(l, e);
+		}
 }
 
 void ledger_counts(const struct ledger *l, enum predictor_id predictor,
@@ -394,6 +408,7 @@ void ledger_counts(const struct ledger *l, enum predictor_id predictor,
 bool ledger_valid(const struct ledger *l)
 {
 	uint64_t undecided[PREDICTOR_COUNT] = { 0 };
+	uint32_t entries[PREDICTOR_COUNT] = { 0 };
 
 	for (uint32_t i = 0; i < l->entries.count; i++) {
 		const struct entry *e = table_at(&l->entries, i);
@@ -403,12 +418,13 @@ bool ledger_valid(const struct ledger *l)
 		if (e->predictor >= PREDICTOR_COUNT || e->used >= e->length)
 			return false;
 		undecided[e->predictor] += e->length - e->used;
+		entries[e->predictor]++;
 	}
 	for (unsigned i = 0; i < PREDICTOR_COUNT; i++) {
 		const struct ledger_counts *c = &l->counts[i];
 
 		if (c->fetched_bytes != c->used_bytes + c->wasted_bytes + undecided[i] ||
-		    c->late_bytes > c->used_bytes)
+		    c->late_bytes > c->used_bytes || entries[i] != l->undecided[i])
 			return false;
 	}
 	return l->entries.count <= l->entries.count_max;

@@ -54,7 +54,10 @@ int ledger_create(uint32_t entries_max, const struct allocator *allocator,
 		  struct ledger **ret_ledger) MUST_CHECK;
 void ledger_destroy(struct ledger *l);
 
-/* A request for these bytes was sent. What another request has sent of them is counted to that one. */
+/*
+ * A request for these bytes was sent. What the same predictor has sent of them before is not counted again;
+ * another one is not asked, since nobody fetches what is under way.
+ */
 void ledger_sent(struct ledger *l, const struct ledger_item *item);
 /* They are here; or (`failed`) never will be: then they were neither used nor wasted. */
 void ledger_arrived(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t length, bool failed);

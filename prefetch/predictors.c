@@ -42,7 +42,7 @@ int predictors_create(const struct predictors_config *config, const struct alloc
 	    table_init(&p->descriptors, allocator, count, sizeof(struct descriptor)) ||
 	    table_init(&p->directories, allocator, count, sizeof(struct directory)) ||
 	    table_init(&p->series, allocator, count, sizeof(struct series)) ||
-	    epoch_init(p)) {
+	    predict_epoch_init(p)) {
 		predictors_destroy(p);
 		return -ENOMEM;
 	}
@@ -60,7 +60,7 @@ void predictors_destroy(struct predictors *p)
 	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
 		if (tables[i]->allocator)
 			table_finish(tables[i]);
-	epoch_finish(p);
+	predict_epoch_finish(p);
 	p->allocator->resize(p->allocator->context, p, sizeof(*p), 0);
 }
 
@@ -106,7 +106,7 @@ struct directory *predictors_directory_of(struct predictors *p, const struct acc
 	return d;
 }
 
-bool order_next(struct order *order, struct slice name)
+bool predict_order_next(struct order *order, struct slice name)
 {
 	size_t length = least(name.length, NAME_KEPT), shorter = least(length, order->length);
 	int c = shorter ? memcmp(name.data, order->last, shorter) : 0;
@@ -122,7 +122,7 @@ bool order_next(struct order *order, struct slice name)
 	return order->ascents >= 5;
 }
 
-bool file_may_guess(const struct file *file)
+bool predict_may_guess(const struct file *file)
 {
 	return file->wasted_bytes <= WASTE_FREE + file->read_bytes / WASTE_SHARE;
 }
@@ -150,14 +150,14 @@ static void visit(struct predictors *p, const struct access *access, bool first,
 	file->visited = ++p->visits;
 	full.directory = file->directory;
 	full.size = file->size;
-	epoch_visit(p, &full, intents);
-	series_visit(p, &full, intents);
-	sweep_visit(p, &full, first, intents);
+	predict_epoch_visit(p, &full, intents);
+	predict_series_visit(p, &full, intents);
+	predict_sweep_visit(p, &full, first, intents);
 }
 
 static void read_access(struct predictors *p, const struct access *access, struct intents *intents)
 {
-	uint64_t key = rng_mix(access->reader) ^ access->inode;
+	uint64_t key = rng_mix(rng_mix(access->reader) + access->inode);
 	struct descriptor gone, *d;
 	struct file *file;
 	bool first, strides;
@@ -169,16 +169,17 @@ static void read_access(struct predictors *p, const struct access *access, struc
 	if (access->length == 0)
 		return;
 	file->read_bytes += access->length;
+	predict_sweep_read(p, file, access);
 	d = table_get(&p->descriptors, key);
 	if (!d) {
 		d = table_add(&p->descriptors, key, &gone);
 		d->inode = access->inode;
 		if (gone.entry.used)
-			sequential_gone(p, &gone);
+			predict_sequential_gone(p, &gone);
 	}
-	strides = strided_read(p, file, d, access, intents);
-	sequential_read(p, file, d, strides, access, intents);
-	whole_read(p, file, access, intents);
+	strides = predict_strided_read(p, file, d, access, intents);
+	predict_sequential_read(p, file, d, strides, access, intents);
+	predict_whole_read(p, file, access, intents);
 }
 
 void predictors_access(struct predictors *p, const struct access *access, struct intents *intents)
@@ -196,11 +197,11 @@ void predictors_access(struct predictors *p, const struct access *access, struct
 			(void)predictors_directory_of(p, access);
 		return;
 	case ACCESS_LIST:
-		walk_list(p, access, intents);
+		predict_walk_list(p, access, intents);
 		return;
 	case ACCESS_LISTED:
-		walk_listed(p, access, intents);
-		sweep_listed(p, access, intents);
+		predict_walk_listed(p, access, intents);
+		predict_sweep_listed(p, access, intents);
 		return;
 	case ACCESS_OPEN:
 		(void)find_file(p, access, &first);

@@ -25,6 +25,7 @@ struct file {
 	uint64_t directory;       /* 0: not known */
 	uint64_t size;
 	uint64_t read_bytes;
+	uint64_t reach; /* the farthest that was read */
 	uint64_t wasted_bytes; /* guessed within it for a reader who went elsewhere */
 	uint32_t runs;         /* reads in order, begun */
 	uint32_t visited;      /* the number of its last visit */
@@ -42,7 +43,7 @@ struct file {
 #define WASTE_SHARE 16
 #define WASTE_FREE  MIB
 
-bool file_may_guess(const struct file *file);
+bool predict_may_guess(const struct file *file);
 
 /* ---- descriptors ---- */
 
@@ -99,6 +100,7 @@ struct directory {
 	uint32_t tree_asked;
 	uint64_t last_child;
 	uint64_t bytes, tree_bytes, bytes_max; /* sizes of visited files: in it, below it, either */
+	uint64_t reach, tree_reach; /* how far they were read: the same sums */
 	uint32_t quota;       /* files to be fetched of each directory below; 0: none */
 	uint32_t quota_round; /* so that each is told once */
 	uint8_t quota_depth;
@@ -180,7 +182,7 @@ bool predictors_wish(struct predictors *p, struct intents *intents, const struct
 struct directory *predictors_directory_of(struct predictors *p, const struct access *access);
 struct directory *predictors_directory(struct predictors *p, uint64_t inode);
 /* `name` comes next in `order`; true: by name. */
-bool order_next(struct order *order, struct slice name);
+bool predict_order_next(struct order *order, struct slice name);
 
 static inline uint64_t least(uint64_t a, uint64_t b)
 {
@@ -193,26 +195,29 @@ static inline uint64_t most(uint64_t a, uint64_t b)
 }
 
 /* A READ. strided: true when the reader is in strides, and the read is not for sequential. */
-bool strided_read(struct predictors *p, struct file *file, struct descriptor *d,
+bool predict_strided_read(struct predictors *p, struct file *file, struct descriptor *d,
 		  const struct access *access, struct intents *intents);
-void sequential_read(struct predictors *p, struct file *file, struct descriptor *d, bool strides,
+void predict_sequential_read(struct predictors *p, struct file *file, struct descriptor *d, bool strides,
 		     const struct access *access, struct intents *intents);
-void whole_read(struct predictors *p, struct file *file, const struct access *access,
+void predict_whole_read(struct predictors *p, struct file *file, const struct access *access,
 		struct intents *intents);
 /* What was guessed for a descriptor of which nothing will be known any more was in vain. */
-void sequential_gone(struct predictors *p, const struct descriptor *d);
+void predict_sequential_gone(struct predictors *p, const struct descriptor *d);
 
 /* A file is opened, or read without that. `first`: it was not visited lately. */
-void series_visit(struct predictors *p, const struct access *access, struct intents *intents);
-void sweep_visit(struct predictors *p, const struct access *access, bool first,
+void predict_series_visit(struct predictors *p, const struct access *access, struct intents *intents);
+void predict_sweep_visit(struct predictors *p, const struct access *access, bool first,
 		 struct intents *intents);
-void epoch_visit(struct predictors *p, const struct access *access, struct intents *intents);
+void predict_epoch_visit(struct predictors *p, const struct access *access, struct intents *intents);
 
-void sweep_listed(struct predictors *p, const struct access *access, struct intents *intents);
-void walk_list(struct predictors *p, const struct access *access, struct intents *intents);
-void walk_listed(struct predictors *p, const struct access *access, struct intents *intents);
+/* Of most files in its directory only a part is read. */
+bool predict_parts_only(const struct predictors *p, const struct file *file);
+void predict_sweep_read(struct predictors *p, struct file *file, const struct access *access);
+void predict_sweep_listed(struct predictors *p, const struct access *access, struct intents *intents);
+void predict_walk_list(struct predictors *p, const struct access *access, struct intents *intents);
+void predict_walk_listed(struct predictors *p, const struct access *access, struct intents *intents);
 
-int epoch_init(struct predictors *p) MUST_CHECK;
-void epoch_finish(struct predictors *p);
+int predict_epoch_init(struct predictors *p) MUST_CHECK;
+void predict_epoch_finish(struct predictors *p);
 
 #endif

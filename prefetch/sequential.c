@@ -3,7 +3,7 @@
  *
  * What is wished for ahead of a reader is at most as much as it has read in order so far (twice that
  * when it began at the start of the file), or half of what reads in order are long in that file: who
- * stops has cost as much again, once. What that adds up to in a file is bounded, see file_may_guess().
+ * stops has cost as much again, once. What that adds up to in a file is bounded, see predict_may_guess().
  */
 #include "prefetch/predictors_private.h"
 
@@ -21,7 +21,7 @@ static void run_over(struct file *file, struct run *run)
 	*run = (struct run){ 0 };
 }
 
-void sequential_gone(struct predictors *p, const struct descriptor *d)
+void predict_sequential_gone(struct predictors *p, const struct descriptor *d)
 {
 	struct file *file = table_peek(&p->files, d->inode);
 
@@ -71,7 +71,7 @@ static uint64_t window_of(const struct predictors *p, const struct file *file, c
 	return least(window, p->config.window_bytes_max);
 }
 
-void sequential_read(struct predictors *p, struct file *file, struct descriptor *d, bool strides,
+void predict_sequential_read(struct predictors *p, struct file *file, struct descriptor *d, bool strides,
 		     const struct access *access, struct intents *intents)
 {
 	struct run *run = find_run(file, d, access);
@@ -83,7 +83,7 @@ void sequential_read(struct predictors *p, struct file *file, struct descriptor 
 	run->reads++;
 	run->end = most(run->end, access->offset + access->length);
 	run->ahead = most(run->ahead, run->end);
-	if (strides || run->end >= file->size || !file_may_guess(file))
+	if (strides || run->end >= file->size || !predict_may_guess(file))
 		return;
 	if (run->reads < READS_MIN && (run->start != 0 || access->length < FIRST_READ))
 		return;

@@ -192,7 +192,7 @@ static bool all_next(struct predictors *p, const struct access *access, const st
 	return true;
 }
 
-void series_visit(struct predictors *p, const struct access *access, struct intents *intents)
+void predict_series_visit(struct predictors *p, const struct access *access, struct intents *intents)
 {
 	struct number numbers[NUMBERS_MAX];
 	unsigned count;

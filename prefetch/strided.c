@@ -66,7 +66,7 @@ static void wish_records(struct predictors *p, struct file *file, struct descrip
 	}
 }
 
-bool strided_read(struct predictors *p, struct file *file, struct descriptor *d,
+bool predict_strided_read(struct predictors *p, struct file *file, struct descriptor *d,
 		  const struct access *access, struct intents *intents)
 {
 	int64_t stride = (int64_t)(access->offset - d->last_offset);
@@ -88,7 +88,7 @@ bool strided_read(struct predictors *p, struct file *file, struct descriptor *d,
 	d->repeats++;
 	if (d->stride_ahead)
 		d->stride_ahead--;
-	if (d->repeats < REPEATS_MIN || !file_may_guess(file))
+	if (d->repeats < REPEATS_MIN || !predict_may_guess(file))
 		return d->repeats >= REPEATS_MIN;
 	count = (uint32_t)least(least(2 * d->repeats, RECORDS_MAX),
 				most(p->config.window_bytes_max / access->length, 1));

@@ -8,7 +8,7 @@
  * directory of millions.
  *
  * In a tree the same is counted for each directory of what is below it, DEPTH_MAX levels up. Where files of
- * several subdirectories are visited, those are listed, and as each listing comes (sweep_listed) its
+ * several subdirectories are visited, those are listed, and as each listing comes (predict_sweep_listed) its
  * share of the files is wished for.
  */
 #include "prefetch/predictors_private.h"
@@ -19,9 +19,14 @@
 #define SHARE_SEEN 64u
 #define FILES_UNSURE 1024u
 #define FILES_SURE_MIN 32u
+/* How long they may wait then: any of them may be the last that is visited. */
+#define UNSURE_DISTANCE (2 * FILES_UNSURE)
 #define DEPTH_MAX 3
 /* Of larger files, the start comes soon and the rest is for sequential: a round trip is little of it. */
 #define FILE_BYTES_MAX (8 * MIB)
+/* Less than this part is read of files, then they are not fetched whole; and this much at least. */
+#define PART_SHARE 4
+#define PART_BYTES_MIN (128 * KIB)
 /* Of files in order of their names, ahead. */
 #define ORDER_FILES_MAX 256u
 #define ORDER_DIRECTORIES_MAX 8u
@@ -43,10 +48,28 @@ static uint32_t allowed(uint32_t opened, uint32_t known, uint64_t mean, uint64_t
 	return clamp(known ? least(count, known) : count);
 }
 
-/* Of one file: a large one that lies among small ones is not meant. */
-static uint64_t length_each(const struct directory *d)
+static bool parts_only(uint64_t bytes, uint64_t reach, uint32_t count)
 {
-	return most(4 * d->bytes_max, MIB);
+	return count > FILES_MIN && reach < bytes / PART_SHARE;
+}
+
+bool predict_parts_only(const struct predictors *p, const struct file *file)
+{
+	const struct directory *d =
+		file->directory ? table_peek(&p->directories, file->directory) : NULL;
+
+	return d && parts_only(d->bytes, d->reach, d->opened);
+}
+
+/*
+ * Of one file: all, but a large one that lies among small ones is not meant. Where of most files only a
+ * part is read, a header, not more than that; once somebody goes on, the next wish is for more.
+ */
+static uint64_t length_each(uint64_t bytes_max, uint64_t bytes, uint64_t reach, uint32_t count)
+{
+	if (parts_only(bytes, reach, count))
+		return most(4 * reach / count, PART_BYTES_MIN);
+	return most(4 * bytes_max, MIB);
 }
 
 static uint64_t mean_bytes(uint64_t bytes, uint32_t count)
@@ -59,8 +82,8 @@ static void wish_in_order(struct predictors *p, struct directory *d, const struc
 			  struct intents *intents)
 {
 	struct intent intent = { .type = INTENT_FILES, .predictor = PREDICTOR_SWEEP,
-				 .directory = d->entry.key, .length = length_each(d),
-				 .sorted = true };
+				 .directory = d->entry.key, .sorted = true,
+				 .length = length_each(d->bytes_max, d->bytes, d->reach, d->opened) };
 	uint64_t mean = most(mean_bytes(d->bytes, d->opened), 1);
 
 	intent.count = clamp(least(least(4 * (uint64_t)d->opened, ORDER_FILES_MAX),
@@ -72,12 +95,13 @@ static void wish_in_order(struct predictors *p, struct directory *d, const struc
 		d->file_order.ahead = intent.count;
 }
 
-static void wish_files(struct predictors *p, struct directory *d, uint32_t count,
-		       struct intents *intents)
+/* `distance`: in the worst case all of them are visited before the last. */
+static void wish_files(struct predictors *p, struct directory *d, uint32_t count, uint64_t length,
+		       uint32_t distance, struct intents *intents)
 {
 	const struct intent intent = { .type = INTENT_FILES, .predictor = PREDICTOR_SWEEP,
-				       .directory = d->entry.key, .length = length_each(d),
-				       .count = count, .distance = most(d->opened, 8) };
+				       .directory = d->entry.key, .length = length,
+				       .count = count, .distance = distance };
 
 	if (predictors_wish(p, intents, &intent, (struct slice){ 0 }))
 		d->file_order.asked = count;
@@ -86,13 +110,13 @@ static void wish_files(struct predictors *p, struct directory *d, uint32_t count
 static void file_visited(struct predictors *p, struct directory *d, const struct access *access,
 			 struct intents *intents)
 {
-	bool by_name = order_next(&d->file_order, access->name);
+	bool by_name = predict_order_next(&d->file_order, access->name);
 	uint32_t count, known = d->listed ? d->files : 0;
 	uint64_t mean;
 
 	if (known && d->opened >= known) { /* another cycle */
 		d->opened = 0;
-		d->bytes = 0;
+		d->bytes = d->reach = 0;
 		d->file_order.asked = d->file_order.ahead = 0;
 	}
 	d->opened++;
@@ -109,7 +133,9 @@ static void file_visited(struct predictors *p, struct directory *d, const struct
 	}
 	count = allowed(d->opened, known, mean, p->config.files_bytes_max);
 	if (count / 2 >= d->file_order.asked || (count == known && d->file_order.asked < count))
-		wish_files(p, d, count, intents);
+		wish_files(p, d, count,
+			   length_each(d->bytes_max, d->bytes, d->reach, d->opened),
+			   most(known, UNSURE_DISTANCE), intents);
 }
 
 /* ---- trees ---- */
@@ -138,7 +164,7 @@ static void wish_tree(struct predictors *p, struct directory *d, uint32_t count,
 		      struct intents *intents)
 {
 	struct intent intent = { .type = INTENT_LISTS, .predictor = PREDICTOR_SWEEP,
-				 .directory = d->entry.key, .distance = d->tree_opened };
+				 .directory = d->entry.key, .distance = UNSURE_DISTANCE };
 	uint64_t directories = d->listed ? d->directories : (uint64_t)d->touched * 2;
 
 	intent.count = clamp(least(directories, (uint64_t)AHEAD_FACTOR * d->touched));
@@ -170,11 +196,11 @@ static void tree_visited(struct predictors *p, struct directory *d, const struct
 
 	if (known && d->tree_opened >= known && d->touched >= d->directories) { /* another cycle */
 		d->touched = d->switches = d->tree_opened = d->tree_asked = 0;
-		d->tree_bytes = 0;
+		d->tree_bytes = d->tree_reach = 0;
 	}
 	if (child_new) {
 		d->touched++;
-		by_name = order_next(&d->directory_order, name);
+		by_name = predict_order_next(&d->directory_order, name);
 		if (d->directory_order.ahead)
 			d->directory_order.ahead--;
 	}
@@ -196,7 +222,7 @@ static void tree_visited(struct predictors *p, struct directory *d, const struct
 		wish_tree(p, d, count, known, intents);
 }
 
-void sweep_visit(struct predictors *p, const struct access *access, bool first,
+void predict_sweep_visit(struct predictors *p, const struct access *access, bool first,
 		 struct intents *intents)
 {
 	struct directory *d, *parent;
@@ -220,6 +246,26 @@ void sweep_visit(struct predictors *p, const struct access *access, bool first,
 	}
 }
 
+void predict_sweep_read(struct predictors *p, struct file *file, const struct access *access)
+{
+	uint64_t reach = least(access->offset + access->length, file->size), more;
+	struct directory *d;
+
+	if (reach <= file->reach)
+		return;
+	more = reach - file->reach;
+	file->reach = reach;
+	d = file->directory ? table_peek(&p->directories, file->directory) : NULL;
+	if (!d)
+		return;
+	d->reach += more;
+	for (int depth = 0; depth < DEPTH_MAX && d && d->parent; depth++) {
+		d = table_peek(&p->directories, d->parent);
+		if (d)
+			d->tree_reach += more;
+	}
+}
+
 /* Of a listing that is here for the first time. */
 static void count_files(struct predictors *p, struct directory *d)
 {
@@ -235,10 +281,11 @@ static void count_files(struct predictors *p, struct directory *d)
 	}
 }
 
-void sweep_listed(struct predictors *p, const struct access *access, struct intents *intents)
+void predict_sweep_listed(struct predictors *p, const struct access *access, struct intents *intents)
 {
 	struct directory *d = predictors_directory(p, access->inode);
 	struct directory *parent = d->parent ? table_peek(&p->directories, d->parent) : NULL;
+	struct directory *above; /* where the wish was made */
 	struct intent intent = { .type = INTENT_LISTS, .predictor = PREDICTOR_SWEEP,
 				 .directory = d->entry.key };
 
@@ -249,8 +296,18 @@ void sweep_listed(struct predictors *p, const struct access *access, struct inte
 	if (!parent->quota || !parent->quota_depth || d->quota_round == parent->quota_round)
 		return;
 	d->bytes_max = most(d->bytes_max, parent->bytes_max);
+	for (above = parent; above->quota_depth < DEPTH_MAX && above->parent;) {
+		struct directory *higher = table_peek(&p->directories, above->parent);
+
+		if (!higher || higher->quota_depth <= above->quota_depth)
+			break;
+		above = higher;
+	}
 	if (d->files && d->file_order.asked < least(parent->quota, d->files))
-		wish_files(p, d, clamp(least(parent->quota, d->files)), intents);
+		wish_files(p, d, clamp(least(parent->quota, d->files)),
+			   length_each(d->bytes_max, above->tree_bytes, above->tree_reach,
+				       above->tree_opened),
+			   most(known_below(above), UNSURE_DISTANCE), intents);
 	if (d->directories && parent->quota_depth > 1) {
 		intent.count = d->directories;
 		intent.distance = 16;

@@ -101,6 +101,16 @@ void *table_at(const struct table *t, uint32_t index)
 	return entry->used ? entry : NULL;
 }
 
+void *table_oldest(const struct table *t)
+{
+	struct table_entry *entry = at(t, t->oldest);
+
+	/* Removed ones are last, and taken first. */
+	while (entry && !entry->used)
+		entry = at(t, entry->newer);
+	return entry;
+}
+
 void *table_get(struct table *t, uint64_t key)
 {
 	struct table_entry *entry = table_peek(t, key);
@@ -117,7 +127,7 @@ static struct table_entry *take_place(struct table *t, void *ret_gone)
 {
 	struct table_entry *oldest = at(t, t->oldest);
 
-	if (t->count < t->count_max)
+	if (t->count < t->count_max && (!oldest || oldest->used))
 		return at(t, ++t->count);
 	if (oldest->used) {
 		if (ret_gone)

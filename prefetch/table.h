@@ -43,6 +43,8 @@ void *table_peek(const struct table *t, uint64_t key);
 void *table_add(struct table *t, uint64_t key, void *ret_gone);
 /* The entry in place `index`, below `count`, whatever its key; NULL: there is none. */
 void *table_at(const struct table *t, uint32_t index);
+/* The entry that was used least recently; NULL: there is none. */
+void *table_oldest(const struct table *t);
 void table_remove(struct table *t, uint64_t key);
 
 #endif

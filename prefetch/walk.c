@@ -2,7 +2,7 @@
  * walk.c - the directories of a tree that is being listed: ls -R, find, os.walk.
  *
  * Who lists a directory and then one in it walks: the other subdirectories are listed ahead of it, and
- * as each listing comes (walk_listed), what is below. At most as many are ahead as the walk has come to,
+ * as each listing comes (predict_walk_listed), what is below. At most as many are ahead as the walk has come to,
  * and AHEAD_MIN: who stops has cost as many listings again. Where that is reached, directories wait
  * (`pending`) until the walk has come on.
  */
@@ -130,7 +130,7 @@ static bool walks(const struct predictors *p, const struct directory *parent,
 static void next_in(struct predictors *p, struct walk *w, struct directory *parent,
 		    struct slice name, struct intents *intents)
 {
-	(void)order_next(&parent->list_order, name);
+	(void)predict_order_next(&parent->list_order, name);
 	if (parent->lists_ahead)
 		parent->lists_ahead--;
 	if (!parent->expanded)
@@ -139,7 +139,7 @@ static void next_in(struct predictors *p, struct walk *w, struct directory *pare
 		(void)wish_lists(p, w, parent, name, intents);
 }
 
-void walk_list(struct predictors *p, const struct access *access, struct intents *intents)
+void predict_walk_list(struct predictors *p, const struct access *access, struct intents *intents)
 {
 	struct directory *d = predictors_directory_of(p, access), *parent = NULL;
 	struct walk *w = NULL;
@@ -176,7 +176,7 @@ void walk_list(struct predictors *p, const struct access *access, struct intents
 	go_on(p, w, intents);
 }
 
-void walk_listed(struct predictors *p, const struct access *access, struct intents *intents)
+void predict_walk_listed(struct predictors *p, const struct access *access, struct intents *intents)
 {
 	struct directory *d = predictors_directory_of(p, access), *parent = NULL;
 	struct walk *w;

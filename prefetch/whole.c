@@ -96,7 +96,7 @@ static void consider(struct predictors *p, struct file *file, unsigned block, st
 	if (file->runs < RUNS_MIN || covered < file->size / SHARE ||
 	    covered <= (uint64_t)file->runs * PIECE_BYTES_MIN)
 		return;
-	if (file->read_bytes > 2 * covered || !file_may_guess(file))
+	if (file->read_bytes > 2 * covered || !predict_may_guess(file))
 		return; /* parts of it are read again and again */
 	if (covered >= file->size / 2)
 		wish_step(p, file, block, file->size, intents);
@@ -104,7 +104,7 @@ static void consider(struct predictors *p, struct file *file, unsigned block, st
 		wish_step(p, file, block, least(step, covered), intents);
 }
 
-void whole_read(struct predictors *p, struct file *file, const struct access *access,
+void predict_whole_read(struct predictors *p, struct file *file, const struct access *access,
 		struct intents *intents)
 {
 	uint64_t size = block_bytes(file), last;
@@ -114,7 +114,8 @@ void whole_read(struct predictors *p, struct file *file, const struct access *ac
 		return;
 	if (file->size <= SMALL_BYTES) {
 		file->whole = true;
-		if (access->offset > 0 || access->length < file->size) {
+		if ((access->offset > 0 || access->length < file->size) &&
+		    !predict_parts_only(p, file)) {
 			wish_range(p, file, 0, file->size, intents, &room);
 			file->whole = room;
 		}

@@ -14,6 +14,7 @@ int cmd_status(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
 int cmd_seal(int argc, char **argv);
 int cmd_unseal(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 
 /* What mount(8) runs: SOURCE MOUNTPOINT [-sfnv] [-N NS] [-t TYPE] [-o OPTIONS]. */
 int cmd_mount_helper(int argc, char **argv);
