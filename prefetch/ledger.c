@@ -380,7 +380,8 @@ void ledger_evicted(struct ledger *l, uint64_t inode, uint64_t offset, uint64_t 
 	else if (length > UINT64_MAX - LEDGER_PIECE_BYTES - offset)
 		length = UINT64_MAX - LEDGER_PIECE_BYTES - offset;
 	pieces = length / LEDGER_PIECE_BYTES;
-	if (pieces > l->entries.count && offset != LEDGER_LISTING) { /* then rather look at those that there are */
+	/* Of more pieces than there are entries, rather look at the entries. */
+	if (pieces > l->entries.count && offset != LEDGER_LISTING) {
 		for (uint32_t i = 0; i < l->entries.count; i++) {
 			struct entry *e = table_at(&l->entries, i);
 

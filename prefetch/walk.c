@@ -2,9 +2,10 @@
  * walk.c - the directories of a tree that is being listed: ls -R, find, os.walk.
  *
  * Who lists a directory and then one in it walks: the other subdirectories are listed ahead of it, and
- * as each listing comes (predict_walk_listed), what is below. At most as many are ahead as the walk has come to,
+ * as each listing comes, what is below. At most as many are ahead as the walk has come to,
  * and AHEAD_MIN: who stops has cost as many listings again. Where that is reached, directories wait
- * (`pending`) until the walk has come on.
+ * (`pending`) until the walk has come on, and the first in its order goes first: a directory, what is
+ * below it, its next sibling. For that each has a place, a part of its parent's span.
  */
 #include "prefetch/predictors_private.h"
 
