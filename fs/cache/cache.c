@@ -302,6 +302,8 @@ static int open_directory(struct cache *c, const struct complaint *to)
 	if (c->objects_fd < 0 || fstatvfs(c->objects_fd, &vfs) < 0)
 		return complain(to, -errno, "has no usable directory \"objects\"; remove that");
 	c->block_bytes = vfs.f_bsize > 512 ? vfs.f_bsize : 512;
+	space_init(&c->space_source, c->objects_fd);
+	space_write_in_place(&c->space_source);
 	return 0;
 }
 
@@ -322,6 +324,7 @@ static int allocate(struct cache *c)
 	pthread_cond_init(&c->scan_wake, NULL);
 	c->directory_fd = -1;
 	c->objects_fd = -1;
+	c->space_source = (struct space_source){ .promise_fds = { -1, -1 } };
 	c->identity_fd = -1;
 	c->buckets = calloc(c->bucket_count, sizeof(*c->buckets));
 	c->jobs = calloc(CACHE_FLUSH_BATCH, sizeof(*c->jobs));
@@ -345,6 +348,7 @@ static void destroy(struct cache *c)
 			cache_file_free(f);
 		}
 	}
+	space_finish(&c->space_source);
 	if (c->objects_fd >= 0)
 		close(c->objects_fd);
 	if (c->identity_fd >= 0)

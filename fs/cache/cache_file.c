@@ -531,9 +531,6 @@ static int write_locked(struct cache_file *f, struct change change, uint64_t off
 		f->content->length = end;
 	}
 	rc = write_all(fd, data, length, offset);
-	/* There was room: btrfs gives back what was unlinked only with its next transaction. */
-	if (rc == -ENOSPC && syncfs(fd) == 0)
-		rc = write_all(fd, data, length, offset);
 	if (rc < 0)
 		return rc;
 	return range_set_add(&f->content->ranges, offset, end);
@@ -574,6 +571,12 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 	}
 	lock_to_write(f);
 	rc = write_locked(f, change, offset, data, length, &fd);
+	/* There was room: btrfs gives back what was unlinked, and promised too much, with a transaction. */
+	if (rc == -ENOSPC && syncfs(c->objects_fd) == 0) {
+		return_descriptor(f, fd);
+		fd = -1;
+		rc = write_locked(f, change, offset, data, length, &fd);
+	}
 	if (rc != 0 && rc != -ESTALE && rc != -ENOSPC && rc != -EDQUOT && rc != -ENOMEM) {
 		atomic_fetch_add(&c->statistics.dropped_errors, 1);
 		return_descriptor(f, fd);

@@ -17,6 +17,7 @@
 #include "fs/cache/io.h"
 #include "fs/cache/policy.h"
 #include "fs/cache/record.h"
+#include "fs/cache/space.h"
 #include "lease/base/range_set.h"
 
 /* Descriptors that stay open with their files; beyond it every call opens and closes its own. */
@@ -93,6 +94,7 @@ struct cache {
 	uint8_t host_id[16];
 	uint64_t bytes_max, free_bytes_min, files_max; /* cache_limits */
 	uint64_t block_bytes; /* the file system's unit of allocation */
+	struct space_source space_source;
 	struct cache_statistics statistics;
 	atomic_int descriptors;
 

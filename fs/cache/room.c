@@ -3,8 +3,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
 
 /* Files that one reservation may evict: a bound on the wait, far above what a request needs. */
 #define EVICTIONS_MAX 65536
@@ -14,12 +12,9 @@
 #define SPACE_MARGIN_BYTES (256 * 1024)
 /* Blocks that a file needs at write-back: its record's, and of extents. */
 #define DIRTY_BLOCKS 3
-/* Some file systems give space back behind an unlink: for so long it is waited for. */
-#define FREED_WAIT_MS 2
+/* Some file systems give space back behind an unlink: so often it is waited for. */
 #define FREED_WAITS_MAX 10
 #define FREED_ROUNDS_MAX 4
-/* Inodes that stay free for others, where there is a fixed number: one in so many. */
-#define INODES_LEFT_SHARE 100
 
 void cache_used(struct cache_file *f, uint64_t bytes)
 {
@@ -44,25 +39,6 @@ static void list(struct cache *c, struct cache_file *f)
 	else if (f->item.place == POLICY_NOWHERE)
 		policy_admit(&c->policy, &f->item, f->hash);
 	policy_pin(&c->policy, &f->item, f->pins > 0);
-}
-
-/* What the file system can give; UINT64_MAX: it does not say, the write itself will tell. */
-struct space {
-	uint64_t bytes;
-	bool inodes;
-};
-
-static struct space look_at_space(const struct cache *c)
-{
-	struct space space = { UINT64_MAX, true };
-	struct statvfs vfs;
-
-	if (fstatvfs(c->objects_fd, &vfs) < 0)
-		return space;
-	space.bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
-	if (vfs.f_files > 0)
-		space.inodes = vfs.f_favail > vfs.f_files / INODES_LEFT_SHARE;
-	return space;
 }
 
 /*
@@ -194,7 +170,7 @@ static int make_room(struct cache *c, struct cache_file *self, uint64_t bytes)
 	int waits = 0, rounds = 0;
 
 	for (int evictions = 0; evictions < EVICTIONS_MAX; evictions++) {
-		struct space space = look_at_space(c);
+		struct space space = space_look(&c->space_source);
 		struct cache_file *victim = NULL;
 		enum room room;
 
@@ -211,7 +187,7 @@ static int make_room(struct cache *c, struct cache_file *self, uint64_t bytes)
 		if (room == ROOM_NEEDED && !evict(c, victim, &freed_bytes))
 			return -ENOSPC;
 		if (room == ROOM_COMES && waits++ < FREED_WAITS_MAX) {
-			usleep(FREED_WAIT_MS * 1000);
+			space_wait_for_unlinked(&c->space_source);
 		} else if (room == ROOM_COMES) { /* it went elsewhere */
 			if (++rounds == FREED_ROUNDS_MAX)
 				return -ENOSPC;
