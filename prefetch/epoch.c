@@ -162,6 +162,7 @@ static bool follow(struct predictors *p, uint64_t id, struct intents *intents)
 	struct epoch *e = &p->epoch;
 	bool found = false;
 
+	e->followed = false;
 	for (unsigned i = 0; i < FOLLOWERS; i++) {
 		struct follower *f = &e->followers[i];
 		uint64_t position;
@@ -184,8 +185,10 @@ static bool follow(struct predictors *p, uint64_t id, struct intents *intents)
 		}
 		if (f->misses > f->hits + COUNT_HALVED / 4)
 			f->any = false;
-		if (found && f->position + 1 < e->head && believed(f))
-			wish(p, f, intents);
+		if (!found || f->position + 1 >= e->head || !believed(f))
+			continue;
+		e->followed = true;
+		wish(p, f, intents);
 	}
 	return found;
 }

@@ -12,6 +12,8 @@
 
 #define OFFSET_MAX ((uint64_t)INT64_MAX / 4)
 #define LENGTH_MAX (UINT64_C(1) << 30)
+#define BLOCK_BYTES_MIN (64 * KIB)
+#define CACHE_SHARE 8
 /* Smaller tables would lose what one access touches. */
 #define FILES_MIN 16
 
@@ -31,6 +33,10 @@ int predictors_create(const struct predictors_config *config, const struct alloc
 		p->config.window_bytes_max = defaults.window_bytes_max;
 	if (!p->config.files_bytes_max)
 		p->config.files_bytes_max = defaults.files_bytes_max;
+	/* What is ahead must not be pushed out by what is ahead of it. */
+	if (p->config.cache_bytes)
+		p->config.files_bytes_max =
+			least(p->config.files_bytes_max, p->config.cache_bytes / CACHE_SHARE);
 	if (!p->config.files_max)
 		p->config.files_max = defaults.files_max;
 	if (!p->config.epoch_entries_max)
@@ -122,9 +128,54 @@ bool predict_order_next(struct order *order, struct slice name)
 	return order->ascents >= 5;
 }
 
+uint64_t predict_block_bytes(const struct file *file)
+{
+	return most((file->size + FILE_BLOCKS - 1) / FILE_BLOCKS, BLOCK_BYTES_MIN);
+}
+
+void predict_in_vain(struct file *file, uint64_t start, uint64_t end)
+{
+	uint64_t size = predict_block_bytes(file);
+
+	file->wasted_bytes += end - start;
+	for (uint64_t at = start; at < end && at / size < FILE_BLOCKS;) {
+		uint64_t next = least((at / size + 1) * size, end);
+		uint8_t *vain = &file->vain[at / size];
+
+		*vain = (uint8_t)least(*vain + (next - at) * 255 / size, 255);
+		at = next;
+	}
+}
+
+/*
+ * Of what is read in a block, the part that was guessed in vain before, as much as is likely: for random
+ * reads that is little, and a tensor that was passed over and is loaded now is all of it.
+ */
+void predict_not_in_vain(struct file *file, uint64_t start, uint64_t end)
+{
+	uint64_t size = predict_block_bytes(file);
+
+	for (uint64_t at = start; at < end && at / size < FILE_BLOCKS && file->wasted_bytes;) {
+		uint64_t next = least((at / size + 1) * size, end);
+		uint8_t *vain = &file->vain[at / size];
+		uint64_t share = (next - at) * *vain / size;
+
+		file->wasted_bytes -= least(file->wasted_bytes, (next - at) * *vain / 255);
+		*vain = (uint8_t)(*vain - least(share, *vain));
+		at = next;
+	}
+}
+
+bool predict_long_pieces(const struct file *file)
+{
+	return file->runs >= PIECES_MIN && file->read_bytes > file->runs * PIECE_BYTES_MIN;
+}
+
 bool predict_may_guess(const struct file *file)
 {
-	return file->wasted_bytes <= WASTE_FREE + file->read_bytes / WASTE_SHARE;
+	uint64_t share = predict_long_pieces(file) ? WASTE_SHARE_LONG : WASTE_SHARE;
+
+	return file->wasted_bytes <= WASTE_FREE + file->read_bytes / share;
 }
 
 static struct file *find_file(struct predictors *p, const struct access *access, bool *ret_first)
@@ -144,6 +195,7 @@ static struct file *find_file(struct predictors *p, const struct access *access,
 static void visit(struct predictors *p, const struct access *access, bool first,
 		  struct intents *intents)
 {
+	struct intents none = { .capacity = 0 };
 	struct access full = *access;
 	struct file *file = table_peek(&p->files, access->inode);
 
@@ -152,7 +204,8 @@ static void visit(struct predictors *p, const struct access *access, bool first,
 	full.size = file->size;
 	predict_epoch_visit(p, &full, intents);
 	predict_series_visit(p, &full, intents);
-	predict_sweep_visit(p, &full, first, intents);
+	/* Who knows what comes next does not need all that may come. */
+	predict_sweep_visit(p, &full, first, p->epoch.followed ? &none : intents);
 }
 
 static void read_access(struct predictors *p, const struct access *access, struct intents *intents)
@@ -170,6 +223,7 @@ static void read_access(struct predictors *p, const struct access *access, struc
 		return;
 	file->read_bytes += access->length;
 	predict_sweep_read(p, file, access);
+	predict_not_in_vain(file, access->offset, access->offset + access->length);
 	d = table_get(&p->descriptors, key);
 	if (!d) {
 		d = table_add(&p->descriptors, key, &gone);

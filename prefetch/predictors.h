@@ -22,6 +22,7 @@ struct predictors;
 struct predictors_config {
 	uint64_t window_bytes_max;  /* how far ahead of a reader within a file */
 	uint64_t files_bytes_max;   /* files of a series, or of an order, ahead of a reader */
+	uint64_t cache_bytes;       /* that the cache can hold; 0: everything */
 	uint32_t files_max;         /* of which state is kept; directories, descriptors: as many */
 	uint32_t epoch_entries_max; /* visits to files that are remembered in their order */
 	struct ledger *ledger;      /* says who may guess; NULL: all may. Borrowed */

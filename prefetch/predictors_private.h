@@ -29,9 +29,12 @@ struct file {
 	uint64_t wasted_bytes; /* guessed within it for a reader who went elsewhere */
 	uint32_t runs;         /* reads in order, begun */
 	uint32_t visited;      /* the number of its last visit */
+	/* sequential.c: of each block, what part was guessed in vain; in 255ths */
+	uint8_t vain[FILE_BLOCKS];
 	/* whole.c: blocks of whole_block_bytes() */
 	struct block_set touched, guessed;
 	uint64_t whole_step; /* bytes of the last step; 0: none yet */
+	uint8_t eighth;      /* so many of it were read when it was looked at last */
 	bool whole;          /* all of it is wished for */
 };
 
@@ -42,7 +45,18 @@ struct file {
  */
 #define WASTE_SHARE 16
 #define WASTE_FREE  MIB
+/*
+ * Not so of long pieces, on average: weights are loaded like that, and what a reader passes over comes
+ * later. Well above the largest READ, of which a few are neighbours by chance.
+ */
+#define WASTE_SHARE_LONG 2
+#define PIECE_BYTES_MIN (2 * MIB)
+#define PIECES_MIN 4
 
+bool predict_long_pieces(const struct file *file);
+
+/* FILE_BLOCKS of them are the file, or more. */
+uint64_t predict_block_bytes(const struct file *file);
 bool predict_may_guess(const struct file *file);
 
 /* ---- descriptors ---- */
@@ -113,7 +127,7 @@ struct directory {
 	uint32_t children_placed;
 	uint32_t children_listed;
 	uint32_t lists_ahead; /* subdirectories wished for and not come to */
-	bool expanded;
+	bool expanded, come, seen; /* wished for; the walk came to it; its files are counted */
 	struct order list_order;
 };
 
@@ -136,6 +150,9 @@ struct walk {
 	uint32_t serial; /* 0: none */
 	uint32_t used;
 	uint32_t asked, consumed; /* directories */
+	/* Files in those that it came to; of them visited; wished for. Whether it reads them, too. */
+	uint32_t files_seen, files_opened, files_asked;
+	bool reads;
 	struct {
 		uint64_t inode, place; /* of directories with subdirectories to be wished for */
 	} pending[WALK_PENDING];
@@ -159,6 +176,7 @@ struct epoch {
 	uint32_t capacity, capacity_max, index_capacity;
 	uint64_t head; /* absolute number of the next visit; its place is head % capacity_max */
 	struct follower followers[FOLLOWERS];
+	bool followed;          /* the last visit was foreseen */
 	uint64_t bytes, visits; /* for the mean size */
 };
 
@@ -202,6 +220,9 @@ void predict_sequential_read(struct predictors *p, struct file *file, struct des
 void predict_whole_read(struct predictors *p, struct file *file, const struct access *access,
 		struct intents *intents);
 /* What was guessed for a descriptor of which nothing will be known any more was in vain. */
+/* Guessed for a reader who went elsewhere; and read after all, maybe. */
+void predict_in_vain(struct file *file, uint64_t start, uint64_t end);
+void predict_not_in_vain(struct file *file, uint64_t start, uint64_t end);
 void predict_sequential_gone(struct predictors *p, const struct descriptor *d);
 
 /* A file is opened, or read without that. `first`: it was not visited lately. */
@@ -213,6 +234,10 @@ void predict_epoch_visit(struct predictors *p, const struct access *access, stru
 /* Of most files in its directory only a part is read. */
 bool predict_parts_only(const struct predictors *p, const struct file *file);
 void predict_sweep_read(struct predictors *p, struct file *file, const struct access *access);
+/* The walk came to a directory, or is going to, and its listing is here. */
+void predict_sweep_walk(struct predictors *p, struct walk *w, struct directory *d,
+			struct intents *intents);
+struct walk *predict_walk_of(struct predictors *p, const struct directory *d);
 void predict_sweep_listed(struct predictors *p, const struct access *access, struct intents *intents);
 void predict_walk_list(struct predictors *p, const struct access *access, struct intents *intents);
 void predict_walk_listed(struct predictors *p, const struct access *access, struct intents *intents);

@@ -18,6 +18,8 @@
 #define AHEAD_ROUND_TRIPS 2
 #define AHEAD_BYTES_MIN (4 * PIECE_BYTES)
 #define AHEAD_COUNT_MAX 256u
+/* Of the cache, what was fetched ahead and not read may take: one part in so many. */
+#define UNREAD_SHARE 2
 /* Of the listing and the attributes of one name. */
 #define ENTRY_BYTES 150u
 #define WISHES_MAX 65536u
@@ -63,7 +65,7 @@ struct piece {
 	struct table_entry entry;
 	struct node *node;
 	uint64_t start;
-	uint64_t bytes;
+	uint64_t bytes, unread; /* fetched ahead, and not looked at */
 };
 
 struct model {
@@ -81,7 +83,7 @@ struct model {
 	struct transfer *transfers; /* a queue: arrivals are in the order of requests */
 	size_t transfer_count, transfer_capacity, transfer_first;
 	struct table pieces; /* only with a limit */
-	uint64_t cached_bytes, ahead_bytes;
+	uint64_t cached_bytes, unread_bytes, ahead_bytes;
 	uint32_t ahead_count;
 	uint64_t serial;
 	struct instant now, link_free;
@@ -287,9 +289,10 @@ static void evict(struct model *m, const struct piece *gone)
 	range_set_remove(&gone->node->have, gone->start, gone->start + PIECE_BYTES);
 	ledger_evicted(m->ledger, gone->node->id, gone->start, PIECE_BYTES);
 	m->cached_bytes -= gone->bytes;
+	m->unread_bytes -= gone->unread;
 }
 
-static void keep(struct model *m, struct node *n, uint64_t start, uint64_t end)
+static void keep(struct model *m, struct node *n, uint64_t start, uint64_t end, bool ahead)
 {
 	struct piece gone, *oldest;
 
@@ -311,6 +314,10 @@ static void keep(struct model *m, struct node *n, uint64_t start, uint64_t end)
 		}
 		piece->bytes += last - first;
 		m->cached_bytes += last - first;
+		if (ahead) {
+			piece->unread += last - first;
+			m->unread_bytes += last - first;
+		}
 	}
 	while (m->cached_bytes > m->config->cache_bytes && (oldest = table_oldest(&m->pieces))) {
 		gone = *oldest;
@@ -415,7 +422,7 @@ static bool send_range(struct model *m, struct wish *wish)
 		return false;
 	if (stop > (start / PIECE_BYTES + 1) * PIECE_BYTES)
 		stop = (start / PIECE_BYTES + 1) * PIECE_BYTES;
-	keep(m, n, start, stop);
+	keep(m, n, start, stop, true);
 	(void)send(m, n, start, stop, stop - start, true);
 	ledger_sent(m->ledger, &(struct ledger_item){ wish->predictor, wish->scope, n->id, start,
 						      stop - start, wish->distance });
@@ -510,6 +517,8 @@ static void pump(struct model *m)
 	limit *= AHEAD_ROUND_TRIPS;
 	if (limit < AHEAD_BYTES_MIN)
 		limit = AHEAD_BYTES_MIN;
+	if (m->config->cache_bytes && m->unread_bytes > m->config->cache_bytes / UNREAD_SHARE)
+		return;
 	while (m->wish_count && m->ahead_bytes < limit && m->ahead_count < AHEAD_COUNT_MAX &&
 	       !m->failed) {
 		struct wish wish = heap_take(m);
@@ -594,6 +603,16 @@ static struct instant arrival_of(const struct model *m, const struct node *n, ui
 	return last;
 }
 
+static void look_at(struct model *m, const struct node *n, uint64_t start)
+{
+	struct piece *piece = table_get(&m->pieces, rng_mix(n->id) ^ start);
+
+	if (!piece)
+		return;
+	m->unread_bytes -= piece->unread;
+	piece->unread = 0;
+}
+
 static struct instant demand_read(struct model *m, struct node *n, const struct access *a)
 {
 	uint64_t end = a->offset + a->length < n->size ? a->offset + a->length : n->size;
@@ -608,13 +627,13 @@ static struct instant demand_read(struct model *m, struct node *n, const struct 
 	m->result.wanted_bytes += n->wanted.bytes > before ? n->wanted.bytes - before : 0;
 	for (uint64_t at = a->offset; range_set_gap(&n->have, at, end, &start, &stop); at = stop) {
 		(void)send(m, n, start, stop, stop - start, false);
-		keep(m, n, start, stop);
+		keep(m, n, start, stop, false);
 		if (m->failed)
 			break;
 	}
 	if (m->config->cache_bytes)
 		for (uint64_t at = a->offset / PIECE_BYTES * PIECE_BYTES; at < end; at += PIECE_BYTES)
-			(void)table_get(&m->pieces, rng_mix(n->id) ^ at);
+			look_at(m, n, at);
 	return arrival_of(m, n, a->offset, end);
 }
 
@@ -677,7 +696,9 @@ static void run_access(struct model *m, const struct access *access)
 
 /* ---- a run ---- */
 
-static int read_lines(struct model *m, struct slice text, bool tree, uint32_t *ret_line,
+enum pass { PASS_ENTRIES, PASS_TREE, PASS_RUN };
+
+static int read_lines(struct model *m, struct slice text, enum pass pass, uint32_t *ret_line,
 		      const char **ret_expected)
 {
 	struct trace_reader reader;
@@ -686,9 +707,10 @@ static int read_lines(struct model *m, struct slice text, bool tree, uint32_t *r
 
 	trace_reader_init(&reader, text);
 	while ((r = trace_next(&reader, &line)) > 0 && !m->failed) {
-		if (tree)
+		/* Entries come in the order of the listing, accesses do not. */
+		if (pass == PASS_ENTRIES ? line.entry : pass == PASS_TREE && !line.entry)
 			learn(m, &line.access);
-		else if (!line.entry)
+		else if (pass == PASS_RUN && !line.entry)
 			run_access(m, &line.access);
 	}
 	if (r < 0) {
@@ -710,6 +732,7 @@ static int prepare(struct model *m)
 	if (m->failed || ledger_create(0, m->allocator, &m->ledger))
 		return -ENOMEM;
 	config.ledger = m->ledger;
+	config.cache_bytes = m->config->cache_bytes;
 	if (m->config->predict && predictors_create(&config, m->allocator, &m->predictors))
 		return -ENOMEM;
 	if (m->config->cache_bytes) {
@@ -770,11 +793,13 @@ int replay_run(struct slice text, const struct replay_config *config,
 	pool_init(&m->nodes, allocator, (sizeof(struct node) + 7) / 8 * 8);
 	map_init(&m->by_id, allocator, MAP_U64, offsetof(struct node, id), 1);
 	map_init(&m->by_name, allocator, MAP_U64, offsetof(struct node, name_key), 2);
-	r = read_lines(m, text, true, ret_line, ret_expected);
+	r = read_lines(m, text, PASS_ENTRIES, ret_line, ret_expected);
+	if (!r)
+		r = read_lines(m, text, PASS_TREE, ret_line, ret_expected);
 	if (!r)
 		r = prepare(m);
 	if (!r)
-		r = read_lines(m, text, false, ret_line, ret_expected);
+		r = read_lines(m, text, PASS_RUN, ret_line, ret_expected);
 	if (!r) {
 		m->result.lasted = (struct duration){ m->now.ns };
 		for (unsigned i = 0; i < PREDICTOR_COUNT; i++)

@@ -11,13 +11,15 @@
 #define READS_MIN 2
 /* At the start of a file one is enough when it is this large: the kernel's readahead, or cat. */
 #define FIRST_READ (128 * KIB)
+/* After so many in a file, it is known how long they are. */
+#define RUNS_TYPICAL 8
 /* Not less at a time from the start of a file: what a round trip costs anyway. */
 #define WINDOW_MIN MIB
 
 static void run_over(struct file *file, struct run *run)
 {
 	if (run->ahead > run->end)
-		file->wasted_bytes += run->ahead - run->end;
+		predict_in_vain(file, run->end, run->ahead);
 	*run = (struct run){ 0 };
 }
 
@@ -34,14 +36,12 @@ void predict_sequential_gone(struct predictors *p, const struct descriptor *d)
 
 /*
  * Requests of one reader come a little out of order: the kernel has several under way, several threads
- * take them.
+ * take them, and what it passed over comes later.
  */
 static bool continues(const struct run *run, const struct access *access)
 {
-	uint64_t slack = 2 * access->length;
-
-	return run->end && access->offset <= run->end + slack &&
-	       access->offset + access->length + slack >= run->end && access->offset >= run->start;
+	return run->end && access->offset >= run->start &&
+	       access->offset <= run->end + 2 * access->length;
 }
 
 static struct run *find_run(struct file *file, struct descriptor *d, const struct access *access)
@@ -60,14 +60,36 @@ static struct run *find_run(struct file *file, struct descriptor *d, const struc
 	return run;
 }
 
+/*
+ * One that came to where another began takes it over: the kernel's readahead begins in several places
+ * of what is one piece for its reader.
+ */
+static void join(struct file *file, struct descriptor *d, struct run *run, uint64_t slack)
+{
+	for (unsigned i = 0; i < RUNS; i++) {
+		struct run *other = &d->runs[i];
+
+		if (other == run || !other->end || other->start < run->start ||
+		    other->start > run->end + slack || other->end < run->end)
+			continue;
+		run->end = other->end;
+		run->ahead = most(run->ahead, other->ahead);
+		*other = (struct run){ 0 };
+		file->runs -= file->runs > 1;
+	}
+}
+
 static uint64_t window_of(const struct predictors *p, const struct file *file, const struct run *run)
 {
-	uint64_t bytes = run->end - run->start, window = bytes;
+	uint64_t bytes = run->end - run->start, window = bytes, mean = file->read_bytes / most(file->runs, 1);
 
 	if (run->start == 0)
 		window = most(2 * bytes, WINDOW_MIN);
 	if (file->runs > 2)
-		window = most(window, file->read_bytes / file->runs / 2);
+		window = most(window, mean / 2);
+	/* Most end soon: only who goes on for longer than they do has more ahead again. */
+	if (file->runs > RUNS_TYPICAL && bytes < 2 * mean)
+		window = least(window, mean + mean / 2 > bytes ? mean + mean / 2 - bytes : 0);
 	return least(window, p->config.window_bytes_max);
 }
 
@@ -82,6 +104,7 @@ void predict_sequential_read(struct predictors *p, struct file *file, struct des
 	run->used = ++d->clock;
 	run->reads++;
 	run->end = most(run->end, access->offset + access->length);
+	join(file, d, run, 2 * access->length);
 	run->ahead = most(run->ahead, run->end);
 	if (strides || run->end >= file->size || !predict_may_guess(file))
 		return;

@@ -7,6 +7,9 @@
  * less than 1 / SHARE_SEEN of the files was visited, it is FILES_UNSURE at most: few are wanted of a
  * directory of millions.
  *
+ * Who walks through a tree and reads what is there (grep -r, tar) has the files of each directory
+ * wished for as soon as it is listed.
+ *
  * In a tree the same is counted for each directory of what is below it, DEPTH_MAX levels up. Where files of
  * several subdirectories are visited, those are listed, and as each listing comes (predict_sweep_listed) its
  * share of the files is wished for.
@@ -22,11 +25,15 @@
 /* How long they may wait then: any of them may be the last that is visited. */
 #define UNSURE_DISTANCE (2 * FILES_UNSURE)
 #define DEPTH_MAX 3
+/* Of what a walk will come to and read, ahead. */
+#define WALK_FILES_MIN 256u
 /* Of larger files, the start comes soon and the rest is for sequential: a round trip is little of it. */
 #define FILE_BYTES_MAX (8 * MIB)
 /* Less than this part is read of files, then they are not fetched whole; and this much at least. */
 #define PART_SHARE 4
 #define PART_BYTES_MIN (128 * KIB)
+/* All that is wished for of a directory or tree takes at most this part of the cache. */
+#define CACHE_SHARE 2
 /* Of files in order of their names, ahead. */
 #define ORDER_FILES_MAX 256u
 #define ORDER_DIRECTORIES_MAX 8u
@@ -37,9 +44,13 @@ static uint32_t clamp(uint64_t value)
 }
 
 /* How many files may be wished for in all when `opened` of `known` (0: not known) were visited. */
-static uint32_t allowed(uint32_t opened, uint32_t known, uint64_t mean, uint64_t bytes_max)
+static uint32_t allowed(const struct predictors *p, uint32_t opened, uint32_t known, uint64_t mean)
 {
-	uint64_t count = (uint64_t)opened * AHEAD_FACTOR;
+	uint64_t count = (uint64_t)opened * AHEAD_FACTOR, bytes_max = p->config.files_bytes_max;
+
+	/* Of more than the cache holds nobody knows which of it comes next. */
+	if (p->config.cache_bytes)
+		count = least(count, p->config.cache_bytes / CACHE_SHARE / most(mean, 1));
 
 	if (opened < FILES_SURE_MIN || !known || opened < known / SHARE_SEEN) {
 		count = least(count, FILES_UNSURE);
@@ -131,11 +142,55 @@ static void file_visited(struct predictors *p, struct directory *d, const struct
 		wish_in_order(p, d, access, intents);
 		return;
 	}
-	count = allowed(d->opened, known, mean, p->config.files_bytes_max);
+	count = allowed(p, d->opened, known, mean);
 	if (count / 2 >= d->file_order.asked || (count == known && d->file_order.asked < count))
 		wish_files(p, d, count,
 			   length_each(d->bytes_max, d->bytes, d->reach, d->opened),
 			   most(known, UNSURE_DISTANCE), intents);
+}
+
+/* ---- what a walk comes to ---- */
+
+/* Listings that are here already are told again, and lead to their files. */
+static void wish_again(struct predictors *p, const struct directory *d, struct intents *intents)
+{
+	for (int depth = 0; depth < DEPTH_MAX && d->parent; depth++) {
+		struct intent intent = { .type = INTENT_LISTS, .predictor = PREDICTOR_SWEEP,
+					 .directory = d->parent, .distance = 2 };
+
+		d = table_peek(&p->directories, d->parent);
+		if (!d || !d->listed || !d->walk)
+			return;
+		intent.count = d->directories;
+		if (intent.count)
+			(void)predictors_wish(p, intents, &intent, (struct slice){ 0 });
+	}
+}
+
+/* grep -r, tar, cp -r: the walk reads half of the files that it comes to, or more. */
+static bool reads(const struct walk *w)
+{
+	return w->files_opened >= FILES_MIN && w->files_opened >= w->files_seen / 2;
+}
+
+void predict_sweep_walk(struct predictors *p, struct walk *w, struct directory *d,
+			struct intents *intents)
+{
+	uint64_t ahead_max = most(WALK_FILES_MIN, (uint64_t)w->files_opened * AHEAD_FACTOR);
+	bool read_before = w->reads;
+
+	if (d->come && !d->seen) {
+		d->seen = true;
+		w->files_seen += d->files;
+	}
+	w->reads = reads(w);
+	if (w->reads && !read_before)
+		wish_again(p, d, intents);
+	if (!w->reads || !d->files || d->file_order.asked >= d->files ||
+	    w->files_asked > w->files_opened + ahead_max)
+		return;
+	wish_files(p, d, d->files, most(4 * d->bytes_max, MIB), 2, intents);
+	w->files_asked += d->files;
 }
 
 /* ---- trees ---- */
@@ -164,10 +219,12 @@ static void wish_tree(struct predictors *p, struct directory *d, uint32_t count,
 		      struct intents *intents)
 {
 	struct intent intent = { .type = INTENT_LISTS, .predictor = PREDICTOR_SWEEP,
-				 .directory = d->entry.key, .distance = UNSURE_DISTANCE };
+				 .directory = d->entry.key };
 	uint64_t directories = d->listed ? d->directories : (uint64_t)d->touched * 2;
 
 	intent.count = clamp(least(directories, (uint64_t)AHEAD_FACTOR * d->touched));
+	/* Behind the files of those that were listed: what waits for its turn is bounded. */
+	intent.distance = 2 * (uint32_t)most(known, UNSURE_DISTANCE);
 	if (!intent.count || !predictors_wish(p, intents, &intent, (struct slice){ 0 }))
 		return;
 	d->tree_asked = count;
@@ -217,7 +274,7 @@ static void tree_visited(struct predictors *p, struct directory *d, const struct
 			wish_next_directories(p, d, name, by_name, intents);
 		return;
 	}
-	count = allowed(d->tree_opened, known, mean, p->config.files_bytes_max);
+	count = allowed(p, d->tree_opened, known, mean);
 	if (count / 2 >= d->tree_asked || (known && count == known && d->tree_asked < count))
 		wish_tree(p, d, count, known, intents);
 }
@@ -226,11 +283,15 @@ void predict_sweep_visit(struct predictors *p, const struct access *access, bool
 		 struct intents *intents)
 {
 	struct directory *d, *parent;
+	struct walk *walk;
 	bool new;
 
 	if (!access->directory || !first)
 		return;
 	d = predictors_directory(p, access->directory);
+	walk = predict_walk_of(p, d);
+	if (walk)
+		walk->files_opened++;
 	file_visited(p, d, access, intents);
 	new = d->opened == 1;
 	for (int depth = 0; depth < DEPTH_MAX && d->parent && d->parent != d->entry.key; depth++) {

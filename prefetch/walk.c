@@ -2,8 +2,8 @@
  * walk.c - the directories of a tree that is being listed: ls -R, find, os.walk.
  *
  * Who lists a directory and then one in it walks: the other subdirectories are listed ahead of it, and
- * as each listing comes, what is below. At most as many are ahead as the walk has come to,
- * and AHEAD_MIN: who stops has cost as many listings again. Where that is reached, directories wait
+ * as each listing comes, what is below. A multiple of what the walk has come to is ahead of
+ * it, AHEAD_MIN at first: who stops has cost as many listings. Where that is reached, directories wait
  * (`pending`) until the walk has come on, and the first in its order goes first: a directory, what is
  * below it, its next sibling. For that each has a place, a part of its parent's span.
  */
@@ -11,12 +11,15 @@
 
 #define AHEAD_MIN 64u
 #define AHEAD_MAX 2048u
+#define AHEAD_FACTOR 8u
+/* Of a directory, not fewer subdirectories at a time, unless it has no more. */
+#define PART_MIN 16u
 /* Between a directory and what is in it. */
 #define MEMORY_ACCESSES 65536u
 /* Of readers that are not known, or threads that walk together, so many subdirectories. */
 #define CHILDREN_MIN 3u
 
-static struct walk *find_walk(struct predictors *p, const struct directory *d)
+struct walk *predict_walk_of(struct predictors *p, const struct directory *d)
 {
 	for (unsigned i = 0; d->walk && i < WALKS; i++)
 		if (p->walks[i].serial == d->walk)
@@ -37,7 +40,7 @@ static struct walk *begin_walk(struct predictors *p)
 
 static uint32_t room_of(const struct walk *w)
 {
-	uint64_t ahead_max = least(most(AHEAD_MIN, w->consumed), AHEAD_MAX);
+	uint64_t ahead_max = least(most(AHEAD_MIN, AHEAD_FACTOR * (uint64_t)w->consumed), AHEAD_MAX);
 	uint64_t ahead = w->asked > w->consumed ? w->asked - w->consumed : 0;
 
 	return ahead < ahead_max ? (uint32_t)(ahead_max - ahead) : 0;
@@ -48,7 +51,7 @@ static void join(struct directory *d, struct directory *parent, const struct wal
 	if (d->walk == w->serial)
 		return;
 	d->walk = w->serial;
-	d->expanded = false;
+	d->expanded = d->come = d->seen = false;
 	d->lists_ahead = 0;
 	d->children_placed = 0;
 	d->place = 0;
@@ -74,7 +77,9 @@ static bool wish_lists(struct predictors *p, struct walk *w, struct directory *d
 				       .sorted = name.length && d->list_order.ascents >= 5,
 				       .count = (uint32_t)least(left, before + room) };
 
-	if (intent.count <= before || !predictors_wish(p, intents, &intent, name))
+	if (intent.count <= before || intent.count - before < least(left - before, PART_MIN))
+		return false;
+	if (!predictors_wish(p, intents, &intent, name))
 		return false;
 	w->asked += intent.count - before;
 	d->lists_ahead = intent.count;
@@ -149,7 +154,7 @@ void predict_walk_list(struct predictors *p, const struct access *access, struct
 		parent = table_get(&p->directories, d->parent);
 	if (parent) {
 		parent->children_listed++;
-		w = find_walk(p, parent);
+		w = predict_walk_of(p, parent);
 		/* A walk that began long ago is not this one. */
 		if (!walks(p, parent, access))
 			w = NULL;
@@ -171,7 +176,10 @@ void predict_walk_list(struct predictors *p, const struct access *access, struct
 	w->consumed++;
 	if (w->asked < w->consumed)
 		w->asked = w->consumed;
+	d->come = true;
 	next_in(p, w, parent, access->name, intents);
+	if (d->listed)
+		predict_sweep_walk(p, w, d, intents);
 	if (d->listed && d->directories && !d->expanded)
 		(void)wish_lists(p, w, d, (struct slice){ 0 }, intents);
 	go_on(p, w, intents);
@@ -187,10 +195,11 @@ void predict_walk_listed(struct predictors *p, const struct access *access, stru
 	d->directories = access->directories;
 	if (d->parent)
 		parent = table_peek(&p->directories, d->parent);
-	w = parent && parent != d ? find_walk(p, parent) : NULL;
+	w = parent && parent != d ? predict_walk_of(p, parent) : NULL;
 	if (!w)
 		return;
 	join(d, parent, w);
+	predict_sweep_walk(p, w, d, intents);
 	if (!d->directories || d->expanded)
 		return;
 	if (w->pending_count || !wish_lists(p, w, d, (struct slice){ 0 }, intents))

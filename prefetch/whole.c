@@ -3,7 +3,8 @@
  *
  * A small file is fetched whole when a part of it was read: a round trip costs more than its bytes. Of a
  * larger one the rest is fetched in steps when a share of it was read in few long pieces, as weights are
- * loaded, whatever the order of the pieces; each step only when half of the one before was read. Random
+ * loaded, whatever the order of the pieces; each step only when half of the one before was read, or
+ * another eighth of the file. Random
  * reads never look like that: their pieces are short. When half of it was read that way, so will be all.
  */
 #include "prefetch/predictors_private.h"
@@ -12,17 +13,8 @@
 #define SMALL_BYTES MIB
 /* One part in so many was read. */
 #define SHARE 8
-/* On average of what is read in order; more than the largest single READ. */
-#define PIECE_BYTES_MIN MIB
-#define RUNS_MIN 3
 /* The first step is so small a part of what was read, each other twice the one before. */
 #define FIRST_STEP_SHARE 16
-#define BLOCK_BYTES_MIN (64 * KIB)
-
-static uint64_t block_bytes(const struct file *file)
-{
-	return most((file->size + FILE_BLOCKS - 1) / FILE_BLOCKS, BLOCK_BYTES_MIN);
-}
 
 static bool has(const struct block_set *set, unsigned block)
 {
@@ -57,7 +49,7 @@ static void wish_range(struct predictors *p, struct file *file, uint64_t offset,
 static void wish_step(struct predictors *p, struct file *file, unsigned block, uint64_t bytes,
 		      struct intents *intents)
 {
-	uint64_t size = block_bytes(file), count = (file->size + size - 1) / size;
+	uint64_t size = predict_block_bytes(file), count = (file->size + size - 1) / size;
 	uint64_t left = most(bytes / size, 1);
 	bool room = true, any = false;
 
@@ -89,25 +81,28 @@ static void consider(struct predictors *p, struct file *file, unsigned block, st
 {
 	unsigned touched = count_both(&file->touched, &file->touched);
 	unsigned guessed = count_both(&file->guessed, &file->guessed);
-	uint64_t covered = least(file->read_bytes, touched * block_bytes(file));
+	uint64_t covered = least(file->read_bytes, touched * predict_block_bytes(file));
 	uint64_t step = file->whole_step ? 2 * file->whole_step : covered / FIRST_STEP_SHARE;
+	unsigned eighth = (unsigned)(covered / (file->size / SHARE + 1));
 
 	/* Read in order is not for us. */
-	if (file->runs < RUNS_MIN || covered < file->size / SHARE ||
-	    covered <= (uint64_t)file->runs * PIECE_BYTES_MIN)
+	if (covered < file->size / SHARE || !predict_long_pieces(file))
 		return;
-	if (file->read_bytes > 2 * covered || !predict_may_guess(file))
+	if (file->read_bytes > 2 * covered)
 		return; /* parts of it are read again and again */
 	if (covered >= file->size / 2)
 		wish_step(p, file, block, file->size, intents);
 	else if (2 * count_both(&file->guessed, &file->touched) >= guessed)
 		wish_step(p, file, block, least(step, covered), intents);
+	else if (eighth > file->eighth)
+		wish_step(p, file, block, covered / SHARE * eighth, intents);
+	file->eighth = (uint8_t)eighth;
 }
 
 void predict_whole_read(struct predictors *p, struct file *file, const struct access *access,
 		struct intents *intents)
 {
-	uint64_t size = block_bytes(file), last;
+	uint64_t size = predict_block_bytes(file), last;
 	bool other = false, room;
 
 	if (file->whole || access->offset >= file->size)

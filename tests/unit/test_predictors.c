@@ -199,7 +199,7 @@ START_TEST(random_reads_cost_little)
 	static const uint64_t lengths[] = { 4 * KIB, 128 * KIB, MIB };
 
 	for (unsigned i = 0; i < 3; i++)
-		for (unsigned in_a_row = 1; in_a_row <= 4; in_a_row++) {
+		for (unsigned in_a_row = 1; in_a_row <= (lengths[i] == MIB ? 2 : 4); in_a_row++) {
 			/* A small part of the file. */
 			unsigned count = lengths[i] == MIB ? 1000 : 20000;
 			uint64_t wished, was_read = count * in_a_row * lengths[i];
@@ -287,7 +287,7 @@ START_TEST(weights_that_are_loaded_out_of_order_are_fetched_whole)
 			bytes += bytes_of(PREDICTOR_WHOLE);
 			was_read += MIB;
 			/* A step at a time. */
-			ck_assert_uint_le(bytes, was_read);
+			ck_assert_uint_le(bytes, was_read < size / 2 ? was_read : size);
 		}
 	ck_assert_uint_ge(bytes, size / 5);
 	ck_assert_uint_le(bytes, size);

@@ -322,6 +322,72 @@ START_TEST(find_waits_for_a_few_round_trips)
 }
 END_TEST
 
+/* ---- recorded ones: tests/traces ---- */
+
+static const struct recorded {
+	const char *name;
+	enum predictor_id predictor; /* which is to see it */
+	uint64_t used_min;           /* requests of that predictor */
+	double cost, stall;          /* at most: bytes for each that is read; of the time without */
+} recorded[] = {
+	{ "shards", PREDICTOR_SERIES, 60, 1.01, 0.2 },
+	{ "epochs-same-order", PREDICTOR_SWEEP, 300, 1.02, 0.2 },
+	{ "epochs-new-order", PREDICTOR_SWEEP, 300, 1.02, 0.2 },
+	{ "tokens", PREDICTOR_SEQUENTIAL, 0, 1.1, 1.0 },
+	{ "safetensors-in-order", PREDICTOR_SEQUENTIAL, 100, 1.01, 0.1 },
+	{ "safetensors-out-of-order", PREDICTOR_WHOLE, 50, 1.01, 0.5 },
+	{ "find", PREDICTOR_WALK, 200, 1.0, 0.1 },
+	{ "os-walk", PREDICTOR_WALK, 200, 1.0, 0.1 },
+	{ "grep", PREDICTOR_SWEEP, 300, 1.01, 0.2 },
+	{ "compile", PREDICTOR_SWEEP, 10, 2.0, 0.9 },
+	{ "tac", PREDICTOR_SEQUENTIAL, 0, 1.01, 1.0 },
+};
+
+static void load(const char *name)
+{
+	const char *directory = getenv("LEASEHOLD_TRACES");
+	char path[PATH_MAX];
+	FILE *file;
+
+	(void)snprintf(path, sizeof(path), "%s/%s.trace", directory ? directory : "tests/traces",
+		       name);
+	file = fopen(path, "r");
+	ck_assert_msg(file != NULL, "%s", path);
+	length = fread(text, 1, sizeof(text), file);
+	ck_assert(feof(file) && length > 0);
+	fclose(file);
+}
+
+START_TEST(what_real_programs_did_is_foreseen)
+{
+	const struct recorded *t = &recorded[_i];
+	double listings;
+
+	load(t->name);
+	replay(usual);
+	ck_assert_msg(with.predictors[t->predictor].used_count >= t->used_min, "%s: %llu used", t->name,
+		      (unsigned long long)with.predictors[t->predictor].used_count);
+	/* Attributes and listings come anyway. */
+	listings = (double)(without.fetched_bytes - without.wanted_bytes);
+	ck_assert_msg((double)with.fetched_bytes <= t->cost * (double)with.wanted_bytes + 1.1 * listings,
+		      "%s: %llu fetched for %llu", t->name, (unsigned long long)with.fetched_bytes,
+		      (unsigned long long)with.wanted_bytes);
+	check_stall(t->stall);
+}
+END_TEST
+
+START_TEST(a_second_epoch_in_the_same_order_is_foreseen_with_half_a_cache)
+{
+	struct replay_config config = usual;
+
+	config.cache_bytes = 5 * MIB;
+	load("epochs-same-order");
+	replay(config);
+	ck_assert_uint_ge(with.predictors[PREDICTOR_EPOCH].used_count, 100);
+	check_stall(0.6);
+}
+END_TEST
+
 START_TEST(a_refused_line_is_told)
 {
 	const char *expected = NULL;
@@ -351,6 +417,9 @@ static TCase *trace_case(void)
 	tcase_add_test(t, epochs_that_do_not_fit_are_followed_when_they_repeat);
 	tcase_add_test(t, headers_of_many_files_do_not_cost_the_files);
 	tcase_add_test(t, find_waits_for_a_few_round_trips);
+	tcase_add_loop_test(t, what_real_programs_did_is_foreseen, 0,
+			    sizeof(recorded) / sizeof(recorded[0]));
+	tcase_add_test(t, a_second_epoch_in_the_same_order_is_foreseen_with_half_a_cache);
 	tcase_add_test(t, a_refused_line_is_told);
 	return t;
 }
