@@ -139,6 +139,9 @@ int cache_file_expose(struct cache_file *f, struct change change, uint64_t size)
    range when `size` is too small (then "..." ends it). Returns bytes cached. */
 uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *text, size_t size);
 
+/* Bytes that can come in before anything has to go, less a share that stays for what is asked for. */
+uint64_t cache_room(struct cache *c);
+
 struct cache_counters {
 	uint64_t bytes, bytes_max, files, files_max, scanning; /* now */
 	bool io_uring; /* io.h */

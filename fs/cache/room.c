@@ -15,6 +15,8 @@
 /* Some file systems give space back behind an unlink: so often it is waited for. */
 #define FREED_WAITS_MAX 10
 #define FREED_ROUNDS_MAX 4
+/* Of the cap, for what is asked for: one in so many is not for guesses. */
+#define ROOM_LEFT_SHARE 16
 
 void cache_used(struct cache_file *f, uint64_t bytes)
 {
@@ -61,6 +63,19 @@ static uint64_t space_short(struct cache *c, const struct space *space, uint64_t
 		limit = taken / c->disk_files * c->files_max;
 	policy_limit(&c->policy, limit);
 	return bytes > left ? lacking + bytes - left : lacking;
+}
+
+uint64_t cache_room(struct cache *c)
+{
+	uint64_t taken, most;
+
+	pthread_mutex_lock(&c->lock);
+	taken = policy_bytes(&c->policy) + c->reserved_bytes + c->bytes_max / ROOM_LEFT_SHARE;
+	most = c->policy.limit < c->bytes_max ? c->policy.limit : c->bytes_max;
+	if (c->disk_files >= c->files_max)
+		most = 0;
+	pthread_mutex_unlock(&c->lock);
+	return most > taken ? most - taken : 0;
 }
 
 static void set_counted(struct cache *c, struct cache_file *f, bool counted)

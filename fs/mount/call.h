@@ -104,7 +104,9 @@ struct call {
 	bool held;                 /* parked until calls_release_held() or _closes() */
 	uint64_t acknowledge_mark; /* close: acknowledgements that go before it (session.h) */
 	struct call *fetch_next;   /* page fills: in inode->fetches */
-	bool ahead;                /* of nobody's READ; in mount->ahead_count */
+	bool ahead;                /* of nobody's READ */
+	struct prefetch_unit *unit; /* that it is for (prefetch.h); NULL, when ahead: it is in
+	                               mount->ahead_count */
 };
 
 /* Until such a call is answered the kernel writes nothing back. */

@@ -9,6 +9,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/pages.h"
 #include "fs/mount/passthrough.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/sync.h"
@@ -167,6 +168,8 @@ static void data_close(struct mount *m, struct open_file *file)
 
 	uncount_open(m, inode);
 	pthread_mutex_lock(&m->lock);
+	if (inode->open_count == 0)
+		prefetch_access(m, NULL, inode, &(struct access){ .type = ACCESS_CLOSE });
 	passthrough_release(inode, file->mode, file->request, &backing);
 	inode->mappable -= file->mappable;
 	if (inode->mappable == 0)
@@ -218,7 +221,7 @@ static void open_answer(struct mount *m, fuse_req_t request, struct inode *inode
 /* What is not larger is complete before its open is answered. Under the lock. */
 static uint64_t open_fetch_max(struct mount *m, const struct inode *inode)
 {
-	bool sweeps = sweep_opened(&m->sweep, mount_now(), inode->nodeid);
+	bool sweeps = sweep_saw_open(&m->sweep, mount_now(), inode->nodeid);
 	uint64_t max = m->options->open_fetch;
 
 	if (max && max < SWEEP_BYTES_MAX && sweeps)
@@ -252,12 +255,17 @@ static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret
 	if (!file || cache_file_complete(file, change, size))
 		return false;
 	pthread_mutex_lock(&m->lock);
-	wanted = !inode->open_fetching;
+	/* What was fetched ahead and is on its way, its READ waits for. */
+	wanted = !inode->open_fetching && read_fetched_to(inode, 0) < size;
+	if (!wanted) {
+		pthread_mutex_unlock(&m->lock);
+		return false;
+	}
 	inode->open_fetching = true;
 	inode->open_unkept = change; /* unless it helps */
 	pthread_mutex_unlock(&m->lock);
 	*ret_size = size;
-	return wanted;
+	return true;
 }
 
 /* The open that waits. It has no part in the call, which may fail: so its caller, when killed, waits for
@@ -320,15 +328,28 @@ static bool open_fetch(struct mount *m, fuse_req_t request, struct inode *inode,
 	call->deadline = instant_add(mount_now(), duration_ms(m->open_fetch_max_ms));
 	call_credential(request, &call->message.common.credential);
 	call_set_inode(m, call, inode);
+	prefetch_demand(m);
 	read_message(call, &inode->handle, 0, size);
 	call_send(m, call, open_fetched);
 	return true;
+}
+
+static void tell_open(struct mount *m, fuse_req_t request, struct inode *inode)
+{
+	struct access access = { .type = ACCESS_OPEN };
+
+	pthread_mutex_lock(&m->lock);
+	access.size = inode->attributes.size;
+	prefetch_access(m, request, inode, &access);
+	pthread_mutex_unlock(&m->lock);
 }
 
 /* Answers an open that was counted: at once, or when the file is fetched. */
 static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
 		       const struct credential *credential, struct fuse_file_info *info)
 {
+	if ((info->flags & O_ACCMODE) != O_WRONLY)
+		tell_open(m, request, inode);
 	if (!open_fetch(m, request, inode, info))
 		open_answer(m, request, inode, credential, info);
 }

@@ -4,6 +4,7 @@
 
 #include "fs/mount/inode.h"
 #include "fs/mount/ops.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/sync.h"
 
@@ -200,7 +201,8 @@ static void learn(struct mount *m, struct call *call, const struct item_dirent *
 }
 
 /* A whole listing under one lease serves everybody, and knows every absent name. */
-static void publish(struct mount *m, struct inode *inode, struct listing *listing)
+static void publish(struct mount *m, struct inode *inode, struct listing *listing,
+		    const struct credential *credential)
 {
 	bool all_known = true;
 
@@ -223,6 +225,7 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 	listing_unref(inode->listing);
 	inode->listing = listing_ref(listing);
 	inode->names_complete_instance = all_known ? listing->instance : 0;
+	prefetch_listed(m, inode, listing, credential);
 }
 
 static int take_in(struct mount *m, struct call *call, struct open_directory *directory)
@@ -265,8 +268,19 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 	if (r.failed)
 		return -EIO;
 	listing->eof = call->reply.eof;
-	publish(m, inode, listing);
+	publish(m, inode, listing, &call->message.common.credential);
 	return 0;
+}
+
+static void readdir_message(struct call *call, const struct open_directory *directory,
+			    uint64_t cookie)
+{
+	call_limit(call);
+	call->offset = cookie;
+	call->message.readdir.directory = call->inode->handle;
+	call->message.readdir.cookie = cookie;
+	call->message.readdir.count = CHUNK_BYTES;
+	call->message.readdir.attributes = directory->nodes < LISTING_NODES_MAX;
 }
 
 static void readdir_work(struct mount *m, struct call *call)
@@ -305,6 +319,81 @@ static void readdir_work(struct mount *m, struct call *call)
 		fuse_reply_err(request, EIO); /* an answer without entries that is not the end */
 }
 
+/* ---- ahead of who will list it ---- */
+
+static void fetch_next(struct mount *m, struct open_directory *directory, uint64_t cookie,
+		       const struct credential *credential, struct prefetch_unit *unit);
+
+static void fetch_end(struct mount *m, struct open_directory *directory, struct prefetch_unit *unit,
+		      bool arrived)
+{
+	prefetch_ended(m, unit, arrived, NULL);
+	pthread_mutex_lock(&m->lock);
+	listing_unref(directory->listing);
+	inode_unuse(m, directory->inode);
+	pthread_mutex_unlock(&m->lock);
+	free(directory);
+}
+
+static void fetch_work(struct mount *m, struct call *call)
+{
+	const struct credential credential = call->message.common.credential;
+	struct open_directory *directory = call->context;
+	struct prefetch_unit *unit = call->unit;
+	bool taken = false, whole = false;
+	uint64_t cookie = 0;
+
+	if (call->status == STATUS_OK) {
+		pthread_mutex_lock(&m->lock);
+		taken = take_in(m, call, directory) == 0 && directory->listing->count > 0;
+		whole = taken && directory->listing->eof;
+		if (taken)
+			cookie = directory->listing->entries[directory->listing->count - 1].cookie;
+		/* More than is kept would come for nothing. */
+		taken = taken && directory->listing->count <= LISTING_ENTRIES_MAX;
+		pthread_mutex_unlock(&m->lock);
+	}
+	call_destroy(m, call);
+	if (taken && !whole)
+		fetch_next(m, directory, cookie, &credential, unit);
+	else
+		fetch_end(m, directory, unit, whole);
+}
+
+static void fetch_next(struct mount *m, struct open_directory *directory, uint64_t cookie,
+		       const struct credential *credential, struct prefetch_unit *unit)
+{
+	struct call *call = call_new(m, NULL, MESSAGE_readdir);
+
+	if (!call) {
+		fetch_end(m, directory, unit, false);
+		return;
+	}
+	call->ahead = true;
+	call->unit = unit;
+	call->ends_when_away = true;
+	call->context = directory;
+	call->message.common.credential = *credential;
+	call_set_inode(m, call, directory->inode);
+	readdir_message(call, directory, cookie);
+	call_send(m, call, fetch_work);
+}
+
+bool directory_fetch(struct mount *m, struct inode *inode, const struct credential *credential,
+		     struct prefetch_unit *unit)
+{
+	struct open_directory *directory = calloc(1, sizeof(*directory));
+
+	if (!directory)
+		return false;
+	pthread_mutex_lock(&m->lock);
+	inode_use(m, inode);
+	directory->inode = inode;
+	pthread_mutex_unlock(&m->lock);
+	fetch_next(m, directory, 0, credential, unit);
+	return true;
+}
+
 static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
 			   struct fuse_file_info *info, bool plus)
 {
@@ -322,7 +411,9 @@ static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, o
 		directory->listing = NULL;
 		directory->hint = 0;
 		directory->nodes = 0;
-		sweep_listed(&m->sweep, mount_now(), directory->inode->nodeid);
+		sweep_saw_listing(&m->sweep, mount_now(), directory->inode->nodeid);
+		prefetch_access(m, request, directory->inode,
+				&(struct access){ .type = ACCESS_LIST });
 		instance = inode_lease(m, directory->inode, mount_now(), NULL);
 		if (instance && directory->inode->listing &&
 		    directory->inode->listing->instance == instance)
@@ -336,15 +427,10 @@ static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, o
 	call = op_call(request, nodeid, MESSAGE_readdir);
 	if (!call)
 		return;
-	call_limit(call);
+	readdir_message(call, directory, cookie);
 	call->context = directory;
-	call->offset = cookie;
 	call->size = size;
 	call->plus = plus;
-	call->message.readdir.directory = call->inode->handle;
-	call->message.readdir.cookie = cookie;
-	call->message.readdir.count = CHUNK_BYTES;
-	call->message.readdir.attributes = directory->nodes < LISTING_NODES_MAX;
 	call_send(m, call, readdir_work);
 }
 

@@ -22,6 +22,7 @@
 #include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/passthrough.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/session.h"
 #include "fs/mount/subdirectory.h"
 #include "fs/mount/write_back.h"
@@ -448,6 +449,8 @@ static int start(struct member *mb)
 	if (r == 0)
 		r = memory_start(m);
 	if (r == 0)
+		r = prefetch_start(m);
+	if (r == 0)
 		r = start_loops(mb);
 	if (r < 0)
 		return r;
@@ -583,6 +586,7 @@ static void unwind(struct member *mb, bool served)
 	join_loops(mb);
 	if (mb->has_stopper)
 		pthread_join(mb->stopper, NULL);
+	prefetch_stop(m);
 	if (m->calls)
 		calls_shut(m, STATUS_IO);
 	locks_shut(m);
@@ -614,6 +618,7 @@ static void unwind(struct member *mb, bool served)
 	locks_destroy(m);
 	holder_destroy(m->holder);
 	memory_free(m);
+	prefetch_free(m);
 	if (m->fuse)
 		fuse_session_destroy(m->fuse);
 	if (m->fuse_fd >= 0 && !mb->fuse_has_fd)

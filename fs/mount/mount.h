@@ -35,6 +35,8 @@
 	  "what is not larger is fetched when it is opened to be read")                         \
 	O(TEXT, passthrough, "passthrough", "sealed|off", "sealed",                             \
 	  "which cached files the kernel reads by itself")                                      \
+	O(TEXT, prefetch, "prefetch", "on|off", "on",                                           \
+	  "what will probably be read next is fetched before it is asked for")                  \
 	O(TEXT, threads, "threads", "N", "auto",                                                \
 	  "threads that serve the kernel; auto: as many as processors, from 2 to 4")            \
 	O(FLAG, kernel_names, "kernel-names", "", "",                                           \

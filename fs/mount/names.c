@@ -7,6 +7,7 @@
 #include "fs/mount/modify.h"
 #include "fs/mount/nodeids.h"
 #include "fs/mount/ops.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/read.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/session.h"
@@ -29,6 +30,7 @@ struct call *op_call(fuse_req_t request, fuse_ino_t nodeid, enum message_type ty
 		fuse_reply_err(request, EAGAIN);
 		return NULL;
 	}
+	prefetch_demand(m);
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode) {
@@ -84,6 +86,7 @@ static void lookup_work(struct mount *m, struct call *call)
 	struct slice name = slice_of(call->names[0]);
 	const struct answer_node *target;
 	struct answer answer;
+	struct access told;
 
 	if (call->status != STATUS_OK && call->status != STATUS_NOENT) {
 		reply_error(m, call, call_errno(call));
@@ -91,6 +94,8 @@ static void lookup_work(struct mount *m, struct call *call)
 	}
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, call->inode, &name, &answer);
+	told = (struct access){ .type = ACCESS_LOOKUP, .name = name, .directory = call->inode->nodeid };
+	prefetch_access(m, call->request, answer.child, &told);
 	pthread_mutex_unlock(&m->lock);
 	target = &answer.nodes[NODE_TARGET];
 	if (call->status == STATUS_NOENT) {
@@ -103,6 +108,53 @@ static void lookup_work(struct mount *m, struct call *call)
 	if (call->reply.eof && target->instance && answer.child)
 		(void)read_keep(m, answer.child, target->item.change, 0, call->data);
 	reply_entry(m, call, &answer, name);
+}
+
+/* The same when nobody waits for it. */
+static void lookup_fetched(struct mount *m, struct call *call)
+{
+	struct slice name = slice_of(call->names[0]);
+	const struct answer_node *target = NULL;
+	struct answer answer;
+
+	if (call->status == STATUS_OK || call->status == STATUS_NOENT) {
+		pthread_mutex_lock(&m->lock);
+		answer_work_in(m, call, call->inode, &name, &answer);
+		pthread_mutex_unlock(&m->lock);
+		target = &answer.nodes[NODE_TARGET];
+		if (call->reply.eof && target->instance && answer.child)
+			(void)read_keep(m, answer.child, target->item.change, 0, call->data);
+	}
+	prefetch_ended(m, call->unit, target != NULL,
+		       target && target->instance ? answer.child : NULL);
+	if (target)
+		answer_done(m, &answer);
+	call_destroy(m, call);
+}
+
+static void lookup_message(struct call *call, const char *name)
+{
+	call->message.lookup.directory = call->inode->handle;
+	call->message.lookup.name = call_name(call, 0, name);
+	call->message.lookup.data_bytes_max = SMALL_FILE_BYTES_MAX;
+}
+
+bool lookup_fetch(struct mount *m, struct inode *directory, const char *name,
+		  const struct credential *credential, struct prefetch_unit *unit)
+{
+	struct call *call = call_new(m, NULL, MESSAGE_lookup);
+
+	if (!call)
+		return false;
+	call->ahead = true;
+	call->unit = unit;
+	call->ends_when_away = true;
+	call_limit(call);
+	call->message.common.credential = *credential;
+	call_set_inode(m, call, directory);
+	lookup_message(call, name);
+	call_send(m, call, lookup_fetched);
+	return true;
 }
 
 /* True when the lookup was answered from memory. */
@@ -128,7 +180,7 @@ static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent
 	token = mount_reply_begin(m);
 	if (child) {
 		entry_fill(m, child, attributes, &entry);
-		sweep_looked_up(&m->sweep, parent, child->nodeid);
+		sweep_saw_lookup(&m->sweep, parent, child->nodeid);
 	}
 	entry.entry_timeout = name_validity(m, directory, slice_of(name), child);
 	pthread_mutex_unlock(&m->lock);
@@ -221,9 +273,7 @@ void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
 	if (!call)
 		return;
 	call_limit(call);
-	call->message.lookup.directory = call->inode->handle;
-	call->message.lookup.name = call_name(call, 0, name);
-	call->message.lookup.data_bytes_max = SMALL_FILE_BYTES_MAX;
+	lookup_message(call, name);
 	call_send(m, call, lookup_work);
 }
 

@@ -75,6 +75,14 @@ void op_releasedir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info 
 void op_fsyncdir(fuse_req_t request, fuse_ino_t nodeid, int data_only,
 		 struct fuse_file_info *info);
 
+/* For prefetch.h: a name, and a listing, that nobody waits for. Without the lock. False: not sent. */
+struct prefetch_unit;
+struct inode;
+bool lookup_fetch(struct mount *m, struct inode *directory, const char *name,
+		  const struct credential *credential, struct prefetch_unit *unit) MUST_CHECK;
+bool directory_fetch(struct mount *m, struct inode *inode, const struct credential *credential,
+		     struct prefetch_unit *unit) MUST_CHECK;
+
 /*
  * A call about the inode of `nodeid`, with a use. NULL: the request was answered (no memory, too
  * many in flight, an inode that we do not know).

@@ -7,6 +7,7 @@
 #include "fs/mount/memory.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/pages.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/write_back.h"
 
@@ -233,9 +234,11 @@ static void fetch_end(struct mount *m, struct call *call, int error)
 	pthread_mutex_lock(&m->lock);
 	fetch_unlink(call->inode, call);
 	reading = fetch_take(call);
-	if (call->ahead)
+	if (call->ahead && !call->unit)
 		m->ahead_count--;
 	pthread_mutex_unlock(&m->lock);
+	if (call->unit)
+		prefetch_ended(m, call->unit, error == 0, NULL);
 	call_destroy(m, call);
 	for (; reading; reading = next) {
 		next = reading->wait_next;
@@ -649,6 +652,7 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 		call->size = left > reading->size ? (size_t)left : reading->size;
 	}
 	fetch_message(call, reading);
+	prefetch_demand(m);
 	call->lock_file = reading->lock_file;
 	if (!call->lock_file) { /* it may fail for its descriptor alone: nobody joins it */
 		call->fetch_next = inode->fetches;
@@ -674,14 +678,15 @@ uint64_t read_fetched_to(const struct inode *inode, uint64_t offset)
 	return offset;
 }
 
-bool read_fetch_ahead(struct mount *m, struct inode *inode, const struct credential *credential,
-		      uint64_t offset, size_t size)
+bool read_fetch_for(struct mount *m, struct inode *inode, const struct credential *credential,
+		    uint64_t offset, size_t size, struct prefetch_unit *unit)
 {
 	struct call *call = call_new(m, NULL, MESSAGE_read);
 
 	if (!call)
 		return false;
 	call->ahead = true;
+	call->unit = unit;
 	call->ends_when_away = true;
 	call->deadline = instant_add(mount_now(), duration_ms(m->options->timeout));
 	call->message.common.credential = *credential;
@@ -691,10 +696,16 @@ bool read_fetch_ahead(struct mount *m, struct inode *inode, const struct credent
 	call->inode = inode;
 	call->fetch_next = inode->fetches;
 	inode->fetches = call;
-	m->ahead_count++;
+	m->ahead_count += !unit;
 	pthread_mutex_unlock(&m->lock);
 	call_send(m, call, fetch_work);
 	return true;
+}
+
+bool read_fetch_ahead(struct mount *m, struct inode *inode, const struct credential *credential,
+		      uint64_t offset, size_t size)
+{
+	return read_fetch_for(m, inode, credential, offset, size, NULL);
 }
 
 /* ---- from the cache ---- */
@@ -847,6 +858,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 {
 	struct reading *reading;
 	struct sequence *sequence;
+	struct access told;
 	struct ahead ahead;
 
 	memory_wait(m);
@@ -872,6 +884,14 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	if (reading->exclusive && file->mappable)
 		file->inode->mapped = true;
 	reading_begin(m, reading, file->inode);
+	told = (struct access){
+		.type = ACCESS_READ,
+		.reader = (uint64_t)(uintptr_t)file,
+		.size = file->inode->attributes.size,
+		.offset = offset,
+		.length = size,
+	};
+	prefetch_access(m, request, file->inode, &told);
 	pthread_mutex_unlock(&m->lock);
 	fuse_req_interrupt_func(request, on_interrupt, (void *)(uintptr_t)reading->id);
 	ahead_plan(m, file, sequence, offset, size, &ahead);

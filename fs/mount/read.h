@@ -34,6 +34,7 @@ struct open_file {
 	struct sequence sequence; /* of its own READs */
 };
 
+struct prefetch_unit;
 struct reading;
 
 /* `direct`: into the caller's memory, through no page of the kernel's. */
@@ -55,6 +56,9 @@ void read_release_slotless(struct mount *m);
  */
 bool read_fetch_ahead(struct mount *m, struct inode *inode, const struct credential *credential,
 		      uint64_t offset, size_t size) MUST_CHECK;
+/* The same for prefetch.h, which hears of its end. */
+bool read_fetch_for(struct mount *m, struct inode *inode, const struct credential *credential,
+		    uint64_t offset, size_t size, struct prefetch_unit *unit) MUST_CHECK;
 /* Where the fetches in flight that continue each other from `offset` on end. Under the lock. */
 uint64_t read_fetched_to(const struct inode *inode, uint64_t offset);
 

@@ -201,7 +201,7 @@ void reply_entry(struct mount *m, struct call *call, struct answer *answer, stru
 		entry_fill(m, answer->child, &answer->nodes[NODE_TARGET].item.attributes, &entry);
 		entry.entry_timeout = name_validity(m, call->inode, name, answer->child);
 		if (call->inode)
-			sweep_looked_up(&m->sweep, call->inode->nodeid, entry.ino);
+			sweep_saw_lookup(&m->sweep, call->inode->nodeid, entry.ino);
 		/* Of an answer to what makes a name the kernel takes the attributes even when they
 		   were invalidated meanwhile (it looks at versions for lookups only). */
 		if (call->modifying)

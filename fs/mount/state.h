@@ -76,6 +76,7 @@ struct notifier;
 struct session;
 struct locks;
 struct memory;
+struct prefetch;
 struct reading;
 struct open_file;
 
@@ -95,6 +96,7 @@ struct mount {
 	struct session *session;
 	struct locks *locks;
 	struct memory *memory; /* NULL: no limit */
+	struct prefetch *prefetch; /* NULL: --prefetch=off */
 	struct fuse_session *fuse;
 	int fuse_fd;
 	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works and may be used (--kernel-names, --small):

@@ -12,6 +12,7 @@
 #include "fs/mount/locks.h"
 #include "fs/mount/memory.h"
 #include "fs/mount/passthrough.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/seal.h"
 
 #define RANGES_TEXT_BYTES 4000 /* of an xattr's value: fits what getfattr asks for */
@@ -110,6 +111,36 @@ static json_t *section(json_t *into, const char *name)
 	return object;
 }
 
+static void prefetch_json(struct mount *m, json_t *into)
+{
+	static const char *const names[PREDICTOR_COUNT] = {
+#define X(name, text) [PREDICTOR_##name] = text,
+		PREDICTORS(X)
+#undef X
+	};
+	struct prefetch_counters c;
+
+	json_object_set_new(into, "on", json_boolean(prefetch_counters(m, &c)));
+	if (!m->prefetch)
+		return;
+	set(into, "waiting", c.waiting);
+	set(into, "sent", c.sent);
+	set(into, "dropped", c.dropped);
+	set(into, "bytes_in_flight", c.bytes);
+	set(into, "window", c.window);
+	for (unsigned i = 0; i < PREDICTOR_COUNT; i++) {
+		const struct ledger_counts *counts = &c.predictors[i];
+		json_t *object = section(into, names[i]);
+
+#define X(name, help)                                                                           \
+	set(object, #name, counts->name##_count);                                               \
+	set(object, #name "_bytes", counts->name##_bytes);
+		LEDGER_COUNTS(X)
+#undef X
+		set(object, "silenced", counts->silenced);
+	}
+}
+
 static char *status_json(struct mount *m)
 {
 	json_t *status = json_object(), *counters;
@@ -143,6 +174,7 @@ static char *status_json(struct mount *m)
 	lease_json(m, section(status, "leases"));
 	locks_json(m, section(status, "locks"));
 	transport_json(m, section(status, "transport"));
+	prefetch_json(m, section(status, "prefetch"));
 	counters = section(status, "counters");
 #define COUNTER_JSON(name, help)                                                                \
 	set(counters, #name, atomic_load_explicit(&m->counters.name, memory_order_relaxed));

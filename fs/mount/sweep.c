@@ -1,6 +1,6 @@
 #include "fs/mount/sweep.h"
 
-void sweep_looked_up(struct sweep *sweep, uint64_t directory, uint64_t file)
+void sweep_saw_lookup(struct sweep *sweep, uint64_t directory, uint64_t file)
 {
 	unsigned at = sweep->lookup_at;
 
@@ -42,12 +42,12 @@ static struct sweep_directory *directory_get(struct sweep *sweep, struct instant
 	return oldest;
 }
 
-void sweep_listed(struct sweep *sweep, struct instant now, uint64_t directory)
+void sweep_saw_listing(struct sweep *sweep, struct instant now, uint64_t directory)
 {
 	directory_get(sweep, now, directory)->listed = true;
 }
 
-bool sweep_opened(struct sweep *sweep, struct instant now, uint64_t file)
+bool sweep_saw_open(struct sweep *sweep, struct instant now, uint64_t file)
 {
 	uint64_t nodeid = directory_of(sweep, file);
 	struct sweep_directory *d = nodeid ? directory_get(sweep, now, nodeid) : NULL;

@@ -38,9 +38,9 @@ struct sweep {
 	} directories[SWEEP_DIRECTORIES];
 };
 
-void sweep_looked_up(struct sweep *sweep, uint64_t directory, uint64_t file);
-void sweep_listed(struct sweep *sweep, struct instant now, uint64_t directory);
+void sweep_saw_lookup(struct sweep *sweep, uint64_t directory, uint64_t file);
+void sweep_saw_listing(struct sweep *sweep, struct instant now, uint64_t directory);
 /* A file is opened to be read. True: its directory is being swept. */
-bool sweep_opened(struct sweep *sweep, struct instant now, uint64_t file);
+bool sweep_saw_open(struct sweep *sweep, struct instant now, uint64_t file);
 
 #endif

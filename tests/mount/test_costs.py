@@ -69,7 +69,7 @@ def test_a_small_cold_file_is_one_round_trip(w):
     os.mkdir(o.path_of("d"))
     for i in range(20):
         write_file(o.path_of("d", "f%d" % i), pattern(10240, i))
-    h = w.host("a")
+    h = w.host("a", "--prefetch", "off")
     os.stat(h / "d")  # a known directory
     for i in range(10):
         with Cost(h) as cost:
@@ -140,7 +140,7 @@ def test_readers_of_one_range_share_one_fetch(w):
     o = w.origin()
     data = pattern(1 << 20)
     write_file(o.path_of("f"), data)
-    h = w.slow_host("a", 100)
+    h = w.slow_host("a", 100, "--prefetch", "off")
     os.stat(h / "f")
     expect(os.path.getsize(h / "f"), len(data))
     fds = [os.open(h / "f", os.O_RDONLY) for _ in range(8)]

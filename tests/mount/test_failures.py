@@ -351,7 +351,7 @@ def test_disconnected_stale_serves_what_was_cached(w):
     os.mkdir(o.path_of("d"))
     for i in range(3):
         write_file(o.path_of("d", "f%d" % i), b"one")
-    a = w.host("a", "-o", "disconnected=stale,timeout=5s")
+    a = w.host("a", "-o", "disconnected=stale,timeout=5s,prefetch=off")
     fd = os.open(a / "d/f0", os.O_RDONLY)
     expect(os.pread(fd, 10, 0), b"one")
     expect(sorted(os.listdir(a / "d")), ["f0", "f1", "f2"])

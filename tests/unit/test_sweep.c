@@ -15,8 +15,8 @@ static void begin(void)
 static bool opened(uint64_t directory, uint64_t file)
 {
 	now = instant_add(now, (struct duration){ NS_PER_S });
-	sweep_looked_up(&sweep, directory, file);
-	return sweep_opened(&sweep, now, file);
+	sweep_saw_lookup(&sweep, directory, file);
+	return sweep_saw_open(&sweep, now, file);
 }
 
 START_TEST(the_fourth_file_in_a_row_is_a_sweep)
@@ -31,7 +31,7 @@ END_TEST
 
 START_TEST(of_a_listed_directory_the_second_file_is)
 {
-	sweep_listed(&sweep, now, 7);
+	sweep_saw_listing(&sweep, now, 7);
 	ck_assert(!opened(7, 101));
 	ck_assert(opened(7, 102));
 	ck_assert(!opened(8, 201));
@@ -41,7 +41,7 @@ END_TEST
 
 START_TEST(one_file_again_and_again_is_none)
 {
-	sweep_listed(&sweep, now, 7);
+	sweep_saw_listing(&sweep, now, 7);
 	for (unsigned i = 0; i < 20; i++)
 		ck_assert(!opened(7, 101));
 }
@@ -60,12 +60,12 @@ START_TEST(directories_that_are_swept_at_the_same_time_do_not_disturb_each_other
 {
 	for (uint64_t file = 1; file < 4; file++)
 		for (uint64_t directory = 1; directory <= SWEEP_DIRECTORIES; directory++) {
-			sweep_looked_up(&sweep, directory, directory * 100 + file);
-			ck_assert(!sweep_opened(&sweep, now, directory * 100 + file));
+			sweep_saw_lookup(&sweep, directory, directory * 100 + file);
+			ck_assert(!sweep_saw_open(&sweep, now, directory * 100 + file));
 		}
 	for (uint64_t directory = 1; directory <= SWEEP_DIRECTORIES; directory++) {
-		sweep_looked_up(&sweep, directory, directory * 100 + 50);
-		ck_assert(sweep_opened(&sweep, now, directory * 100 + 50));
+		sweep_saw_lookup(&sweep, directory, directory * 100 + 50);
+		ck_assert(sweep_saw_open(&sweep, now, directory * 100 + 50));
 	}
 	/* With more of them at a time each has to begin anew. */
 	ck_assert(!opened(1000, 1));
@@ -74,11 +74,11 @@ END_TEST
 
 START_TEST(a_file_that_was_looked_up_long_ago_is_of_no_directory)
 {
-	sweep_looked_up(&sweep, 7, 101);
+	sweep_saw_lookup(&sweep, 7, 101);
 	for (uint64_t i = 0; i < SWEEP_LOOKUPS; i++)
-		sweep_looked_up(&sweep, 8, 1000 + i);
-	sweep_listed(&sweep, now, 7);
-	ck_assert(!sweep_opened(&sweep, now, 101));
+		sweep_saw_lookup(&sweep, 8, 1000 + i);
+	sweep_saw_listing(&sweep, now, 7);
+	ck_assert(!sweep_saw_open(&sweep, now, 101));
 	ck_assert(!opened(7, 102));
 	/* By another name in another directory: where it was looked up last counts. */
 	ck_assert(!opened(8, 103));

@@ -1,0 +1,839 @@
+#include "fs/mount/prefetch.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "fs/mount/memory.h"
+#include "fs/mount/ops.h"
+#include "fs/mount/read.h"
+#include "fs/mount/session.h"
+#include "prefetch/predictors.h"
+#include "prefetch/scheduler.h"
+
+#define INTENTS_MAX 64u
+#define NAP_NS (300 * NS_PER_US) /* accesses come in bursts: the thread is not woken for each */
+#define NAPS 16u		 /* without anything to do, before it sleeps */
+#define LOOK_MS 50u		 /* wishes wait: may more be sent by now? */
+#define SCAN_MAX 512u		 /* entries of a listing that are looked at in one go */
+#define SMALL_UNIT (32u << 10)   /* what a listing or a name is counted as */
+#define SORTED_MAX 4u
+
+struct record {
+	struct access access;
+	uint64_t who;
+	char name[NAME_BYTES_MAX + 1];
+};
+
+struct prefetch_unit {
+	enum { UNIT_FREE, UNIT_SENT, UNIT_ENDED } state;
+	struct wish wish;     /* that it is for: of one file, or one listing */
+	bool resume;          /* and that is wished again when this is here */
+	bool listing;
+	uint64_t nodeid;      /* whose bytes or listing; 0: a name's */
+	uint64_t offset, length;
+	uint64_t bytes;       /* counted */
+	struct instant sent_at, ended_at;
+	bool arrived;
+	uint64_t child;       /* what the name led to */
+	uint32_t child_type;
+};
+
+/* The entries of a listing by name. */
+struct sorted {
+	struct listing *listing; /* referenced; NULL: none */
+	uint32_t *order;
+};
+
+struct prefetch {
+	struct mount *m;
+	pthread_t thread;
+	bool started;
+	pthread_mutex_t lock; /* last of all: nothing is taken under it; FUSE threads take it */
+	pthread_cond_t wake;
+	bool stop, sleeping;
+	struct record ring[PREFETCH_RING];
+	uint32_t first, count;
+	uint64_t dropped, sent;
+	uint32_t ended;
+	struct scheduler scheduler;
+	struct prefetch_unit units[PREFETCH_UNITS_MAX];
+	atomic_bool demand;
+
+	/* The thread's own; and the ledger, whose sums others look at, under a lock before that one. */
+	pthread_mutex_t ledger_lock;
+	struct ledger *ledger;
+	struct predictors *predictors;
+	struct intent intents[INTENTS_MAX];
+	struct sorted sorted[SORTED_MAX];
+	uint32_t sorted_at;
+};
+
+/* ---- what applications do ---- */
+
+static uint64_t who_of(uint32_t uid, uint32_t gid)
+{
+	return (uint64_t)uid << 32 | gid;
+}
+
+static struct credential credential_of(uint64_t who)
+{
+	return (struct credential){ .uid = (uint32_t)(who >> 32), .gid = (uint32_t)who };
+}
+
+static void tell(struct prefetch *p, const struct access *access, uint64_t who)
+{
+	struct record *record;
+
+	pthread_mutex_lock(&p->lock);
+	if (p->count == PREFETCH_RING || access->name.length > NAME_BYTES_MAX) {
+		p->dropped++;
+	} else {
+		record = &p->ring[(p->first + p->count++) % PREFETCH_RING];
+		record->access = *access;
+		record->who = who;
+		if (access->name.length)
+			memcpy(record->name, access->name.data, access->name.length);
+		record->access.name.data = (const uint8_t *)record->name;
+	}
+	if (p->sleeping)
+		pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+}
+
+/* What the inode itself says. Under the mount's lock. */
+static struct access complete(const struct inode *inode, const struct access *access)
+{
+	struct access told = *access;
+	const struct name_entry *name = inode ? inode->name : NULL;
+
+	told.at = mount_now();
+	if (!inode)
+		return told;
+	told.inode = inode->nodeid;
+	told.file_type = inode->type;
+	if (!told.directory && name)
+		told.directory = name->directory->nodeid;
+	if (!told.name.length && name)
+		told.name = (struct slice){ (const uint8_t *)name->name, name->length };
+	return told;
+}
+
+void prefetch_access(struct mount *m, fuse_req_t request, struct inode *inode,
+		     const struct access *access)
+{
+	const struct fuse_ctx *context = request ? fuse_req_ctx(request) : NULL;
+	struct access told;
+
+	if (!m->prefetch)
+		return;
+	told = complete(inode, access);
+	if (context && !told.reader)
+		told.reader = (uint64_t)context->pid;
+	tell(m->prefetch, &told, context ? who_of(context->uid, context->gid) : 0);
+}
+
+void prefetch_listed(struct mount *m, struct inode *directory, const struct listing *listing,
+		     const struct credential *credential)
+{
+	struct access access = { .type = ACCESS_LISTED };
+
+	if (!m->prefetch)
+		return;
+	for (uint32_t i = 0; i < listing->count; i++) {
+		access.files += S_ISREG(listing->entries[i].type);
+		access.directories += S_ISDIR(listing->entries[i].type);
+	}
+	access.directories -= access.directories >= 2 ? 2 : access.directories; /* "." and ".." */
+	access = complete(directory, &access);
+	tell(m->prefetch, &access, who_of(credential->uid, credential->gid));
+}
+
+void prefetch_demand(struct mount *m)
+{
+	if (m->prefetch)
+		atomic_store_explicit(&m->prefetch->demand, true, memory_order_relaxed);
+}
+
+/* ---- requests ---- */
+
+static struct prefetch_unit *unit_take(struct prefetch *p, const struct wish *wish)
+{
+	for (unsigned i = 0; i < PREFETCH_UNITS_MAX; i++) {
+		if (p->units[i].state == UNIT_FREE) {
+			p->units[i] = (struct prefetch_unit){ .state = UNIT_SENT, .wish = *wish };
+			return &p->units[i];
+		}
+	}
+	return NULL;
+}
+
+/* Counts it as sent, before it is: its end may come first. False: it cannot be. */
+static struct prefetch_unit *unit_begin(struct prefetch *p, const struct wish *wish, uint64_t bytes,
+					const struct ledger_item *item)
+{
+	struct prefetch_unit *unit;
+
+	pthread_mutex_lock(&p->ledger_lock);
+	pthread_mutex_lock(&p->lock);
+	unit = unit_take(p, wish);
+	if (unit) {
+		unit->bytes = bytes;
+		unit->sent_at = mount_now();
+		scheduler_sent(&p->scheduler, bytes);
+		p->sent++;
+		if (item) {
+			unit->nodeid = item->inode;
+			unit->offset = item->offset;
+			unit->length = item->length;
+			ledger_sent(p->ledger, item);
+		}
+	}
+	pthread_mutex_unlock(&p->lock);
+	pthread_mutex_unlock(&p->ledger_lock);
+	return unit;
+}
+
+void prefetch_ended(struct mount *m, struct prefetch_unit *unit, bool arrived,
+		    const struct inode *child)
+{
+	struct prefetch *p = m->prefetch;
+
+	pthread_mutex_lock(&p->lock);
+	unit->state = UNIT_ENDED;
+	unit->arrived = arrived;
+	unit->ended_at = mount_now();
+	if (child) {
+		unit->child = child->nodeid;
+		unit->child_type = child->type;
+	}
+	p->ended++;
+	if (p->sleeping)
+		pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+}
+
+/* Goes on from what has come. Under both locks. */
+static void unit_end(struct prefetch *p, struct prefetch_unit *unit)
+{
+	struct intent *intent = &unit->wish.intent;
+
+	scheduler_ended(&p->scheduler, unit->ended_at, unit->sent_at, unit->bytes,
+			unit->arrived ? unit->bytes : 0);
+	if (unit->nodeid)
+		ledger_arrived(p->ledger, unit->nodeid, unit->offset, unit->length, !unit->arrived);
+	unit->state = UNIT_FREE;
+	if (!unit->arrived)
+		return;
+	if (unit->resume) {
+		scheduler_add(&p->scheduler, intent, unit->wish.class, unit->wish.who);
+	} else if (unit->child && S_ISREG(unit->child_type) && intent->type == INTENT_FILE) {
+		intent->type = INTENT_RANGE;
+		intent->inode = unit->child;
+		intent->offset = 0;
+		scheduler_add(&p->scheduler, intent, unit->wish.class, unit->wish.who);
+	} else if (unit->child && S_ISDIR(unit->child_type) && intent->type == INTENT_LISTS) {
+		intent->type = INTENT_LIST;
+		intent->inode = unit->child;
+		scheduler_add(&p->scheduler, intent, unit->wish.class, unit->wish.who);
+	}
+}
+
+/* ---- from wishes to requests ---- */
+
+enum progress {
+	PROGRESS_OVER,	/* nothing is left of the wish */
+	PROGRESS_SENT,	/* something was sent; the wish may have more */
+	PROGRESS_AGAIN, /* nothing was sent, and the wish may have more */
+	PROGRESS_FULL,	/* nothing can be sent now */
+};
+
+static struct ledger_item item_of(const struct wish *wish, uint64_t nodeid, uint64_t offset,
+				  uint64_t length)
+{
+	return (struct ledger_item){
+		.predictor = wish->intent.predictor,
+		.scope = intent_scope(&wish->intent),
+		.inode = nodeid,
+		.offset = offset,
+		.length = length,
+		.distance = wish->intent.distance,
+	};
+}
+
+/* With a use; NULL: it is not known any more. */
+static struct inode *use(struct mount *m, uint64_t nodeid)
+{
+	struct inode *inode;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode)
+		inode_use(m, inode);
+	pthread_mutex_unlock(&m->lock);
+	return inode;
+}
+
+static void unuse(struct mount *m, struct inode *inode)
+{
+	pthread_mutex_lock(&m->lock);
+	inode_unuse(m, inode);
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* The first gap in [*start, end) that nobody fetches, up to where a multiple of BULK_BYTES_MAX is; it is
+   moved to there. False: there is none. Without the lock. */
+static bool gap(struct mount *m, struct inode *inode, uint64_t *start, uint64_t end,
+		uint64_t *ret_size)
+{
+	struct cache_file *file = read_cache_file(m, inode);
+	uint64_t to, gap_start, gap_end;
+	struct change change;
+	bool may;
+
+	while (file && *start < end) {
+		pthread_mutex_lock(&m->lock);
+		may = inode_lease(m, inode, mount_now(), &change) != 0 && !inode->no_ahead;
+		*start = read_fetched_to(inode, *start);
+		pthread_mutex_unlock(&m->lock);
+		to = (*start / BULK_BYTES_MAX + 1) * BULK_BYTES_MAX;
+		if (to > end)
+			to = end;
+		if (!may || *start >= to)
+			return false;
+		if (!cache_file_gap(file, change, *start, to, &gap_start, &gap_end)) {
+			*start = to;
+		} else if (gap_start > *start) {
+			*start = gap_start;
+		} else {
+			*ret_size = gap_end - *start;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Bytes of a file, from [offset + position of the wish) on. */
+static enum progress range(struct prefetch *p, struct wish *wish, struct inode *inode)
+{
+	struct mount *m = p->m;
+	struct credential credential = credential_of(wish->who);
+	uint64_t start = wish->intent.offset + wish->position, end, size = 0;
+	const struct attributes *attributes;
+	struct prefetch_unit *unit;
+	struct ledger_item item;
+	bool known;
+
+	end = wish->intent.length > UINT64_MAX - wish->intent.offset ?
+		      UINT64_MAX :
+		      wish->intent.offset + wish->intent.length;
+	pthread_mutex_lock(&m->lock);
+	attributes = inode_attributes(m, inode, mount_now());
+	known = S_ISREG(inode->type) && attributes && inode_lease(m, inode, mount_now(), NULL);
+	if (known && attributes->size < end)
+		end = attributes->size;
+	pthread_mutex_unlock(&m->lock);
+	if (!known || !gap(m, inode, &start, end, &size))
+		return PROGRESS_OVER;
+	item = item_of(wish, inode->nodeid, start, size);
+	unit = unit_begin(p, wish, size, &item);
+	if (!unit)
+		return PROGRESS_FULL;
+	if (!read_fetch_for(m, inode, &credential, start, size, unit)) {
+		prefetch_ended(m, unit, false, NULL);
+		return PROGRESS_OVER;
+	}
+	wish->position = start + size - wish->intent.offset;
+	return start + size < end ? PROGRESS_SENT : PROGRESS_OVER;
+}
+
+/* Its listing; `resume`: the wish needs it, and comes back. */
+static enum progress list(struct prefetch *p, struct wish *wish, struct inode *directory, bool resume)
+{
+	struct mount *m = p->m;
+	struct credential credential = credential_of(wish->who);
+	struct prefetch_unit *unit;
+	struct ledger_item item;
+	uint64_t instance;
+	bool full, here;
+
+	pthread_mutex_lock(&m->lock);
+	instance = inode_lease(m, directory, mount_now(), NULL);
+	here = instance && directory->listing && directory->listing->instance == instance;
+	if (here)
+		prefetch_listed(m, directory, directory->listing, &credential);
+	full = m->inodes->count > PREFETCH_INODES_MAX;
+	pthread_mutex_unlock(&m->lock);
+	if (here || full || !S_ISDIR(directory->type))
+		return PROGRESS_OVER;
+	item = item_of(wish, directory->nodeid, LEDGER_LISTING, SMALL_UNIT);
+	unit = unit_begin(p, wish, SMALL_UNIT, &item);
+	if (!unit)
+		return PROGRESS_FULL;
+	unit->resume = resume;
+	if (!directory_fetch(m, directory, &credential, unit))
+		prefetch_ended(m, unit, false, NULL);
+	return PROGRESS_OVER;
+}
+
+/* A name that is not known: with it come the bytes of a small file. */
+static enum progress look_up(struct prefetch *p, struct wish *wish, struct inode *directory,
+			     const char *name)
+{
+	struct credential credential = credential_of(wish->who);
+	struct prefetch_unit *unit = unit_begin(p, wish, SMALL_UNIT, NULL);
+
+	if (!unit)
+		return PROGRESS_FULL;
+	if (unit->wish.intent.type == INTENT_FILES)
+		unit->wish.intent.type = INTENT_FILE;
+	if (!lookup_fetch(p->m, directory, name, &credential, unit))
+		prefetch_ended(p->m, unit, false, NULL);
+	return PROGRESS_SENT;
+}
+
+static enum progress named_file(struct prefetch *p, struct wish *wish, struct inode *directory)
+{
+	struct mount *m = p->m;
+	char name[NAME_BYTES_MAX + 1];
+	struct inode *child = NULL;
+	bool known, absent;
+
+	memcpy(name, wish->intent.name, wish->intent.name_length);
+	name[wish->intent.name_length] = '\0';
+	pthread_mutex_lock(&m->lock);
+	known = inode_name_find(m, directory, slice_of(name), mount_now(), &child);
+	absent = known && !child;
+	if (child && inode_attributes(m, child, mount_now())) {
+		wish->intent.type = INTENT_RANGE;
+		wish->intent.inode = child->nodeid;
+		wish->intent.offset = 0;
+	} else {
+		known = false;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (absent)
+		return PROGRESS_OVER;
+	if (known)
+		return PROGRESS_AGAIN;
+	return look_up(p, wish, directory, name) == PROGRESS_FULL ? PROGRESS_FULL : PROGRESS_OVER;
+}
+
+/* ---- wishes for what is behind a name in a listing ---- */
+
+static int compare_entries(const void *a, const void *b, void *context)
+{
+	const struct listing *listing = context;
+	const struct listing_entry *x = &listing->entries[*(const uint32_t *)a];
+	const struct listing_entry *y = &listing->entries[*(const uint32_t *)b];
+	size_t shorter = x->name_length < y->name_length ? x->name_length : y->name_length;
+	int order = memcmp(listing->names + x->name_at, listing->names + y->name_at, shorter);
+
+	return order ? order : (int)x->name_length - (int)y->name_length;
+}
+
+/* The order of the names; NULL: no memory. The listing is referenced. */
+static const uint32_t *sorted(struct prefetch *p, struct listing *listing)
+{
+	struct sorted *place;
+	struct listing *old;
+
+	for (unsigned i = 0; i < SORTED_MAX; i++)
+		if (p->sorted[i].listing == listing)
+			return p->sorted[i].order;
+	place = &p->sorted[p->sorted_at++ % SORTED_MAX];
+	old = place->listing;
+	place->listing = NULL;
+	free(place->order);
+	place->order = malloc((listing->count + 1) * sizeof(*place->order));
+	pthread_mutex_lock(&p->m->lock);
+	listing_unref(old);
+	if (place->order)
+		place->listing = listing_ref(listing);
+	pthread_mutex_unlock(&p->m->lock);
+	if (!place->order)
+		return NULL;
+	for (uint32_t i = 0; i < listing->count; i++)
+		place->order[i] = i;
+	qsort_r(place->order, listing->count, sizeof(*place->order), compare_entries, listing);
+	return place->order;
+}
+
+static bool is_dots(const struct listing *listing, const struct listing_entry *e)
+{
+	const char *name = listing->names + e->name_at;
+
+	return name[0] == '.' && (e->name_length == 1 || (e->name_length == 2 && name[1] == '.'));
+}
+
+/* Index behind the wish's name. */
+static uint64_t behind_name(const struct listing *listing, const uint32_t *order,
+			    const struct intent *intent)
+{
+	if (intent->name_length == 0)
+		return 0;
+	for (uint64_t i = 0; i < listing->count; i++) {
+		const struct listing_entry *e = &listing->entries[order ? order[i] : i];
+
+		if (e->name_length == intent->name_length &&
+		    memcmp(listing->names + e->name_at, intent->name, e->name_length) == 0)
+			return i + 1;
+	}
+	return listing->count;
+}
+
+/* One entry: what is to be had of it becomes a wish of its own, which goes first. */
+static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *directory,
+			   const struct listing *listing, const struct listing_entry *e)
+{
+	struct mount *m = p->m;
+	struct intent one = wish->intent;
+	char name[NAME_BYTES_MAX + 1];
+	struct inode *child = NULL;
+
+	pthread_mutex_lock(&m->lock);
+	if (e->handle.length)
+		child = inode_find(m, &e->handle);
+	if (child && !inode_attributes(m, child, mount_now()))
+		child = NULL;
+	one.inode = child ? child->nodeid : 0;
+	pthread_mutex_unlock(&m->lock);
+	if (!one.inode) {
+		memcpy(name, listing->names + e->name_at, e->name_length);
+		name[e->name_length] = '\0';
+		return look_up(p, wish, directory, name);
+	}
+	one.type = wish->intent.type == INTENT_FILES ? INTENT_RANGE : INTENT_LIST;
+	one.offset = 0;
+	pthread_mutex_lock(&p->lock);
+	scheduler_add(&p->scheduler, &one, wish->class, wish->who);
+	pthread_mutex_unlock(&p->lock);
+	return PROGRESS_AGAIN;
+}
+
+static enum progress entries(struct prefetch *p, struct wish *wish, struct inode *directory,
+			     struct listing *listing)
+{
+	const uint32_t *order = wish->intent.sorted ? sorted(p, listing) : NULL;
+	uint32_t type = wish->intent.type == INTENT_FILES ? S_IFREG : S_IFDIR;
+	enum progress progress = PROGRESS_AGAIN;
+	unsigned looked = 0;
+
+	if (wish->intent.sorted && !order)
+		return PROGRESS_OVER;
+	if (wish->position == 0)
+		wish->position = 1 + behind_name(listing, order, &wish->intent);
+	while (wish->intent.count > 0 && wish->position <= listing->count && looked++ < SCAN_MAX) {
+		uint64_t at = wish->position - 1;
+		const struct listing_entry *e = &listing->entries[order ? order[at] : at];
+
+		if ((e->type & S_IFMT) == type && !is_dots(listing, e)) {
+			progress = entry(p, wish, directory, listing, e);
+			if (progress == PROGRESS_FULL)
+				return progress;
+			wish->intent.count--;
+			wish->intent.distance++;
+			wish->position++;
+			break;
+		}
+		wish->position++;
+	}
+	return wish->intent.count == 0 || wish->position > listing->count ? PROGRESS_OVER : progress;
+}
+
+static enum progress behind(struct prefetch *p, struct wish *wish, struct inode *directory)
+{
+	struct mount *m = p->m;
+	struct listing *listing = NULL;
+	enum progress progress;
+	uint64_t instance;
+
+	pthread_mutex_lock(&m->lock);
+	instance = inode_lease(m, directory, mount_now(), NULL);
+	if (instance && directory->listing && directory->listing->instance == instance)
+		listing = listing_ref(directory->listing);
+	pthread_mutex_unlock(&m->lock);
+	if (!listing)
+		return list(p, wish, directory, true);
+	progress = entries(p, wish, directory, listing);
+	pthread_mutex_lock(&m->lock);
+	listing_unref(listing);
+	pthread_mutex_unlock(&m->lock);
+	return progress;
+}
+
+/*
+ * Whether it may come into the cache at all. Of a full one only what is read next is let in, and goes again
+ * soon: what may be read at some time would only make that go which was read (policy.h).
+ */
+static bool has_room(struct prefetch *p, const struct wish *wish)
+{
+	bool some_time = wish->intent.predictor == PREDICTOR_SWEEP ||
+			 wish->intent.predictor == PREDICTOR_EPOCH;
+
+	return wish->class != WISH_GUESS || !some_time ||
+	       cache_room(p->m->cache) > p->scheduler.bytes;
+}
+
+static enum progress go_on(struct prefetch *p, struct wish *wish)
+{
+	const struct intent *intent = &wish->intent;
+	bool in = intent->type == INTENT_RANGE || intent->type == INTENT_LIST;
+	struct inode *inode = use(p->m, in ? intent->inode : intent->directory);
+	enum progress progress = PROGRESS_OVER;
+
+	if (!inode)
+		return PROGRESS_OVER;
+	if (!has_room(p, wish)) {
+		unuse(p->m, inode);
+		return PROGRESS_OVER;
+	}
+	switch (intent->type) {
+	case INTENT_RANGE:
+		progress = range(p, wish, inode);
+		break;
+	case INTENT_FILE:
+		progress = named_file(p, wish, inode);
+		break;
+	case INTENT_LIST:
+		progress = list(p, wish, inode, false);
+		break;
+	case INTENT_FILES:
+	case INTENT_LISTS:
+		progress = behind(p, wish, inode);
+		break;
+	}
+	unuse(p->m, inode);
+	return progress;
+}
+
+/* Sends what may be sent now. True: there was something to do. */
+static bool dispatch(struct prefetch *p)
+{
+	enum progress progress = PROGRESS_AGAIN;
+	bool busy = false;
+
+	while (progress != PROGRESS_FULL && !memory_is_short(p->m)) {
+		struct wish *next, wish;
+
+		pthread_mutex_lock(&p->lock);
+		next = !p->stop && scheduler_may(&p->scheduler, mount_now(), SMALL_UNIT) ?
+			       scheduler_next(&p->scheduler) :
+			       NULL;
+		if (next)
+			wish = *next;
+		pthread_mutex_unlock(&p->lock);
+		if (!next)
+			break;
+		busy = true;
+		progress = go_on(p, &wish);
+		pthread_mutex_lock(&p->lock);
+		/* It may have made room for another one. */
+		if (next->order == wish.order && progress == PROGRESS_OVER)
+			scheduler_remove(&p->scheduler, next);
+		else if (next->order == wish.order)
+			*next = wish;
+		pthread_mutex_unlock(&p->lock);
+	}
+	return busy;
+}
+
+/* ---- the thread ---- */
+
+static void hear(struct prefetch *p, const struct record *record)
+{
+	struct intents intents = { .items = p->intents, .capacity = INTENTS_MAX };
+	const struct access *access = &record->access;
+
+	pthread_mutex_lock(&p->ledger_lock);
+	if (access->type == ACCESS_READ)
+		ledger_read(p->ledger, access->inode, access->offset, access->length);
+	else if (access->type == ACCESS_LIST)
+		ledger_read(p->ledger, access->inode, LEDGER_LISTING, 0);
+	predictors_access(p->predictors, access, &intents);
+	pthread_mutex_unlock(&p->ledger_lock);
+	if (intents.count == 0)
+		return;
+	pthread_mutex_lock(&p->lock);
+	for (uint32_t i = 0; i < intents.count; i++)
+		/* What follows a reader is fetched where it reads (ahead.h). */
+		if (intents.items[i].predictor != PREDICTOR_SEQUENTIAL)
+			scheduler_add(&p->scheduler, &intents.items[i], WISH_GUESS, record->who);
+	pthread_mutex_unlock(&p->lock);
+}
+
+/* Looks at what came meanwhile. True: there was something. */
+static bool look(struct prefetch *p)
+{
+	struct record record;
+	bool busy = false;
+
+	pthread_mutex_lock(&p->ledger_lock);
+	pthread_mutex_lock(&p->lock);
+	if (atomic_exchange_explicit(&p->demand, false, memory_order_relaxed))
+		scheduler_demand(&p->scheduler, mount_now());
+	for (unsigned i = 0; p->ended > 0 && i < PREFETCH_UNITS_MAX; i++) {
+		if (p->units[i].state == UNIT_ENDED) {
+			unit_end(p, &p->units[i]);
+			p->ended--;
+			busy = true;
+		}
+	}
+	pthread_mutex_unlock(&p->ledger_lock);
+	while (p->count > 0 && !p->stop) {
+		record = p->ring[p->first];
+		record.access.name.data = (const uint8_t *)record.name;
+		p->first = (p->first + 1) % PREFETCH_RING;
+		p->count--;
+		pthread_mutex_unlock(&p->lock);
+		hear(p, &record);
+		busy = true;
+		pthread_mutex_lock(&p->lock);
+	}
+	pthread_mutex_unlock(&p->lock);
+	return busy;
+}
+
+static void rest(struct prefetch *p)
+{
+	struct timespec until;
+
+	pthread_mutex_lock(&p->lock);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += LOOK_MS * (long)NS_PER_MS;
+	if (until.tv_nsec >= (long)NS_PER_S) {
+		until.tv_nsec -= (long)NS_PER_S;
+		until.tv_sec++;
+	}
+	p->sleeping = true;
+	if (!p->stop && p->count == 0 && p->ended == 0) {
+		if (scheduler_waiting(&p->scheduler) > 0)
+			pthread_cond_timedwait(&p->wake, &p->lock, &until);
+		else
+			pthread_cond_wait(&p->wake, &p->lock);
+	}
+	p->sleeping = false;
+	pthread_mutex_unlock(&p->lock);
+}
+
+static void *thread(void *context)
+{
+	const struct timespec nap = { .tv_nsec = NAP_NS };
+	struct prefetch *p = context;
+	unsigned naps = 0;
+	bool stop = false;
+
+	while (!stop) {
+		bool busy = look(p);
+
+		busy |= dispatch(p);
+		naps = busy ? 0 : naps + 1;
+		if (naps < NAPS) {
+			nanosleep(&nap, NULL);
+		} else {
+			rest(p);
+			naps = 0;
+		}
+		pthread_mutex_lock(&p->lock);
+		stop = p->stop;
+		pthread_mutex_unlock(&p->lock);
+	}
+	return NULL;
+}
+
+/* ---- its life ---- */
+
+int prefetch_start(struct mount *m)
+{
+	struct predictors_config config = { 0 };
+	struct prefetch *p;
+	pthread_condattr_t attr;
+	int r;
+
+	if (m->options->prefetch && strcmp(m->options->prefetch, "off") == 0)
+		return 0;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	p->m = m;
+	p->scheduler.bytes_max = PREFETCH_BYTES_MAX;
+	p->scheduler.count_max = PREFETCH_UNITS_MAX;
+	r = ledger_create(0, &session_allocator, &p->ledger);
+	config.ledger = p->ledger;
+	if (r == 0)
+		r = predictors_create(&config, &session_allocator, &p->predictors);
+	if (r < 0) {
+		ledger_destroy(p->ledger);
+		free(p);
+		return r;
+	}
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_mutex_init(&p->ledger_lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&p->wake, &attr);
+	pthread_condattr_destroy(&attr);
+	m->prefetch = p;
+	r = pthread_create(&p->thread, NULL, thread, p);
+	p->started = r == 0;
+	return -r;
+}
+
+void prefetch_stop(struct mount *m)
+{
+	struct prefetch *p = m->prefetch;
+
+	if (!p || !p->started)
+		return;
+	pthread_mutex_lock(&p->lock);
+	p->stop = true;
+	pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+	pthread_join(p->thread, NULL);
+	p->started = false;
+	for (unsigned i = 0; i < SORTED_MAX; i++) {
+		pthread_mutex_lock(&m->lock);
+		listing_unref(p->sorted[i].listing);
+		pthread_mutex_unlock(&m->lock);
+		free(p->sorted[i].order);
+		p->sorted[i] = (struct sorted){ NULL, NULL };
+	}
+}
+
+void prefetch_free(struct mount *m)
+{
+	struct prefetch *p = m->prefetch;
+
+	if (!p)
+		return;
+	m->prefetch = NULL;
+	predictors_destroy(p->predictors);
+	ledger_destroy(p->ledger);
+	pthread_cond_destroy(&p->wake);
+	pthread_mutex_destroy(&p->lock);
+	pthread_mutex_destroy(&p->ledger_lock);
+	free(p);
+}
+
+bool prefetch_counters(struct mount *m, struct prefetch_counters *ret_counters)
+{
+	struct prefetch *p = m->prefetch;
+
+	if (!p)
+		return false;
+	pthread_mutex_lock(&p->ledger_lock);
+	pthread_mutex_lock(&p->lock);
+	*ret_counters = (struct prefetch_counters){
+		.waiting = scheduler_waiting(&p->scheduler),
+		.sent = p->sent,
+		.dropped = p->dropped + p->scheduler.dropped,
+		.bytes = p->scheduler.bytes,
+		.window = scheduler_window(&p->scheduler),
+	};
+	for (unsigned i = 0; i < PREDICTOR_COUNT; i++)
+		ledger_counts(p->ledger, i, &ret_counters->predictors[i]);
+	pthread_mutex_unlock(&p->lock);
+	pthread_mutex_unlock(&p->ledger_lock);
+	return true;
+}

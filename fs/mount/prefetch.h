@@ -1,0 +1,62 @@
+/*
+ * prefetch.h - what will be read next is fetched before it is asked for (--prefetch).
+ *
+ * FUSE threads tell what applications do (a copy into a bounded ring, and dropped when that is full). One
+ * thread of the mount takes it from there: the ledger and the predictors hear of it (prefetch/), their
+ * wishes go to the scheduler, and what that lets through is sent: ranges, names with the bytes of small
+ * files, listings with attributes. Each is a call like one of an application's, under the same
+ * rules for leases, but that nobody waits for it; so what is fetched is as coherent as what was read, and
+ * a recall on its way makes it void. On behalf of the user and group whose access made it a wish.
+ *
+ * Nothing here is waited for: not by applications, not at the end of a mount.
+ */
+#ifndef FS_MOUNT_PREFETCH_H
+#define FS_MOUNT_PREFETCH_H
+
+#include "fs/mount/inode.h"
+#include "fs/mount/state.h"
+#include "prefetch/access.h"
+#include "prefetch/ledger.h"
+
+struct prefetch;
+struct prefetch_unit;
+
+#define PREFETCH_UNITS_MAX 64u			    /* requests under way */
+#define PREFETCH_BYTES_MAX (UINT64_C(32) << 20)	    /* of them */
+#define PREFETCH_RING	   2048u		    /* accesses that were not looked at yet */
+#define PREFETCH_INODES_MAX (INODE_IDLE_COUNT_MAX / 2) /* known: more are not listed on a guess */
+
+/* Begins, unless --prefetch=off. 0 or -errno. */
+int prefetch_start(struct mount *m) MUST_CHECK;
+/* No further request is sent. */
+void prefetch_stop(struct mount *m);
+/* When no call is left. */
+void prefetch_free(struct mount *m);
+
+/*
+ * An application did that, on behalf of `request` (NULL: nobody's). Also under the lock; cheap. Which
+ * inode: `inode` fills in the ids and, where the access has none, name and type.
+ */
+void prefetch_access(struct mount *m, fuse_req_t request, struct inode *inode,
+		     const struct access *access);
+/* A whole listing was taken in, whoever wanted it, on behalf of that user. Under the lock. */
+void prefetch_listed(struct mount *m, struct inode *directory, const struct listing *listing,
+		     const struct credential *credential);
+/* An application waits for the origin. Any thread. */
+void prefetch_demand(struct mount *m);
+
+/* A request is over. `child`: what a name led to; NULL: nothing, or it was none. Without the lock. */
+void prefetch_ended(struct mount *m, struct prefetch_unit *unit, bool arrived,
+		    const struct inode *child);
+
+struct prefetch_counters {
+	uint64_t waiting; /* wishes */
+	uint64_t sent;    /* requests */
+	uint64_t dropped; /* accesses and wishes for which there was no room */
+	uint64_t bytes, window; /* under way; allowed while there is demand */
+	struct ledger_counts predictors[PREDICTOR_COUNT];
+};
+/* False: there is none. */
+bool prefetch_counters(struct mount *m, struct prefetch_counters *ret_counters);
+
+#endif

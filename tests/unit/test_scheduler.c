@@ -1,0 +1,178 @@
+/* Wishes in, the order in which they go out, and how much is under way. */
+#include "unit.h"
+
+#include "prefetch/scheduler.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+static struct scheduler s;
+static struct instant now;
+
+static void begin(void)
+{
+	s = (struct scheduler){ .bytes_max = 32 * MIB, .count_max = 64 };
+	now = (struct instant){ 100 * NS_PER_S };
+}
+
+static void add(uint64_t inode, enum wish_class class, uint32_t distance)
+{
+	const struct intent intent = {
+		.type = INTENT_RANGE, .inode = inode, .length = MIB, .distance = distance
+	};
+
+	scheduler_add(&s, &intent, class, 0);
+}
+
+static uint64_t take(void)
+{
+	struct wish *wish = scheduler_next(&s);
+	uint64_t inode = wish ? wish->intent.inode : 0;
+
+	if (wish)
+		scheduler_remove(&s, wish);
+	return inode;
+}
+
+START_TEST(by_class_then_the_nearest_then_the_first)
+{
+	begin();
+	add(1, WISH_GUESS, 5);
+	add(2, WISH_GUESS, 1);
+	add(3, WISH_GUESS, 1);
+	add(4, WISH_ASKED, 9);
+	add(5, WISH_POLICY, 0);
+	ck_assert_uint_eq(scheduler_waiting(&s), 5);
+	ck_assert_uint_eq(take(), 4);
+	ck_assert_uint_eq(take(), 5);
+	ck_assert_uint_eq(take(), 2);
+	ck_assert_uint_eq(take(), 3);
+	ck_assert_uint_eq(take(), 1);
+	ck_assert_uint_eq(take(), 0);
+}
+END_TEST
+
+START_TEST(a_wish_waits_once)
+{
+	begin();
+	add(1, WISH_GUESS, 5);
+	add(1, WISH_GUESS, 2);
+	ck_assert_uint_eq(scheduler_waiting(&s), 1);
+	add(1, WISH_ASKED, 2);
+	ck_assert_uint_eq(scheduler_waiting(&s), 2);
+}
+END_TEST
+
+START_TEST(when_it_is_full_the_furthest_goes)
+{
+	begin();
+	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
+		add(i + 1, WISH_GUESS, 10 + i);
+	add(9000, WISH_GUESS, 100000);
+	ck_assert_uint_eq(s.dropped, 1);
+	add(9001, WISH_ASKED, 100000);
+	ck_assert_uint_eq(s.dropped, 2);
+	ck_assert_uint_eq(scheduler_waiting(&s), SCHEDULER_WISHES_MAX);
+	ck_assert_uint_eq(take(), 9001);
+	ck_assert_uint_eq(take(), 1);
+	for (unsigned i = 2; i < SCHEDULER_WISHES_MAX; i++)
+		ck_assert_uint_eq(take(), i);
+	ck_assert_uint_eq(take(), 0);
+}
+END_TEST
+
+START_TEST(what_is_cancelled_is_not_wanted_any_more)
+{
+	begin();
+	add(1, WISH_GUESS, 1);
+	add(2, WISH_GUESS, 2);
+	scheduler_cancel(&s, 1);
+	ck_assert_uint_eq(take(), 2);
+	ck_assert_uint_eq(take(), 0);
+}
+END_TEST
+
+START_TEST(without_demand_there_are_hard_limits)
+{
+	begin();
+	for (unsigned i = 0; i < 32; i++) {
+		ck_assert(scheduler_may(&s, now, MIB));
+		scheduler_sent(&s, MIB);
+	}
+	ck_assert(!scheduler_may(&s, now, MIB));
+	scheduler_ended(&s, now, now, MIB, 0);
+	ck_assert(scheduler_may(&s, now, MIB));
+	while (s.count < 64)
+		scheduler_sent(&s, 1);
+	ck_assert(!scheduler_may(&s, now, 1));
+}
+END_TEST
+
+/* A link of 100 MB/s and 20 ms for 30 seconds: 2 MB are under way on it. The largest window of the last
+   ten, and what arrived in these. */
+static uint64_t settle(uint64_t *ret_arrived)
+{
+	struct {
+		struct instant sent;
+	} flight[64];
+	unsigned first = 0, last = 0, last_20 = 0;
+	struct instant busy = now;
+	uint64_t most = 0;
+
+	for (unsigned step = 0; step < 120000; step++) {
+		now = instant_add(now, (struct duration){ NS_PER_MS / 4 });
+		scheduler_demand(&s, now);
+		while (last - first < 64 && scheduler_may(&s, now, 128 << 10)) {
+			scheduler_sent(&s, 128 << 10);
+			flight[last++ % 64].sent = now;
+		}
+		while (first < last) {
+			struct instant sent = flight[first % 64].sent;
+			struct instant free = instant_before(busy, sent) ? sent : busy;
+			struct instant end = instant_add(free, (struct duration){ 1310720 });
+
+			if (instant_before(now, instant_add(end, (struct duration){ 20 * NS_PER_MS })))
+				break;
+			busy = end;
+			scheduler_ended(&s, now, sent, 128 << 10, 128 << 10);
+			first++;
+		}
+		if (step == 80000)
+			last_20 = first;
+		if (step >= 80000 && scheduler_window(&s) > most)
+			most = scheduler_window(&s);
+	}
+	*ret_arrived = (uint64_t)(first - last_20) * (128 << 10);
+	return most;
+}
+
+START_TEST(with_demand_as_much_as_keeps_the_link_busy)
+{
+	uint64_t window, arrived;
+
+	begin();
+	scheduler_demand(&s, now);
+	ck_assert_uint_eq(scheduler_window(&s), SCHEDULER_BYTES_MIN);
+	window = settle(&arrived);
+	ck_assert_uint_ge(window, 2 * MIB);
+	ck_assert_uint_le(window, 6 * MIB);
+	ck_assert_uint_ge(arrived, 900 * MIB);
+	/* When nobody waits any more it is all there for prefetch. */
+	now = instant_add(now, SCHEDULER_DEMAND);
+	ck_assert(scheduler_may(&s, now, 16 * MIB));
+}
+END_TEST
+
+static TCase *scheduler_case(void)
+{
+	TCase *tcase = tcase_create("scheduler");
+
+	tcase_add_test(tcase, by_class_then_the_nearest_then_the_first);
+	tcase_add_test(tcase, a_wish_waits_once);
+	tcase_add_test(tcase, when_it_is_full_the_furthest_goes);
+	tcase_add_test(tcase, what_is_cancelled_is_not_wanted_any_more);
+	tcase_add_test(tcase, without_demand_there_are_hard_limits);
+	tcase_add_test(tcase, with_demand_as_much_as_keeps_the_link_busy);
+	return tcase;
+}
+
+UNIT_MAIN("scheduler", scheduler_case)
