@@ -146,10 +146,6 @@ static int check_options(const struct mount_options *o)
 		mount_log("error", "memory=%" PRIu64 " is too little; give 64M or more", o->memory);
 		return -EINVAL;
 	}
-	if (o->prefetch && strcmp(o->prefetch, "on") != 0 && strcmp(o->prefetch, "off") != 0) {
-		mount_log("error", "prefetch=%s is not known; give on or off", o->prefetch);
-		return -EINVAL;
-	}
 	if (!o->passthrough || strcmp(o->passthrough, "sealed") == 0 ||
 	    strcmp(o->passthrough, "off") == 0)
 		return 0;
