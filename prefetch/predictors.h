@@ -30,7 +30,8 @@ struct predictors_config {
 
 /*
  * window: what a link of 10 Gbit/s has under way in 50 ms. files: a few shards as they are usual
- * (64 MiB and more), and thousands of small files. files_max: 2 MiB in all. epoch: ImageNet.
+ * (64 MiB and more), and thousands of small files. files_max: 5 MiB in all, with a place each in the
+ * four tables. epoch: ImageNet.
  */
 #define PREDICTORS_DEFAULTS                                                           \
 	((struct predictors_config){ .window_bytes_max = UINT64_C(64) << 20,          \

@@ -201,7 +201,7 @@ START_TEST(random_reads_cost_little)
 	for (unsigned i = 0; i < 3; i++)
 		for (unsigned in_a_row = 1; in_a_row <= (lengths[i] == MIB ? 2 : 4); in_a_row++) {
 			/* A small part of the file. */
-			unsigned count = lengths[i] == MIB ? 1000 : 20000;
+			unsigned count = lengths[i] == MIB ? 1000 : 4000;
 			uint64_t wished, was_read = count * in_a_row * lengths[i];
 
 			teardown();
@@ -759,7 +759,7 @@ START_TEST(anything_may_come_in_any_order)
 	teardown();
 	ck_assert_int_eq(predictors_create(&config, &allocator, &p), 0);
 	rng_init(&rng, 9);
-	for (unsigned i = 0; i < 300000; i++) {
+	for (unsigned i = 0; i < 100000; i++) {
 		char name[16];
 		struct access a = { .type = (enum access_type)rng_below(&rng, ACCESS_TYPE_COUNT),
 				    .reader = rng_below(&rng, 4), .inode = rng_below(&rng, 60),
