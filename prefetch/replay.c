@@ -20,6 +20,7 @@
 #define AHEAD_COUNT_MAX 256u
 /* Of the cache, what was fetched ahead and not read may take: one part in so many. */
 #define UNREAD_SHARE 2
+#define ROOM_LEFT_SHARE 16
 /* Of the listing and the attributes of one name. */
 #define ENTRY_BYTES 150u
 #define WISHES_MAX 65536u
@@ -477,9 +478,21 @@ static bool send_next(struct model *m, struct wish *wish)
 	return wish->left && wish->next < directory->child_count;
 }
 
+/* Of a full cache, what may be read at some time does not make go what was read. */
+static bool has_room(const struct model *m, const struct wish *wish)
+{
+	uint64_t limit = m->config->cache_bytes;
+
+	return !limit || wish->predictor != PREDICTOR_SWEEP ||
+	       m->cached_bytes + m->ahead_bytes + limit / ROOM_LEFT_SHARE < limit;
+}
+
 static void do_wish(struct model *m, struct wish *wish)
 {
 	struct node *n = wish->node;
+
+	if (!has_room(m, wish))
+		return;
 
 	if (wish->type == INTENT_LIST) {
 		send_list(m, wish, n);

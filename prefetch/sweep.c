@@ -32,8 +32,6 @@
 /* Less than this part is read of files, then they are not fetched whole; and this much at least. */
 #define PART_SHARE 4
 #define PART_BYTES_MIN (128 * KIB)
-/* All that is wished for of a directory or tree takes at most this part of the cache. */
-#define CACHE_SHARE 2
 /* Of files in order of their names, ahead. */
 #define ORDER_FILES_MAX 256u
 #define ORDER_DIRECTORIES_MAX 8u
@@ -47,10 +45,6 @@ static uint32_t clamp(uint64_t value)
 static uint32_t allowed(const struct predictors *p, uint32_t opened, uint32_t known, uint64_t mean)
 {
 	uint64_t count = (uint64_t)opened * AHEAD_FACTOR, bytes_max = p->config.files_bytes_max;
-
-	/* Of more than the cache holds nobody knows which of it comes next. */
-	if (p->config.cache_bytes)
-		count = least(count, p->config.cache_bytes / CACHE_SHARE / most(mean, 1));
 
 	if (opened < FILES_SURE_MIN || !known || opened < known / SHARE_SEEN) {
 		count = least(count, FILES_UNSURE);
