@@ -1,5 +1,6 @@
 /*
- * cmd_trace - leasehold trace replay: a recorded job, with prefetch and without.
+ * cmd_trace - leasehold trace: record what applications do on a mount, and replay it with prefetch and
+ * without.
  *
  * The model is prefetch/replay.h; this reads files and prints a table.
  */
@@ -15,6 +16,7 @@
 #include "prefetch/trace.h"
 #include "tools/cmd.h"
 #include "tools/parse.h"
+#include "tools/trace_record.h"
 
 #define TRACE_BYTES_MAX (UINT64_C(1) << 30)
 #define ROUND_TRIP_MS 20
@@ -23,7 +25,7 @@
 struct arguments {
 	char **files;
 	int file_count;
-	const char *verb;
+	const char *verb, *output;
 	struct replay_config config;
 };
 
@@ -63,19 +65,24 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (parse_bytes(arg, &a->config.cache_bytes))
 			argp_error(state, "the size of a cache is bytes, like 10G, not %s", arg);
 		return 0;
+	case 'o':
+		a->output = arg;
+		return 0;
 	case ARGP_KEY_ARG:
 		return ARGP_ERR_UNKNOWN; /* all of them are taken from ARGP_KEY_ARGS */
 	case ARGP_KEY_ARGS:
 		a->verb = state->argv[state->next];
 		a->files = state->argv + state->next + 1;
 		a->file_count = state->argc - state->next - 1;
-		if (strcmp(a->verb, "replay") != 0)
-			argp_error(state, "replay FILE ..., not %s", a->verb);
-		if (a->file_count == 0)
+		if (strcmp(a->verb, "replay") != 0 && strcmp(a->verb, "record") != 0)
+			argp_error(state, "record MOUNT or replay FILE ..., not %s", a->verb);
+		else if (strcmp(a->verb, "replay") == 0 && a->file_count == 0)
 			argp_error(state, "replay which FILE?");
+		else if (strcmp(a->verb, "record") == 0 && a->file_count != 1)
+			argp_error(state, "record which MOUNT?");
 		return 0;
 	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "replay FILE ...");
+		argp_error(state, "record MOUNT or replay FILE ...");
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
@@ -188,6 +195,7 @@ static int replay(const char *path, struct replay_config *config)
 int cmd_trace(int argc, char **argv)
 {
 	static const struct argp_option rows[] = {
+		{ "output", 'o', "FILE", 0, "of a recording (default: standard output)", 0 },
 		{ "round-trip", 'r', "TIME", 0, "of the link of the model (default 20ms)", 0 },
 		{ "rate", 'b', "BYTES", 0, "a second, of the link (default 1G; 0: no limit)", 0 },
 		{ "cache-size", 'c', "BYTES", 0, "of the cache (default 0: it has room for all)", 0 },
@@ -196,9 +204,10 @@ int cmd_trace(int argc, char **argv)
 	static const struct argp argp = {
 		.options = rows,
 		.parser = parse,
-		.args_doc = "replay FILE ...",
-		.doc = "Says what prefetch would have fetched for a recorded job, what of that was used, "
-		       "and how long the job would have waited.\vSee leasehold-trace(1).",
+		.args_doc = "record MOUNT\nreplay FILE ...",
+		.doc = "Records what applications do on a mount, until ^C; or says what prefetch would "
+		       "have fetched for a recorded job, what of that was used, and how long the job "
+		       "would have waited.\vSee leasehold-trace(1).",
 	};
 	struct arguments a = { .config = { .round_trip = duration_ms(ROUND_TRIP_MS),
 					   .rate = RATE_DEFAULT } };
@@ -206,6 +215,8 @@ int cmd_trace(int argc, char **argv)
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
 		return EXIT_USAGE;
+	if (strcmp(a.verb, "record") == 0)
+		return trace_record(a.files[0], a.output);
 	for (int i = 0; i < a.file_count; i++) {
 		if (i > 0)
 			putchar('\n');

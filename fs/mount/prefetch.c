@@ -9,6 +9,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
 #include "fs/mount/session.h"
+#include "fs/mount/tracer.h"
 #include "prefetch/predictors.h"
 #include "prefetch/scheduler.h"
 
@@ -60,6 +61,8 @@ struct prefetch {
 	struct scheduler scheduler;
 	struct prefetch_unit units[PREFETCH_UNITS_MAX];
 	atomic_bool demand;
+
+	struct tracer tracer; /* has a lock of its own */
 
 	/* The thread's own; and the ledger, whose sums others look at, under a lock before that one. */
 	pthread_mutex_t ledger_lock;
@@ -646,6 +649,7 @@ static void hear(struct prefetch *p, const struct record *record)
 	struct intents intents = { .items = p->intents, .capacity = INTENTS_MAX };
 	const struct access *access = &record->access;
 
+	tracer_access(&p->tracer, mount_now(), access);
 	pthread_mutex_lock(&p->ledger_lock);
 	if (access->type == ACCESS_READ)
 		ledger_read(p->ledger, access->inode, access->offset, access->length);
@@ -774,6 +778,7 @@ int prefetch_start(struct mount *m)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->wake, &attr);
 	pthread_condattr_destroy(&attr);
+	tracer_init(&p->tracer);
 	m->prefetch = p;
 	r = pthread_create(&p->thread, NULL, thread, p);
 	p->started = r == 0;
@@ -808,12 +813,20 @@ void prefetch_free(struct mount *m)
 	if (!p)
 		return;
 	m->prefetch = NULL;
+	tracer_finish(&p->tracer);
 	predictors_destroy(p->predictors);
 	ledger_destroy(p->ledger);
 	pthread_cond_destroy(&p->wake);
 	pthread_mutex_destroy(&p->lock);
 	pthread_mutex_destroy(&p->ledger_lock);
 	free(p);
+}
+
+int prefetch_trace(struct mount *m, char *buffer, size_t size, size_t *ret_length)
+{
+	if (!m->prefetch)
+		return -EOPNOTSUPP;
+	return tracer_take(&m->prefetch->tracer, mount_now(), buffer, size, ret_length);
 }
 
 bool prefetch_counters(struct mount *m, struct prefetch_counters *ret_counters)

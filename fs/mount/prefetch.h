@@ -49,6 +49,9 @@ void prefetch_demand(struct mount *m);
 void prefetch_ended(struct mount *m, struct prefetch_unit *unit, bool arrived,
 		    const struct inode *child);
 
+/* What applications did since it was asked last, as text: see tracer.h. -EOPNOTSUPP: --prefetch=off. */
+int prefetch_trace(struct mount *m, char *buffer, size_t size, size_t *ret_length) MUST_CHECK;
+
 struct prefetch_counters {
 	uint64_t waiting; /* wishes */
 	uint64_t sent;    /* requests */

@@ -1,14 +1,17 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #include "fs/mount/inode.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/session.h"
 #include "fs/mount/status.h"
+#include "fs/mount/tracer.h"
 
 #define ACL_ACCESS "system.posix_acl_access"
 #define ACL_DEFAULT "system.posix_acl_default"
@@ -72,6 +75,31 @@ static void own_xattr(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, co
 		fuse_reply_err(request, -r);
 	else
 		reply_value(request, text, strlen(text), size);
+	free(text);
+}
+
+/* What was done on the mount since it was asked last. */
+static void trace_xattr(struct mount *m, fuse_req_t request, size_t size)
+{
+	const struct fuse_ctx *context = fuse_req_ctx(request);
+	size_t length = 0;
+	char *text;
+	int r;
+
+	if (context->uid != 0 && context->uid != geteuid()) {
+		fuse_reply_err(request, EPERM);
+		return;
+	}
+	if (size == 0) {
+		fuse_reply_xattr(request, XATTR_BYTES_MAX);
+		return;
+	}
+	text = malloc(size);
+	r = text ? prefetch_trace(m, text, size, &length) : -ENOMEM;
+	if (r < 0)
+		fuse_reply_err(request, -r);
+	else
+		fuse_reply_buf(request, text, length);
 	free(text);
 }
 
@@ -221,6 +249,10 @@ void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t
 		own_xattr(m, request, nodeid, "status", size);
 		return;
 	}
+	if (strcmp(name, TRACE_XATTR) == 0) {
+		trace_xattr(m, request, size);
+		return;
+	}
 	if (known_absent(m, request, nodeid, name))
 		return;
 	if (strlen(name) > NAME_BYTES_MAX) {
@@ -264,7 +296,8 @@ static void change_work(struct mount *m, struct call *call)
 
 static bool refuse(fuse_req_t request, const char *name)
 {
-	if (is_own_xattr(name) || strcmp(name, STATUS_XATTR) == 0) {
+	if (is_own_xattr(name) || strcmp(name, STATUS_XATTR) == 0 ||
+	    strcmp(name, TRACE_XATTR) == 0) {
 		fuse_reply_err(request, EPERM); /* they tell; nothing is set through them yet */
 		return true;
 	}

@@ -14,7 +14,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import BINARY, expect, pattern, read_file, run, write_file
+from leasehold import BINARY, eventually, expect, pattern, read_file, run, write_file
 
 
 def fails(what, *command, words=(), meanwhile=None):
@@ -322,6 +322,43 @@ def test_nghttp_gets_the_status_and_a_file(w):
     expect(both.count(" 200 "), 2, both)
     absent = run(*nghttp, "-s", "-n", base + "/files/default/absent").stdout
     expect(" 404 " in absent, True, absent)
+
+
+def test_what_a_job_did_is_recorded_and_replayed(w):
+    o = w.origin()
+    for i in range(20):
+        write_file(o.path_of("file %d" % i), pattern(1000))
+    a = w.host("a")
+    out, said = os.path.join(w.path, "trace"), os.path.join(w.path, "said")
+    with open(said, "wb") as errors:
+        recorder = subprocess.Popen([BINARY, "trace", "record", "-o", out, a.path], stderr=errors)
+    try:
+        eventually(lambda: b"recording" in read_file(said), "it records")
+        for i in range(20):
+            read_file(a / ("file %d" % i))
+
+        def recorded():  # accesses are told behind the answers
+            text = read_file(out)
+            return all(b' "file %d"\n' % i in text for i in range(20)) and \
+                text.count(b" read ") >= 20
+        eventually(recorded, "all of it is recorded")
+    finally:
+        recorder.send_signal(signal.SIGINT)
+        status = recorder.wait(leasehold.COMMAND_TIMEOUT_S)
+    expect(status, 0, "status of the recorder")
+    shown = run(BINARY, "trace", "replay", out).stdout
+    expect("accesses" in shown and "stalled" in shown, True, shown)
+    fails("a line that is none", BINARY, "trace", "replay", said, words=("said:1:", "expected"))
+    ask = "import os, sys\nfd = os.open(sys.argv[1], os.O_RDONLY)\nos.setuid(65534)\n" \
+        "try:\n  os.getxattr(fd, 'system.leasehold.trace')\nexcept OSError as e:\n  print(e.errno)"
+    told = run(sys.executable, "-c", ask, a.path).stdout
+    expect(int(told), errno.EPERM, "somebody else asks")
+
+
+def test_without_prefetch_nothing_is_recorded(w):
+    a = w.host("a", "--prefetch", "off")
+    fails("no prefetch", BINARY, "trace", "record", a.path, words=("--prefetch=off",))
+    fails("no mount", BINARY, "trace", "record", w.path, words=("not on a Leasehold mount",))
 
 
 leasehold.main(globals())
