@@ -90,10 +90,8 @@ static void plus_entry(struct mount *m, const struct listing_entry *e, struct sl
 
 	*ret_child = NULL;
 	*ret_entry = (struct fuse_entry_param){ 0 };
-	if (e->handle.length && !dots)
-		child = inode_find(m, &e->handle);
-	if (child)
-		attributes = inode_attributes(m, child, mount_now());
+	if (!dots)
+		attributes = listing_attributes(m, e, mount_now(), &child);
 	if (attributes) {
 		entry_fill(m, child, attributes, ret_entry);
 		*ret_child = child;
@@ -212,16 +210,18 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 		return;
 	for (uint32_t i = 0; i < listing->count && all_known; i++) {
 		const struct listing_entry *e = &listing->entries[i];
-		struct name_entry *known = NULL;
+		const struct name_entry *known;
 		const char *name = listing->names + e->name_at;
 
 		if ((e->name_length == 1 && name[0] == '.') ||
 		    (e->name_length == 2 && name[0] == '.' && name[1] == '.'))
 			continue;
-		HASH_FIND(hh, inode->names, name, e->name_length, known);
+		known = name_table_find(&inode->names, (struct slice){ (const uint8_t *)name,
+								       e->name_length });
 		/* Present, but not known as an inode: a lookup has to ask. */
 		all_known = known && known->instance == listing->instance;
 	}
+	listing_complete(listing);
 	listing_unref(inode->listing);
 	inode->listing = listing_ref(listing);
 	inode->names_complete_instance = all_known ? listing->instance : 0;

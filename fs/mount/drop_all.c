@@ -222,11 +222,12 @@ static bool keep_stored(struct mount *m, struct inode *inode)
 bool drop_all(struct mount *m, const struct holder_action *action)
 {
 	struct dropping *d = dropping_create(m, m->inodes->count, all_dropped);
-	struct inode *inode, *next;
+	struct inode *inode;
+	size_t cursor = 0;
 
 	if (!d)
 		return false;
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+	while ((inode = inode_next(m, &cursor))) {
 		bool given = inode->pages || inode->attributes_given;
 		bool kept = keep_stored(m, inode);
 

@@ -16,6 +16,8 @@ int inode_table_create(struct inode_table **ret_table)
 	if (!table)
 		return -ENOMEM;
 	table->idle_count_max = INODE_IDLE_COUNT_MAX;
+	map_init(&table->by_nodeid, &session_allocator, MAP_U64, offsetof(struct inode, nodeid),
+		 (uint64_t)(uintptr_t)table);
 	*ret_table = table;
 	return 0;
 }
@@ -26,7 +28,7 @@ static void name_remove(struct mount *m, struct inode *directory, struct name_en
 {
 	struct inode *child = entry->child;
 
-	HASH_DEL(directory->names, entry);
+	name_table_remove(&directory->names, entry);
 	m->inodes->name_count--;
 	if (child && child->name == entry)
 		child->name = NULL;
@@ -37,19 +39,23 @@ static void name_remove(struct mount *m, struct inode *directory, struct name_en
 
 void inode_names_forget(struct mount *m, struct inode *directory)
 {
-	struct name_entry *entry, *next;
+	struct name_table *names = &directory->names;
+	uint32_t at = 0;
 
 	directory->names_complete_instance = 0;
-	HASH_ITER(hh, directory->names, entry, next)
-		name_remove(m, directory, entry);
+	while (at < names->capacity) { /* 0 once they are gone */
+		if (names->heads[at])
+			name_remove(m, directory, names->heads[at]);
+		else
+			at++;
+	}
 }
 
 void inode_name_forget(struct mount *m, struct inode *directory, struct slice name)
 {
-	struct name_entry *entry = NULL;
+	struct name_entry *entry = name_table_find(&directory->names, name);
 
 	directory->names_complete_instance = 0;
-	HASH_FIND(hh, directory->names, name.data, name.length, entry);
 	if (entry)
 		name_remove(m, directory, entry);
 }
@@ -99,11 +105,11 @@ bool inode_name_find(struct mount *m, struct inode *directory, struct slice name
 		     struct instant now, struct inode **ret_child)
 {
 	uint64_t instance = inode_lease(m, directory, now, NULL);
-	struct name_entry *entry = NULL;
+	struct name_entry *entry;
 
 	if (!instance)
 		return false;
-	HASH_FIND(hh, directory->names, name.data, name.length, entry);
+	entry = name_table_find(&directory->names, name);
 	if (entry && entry->instance == instance) {
 		*ret_child = entry->child;
 		return true;
@@ -117,9 +123,8 @@ bool inode_name_find(struct mount *m, struct inode *directory, struct slice name
 void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 		    struct inode *child, uint64_t instance)
 {
-	struct name_entry *entry = NULL;
+	struct name_entry *entry = name_table_find(&directory->names, name);
 
-	HASH_FIND(hh, directory->names, name.data, name.length, entry);
 	if (entry)
 		name_remove(m, directory, entry);
 	entry = m->inodes->name_count < NAME_COUNT_MAX ? calloc(1, sizeof(*entry) + name.length) :
@@ -133,11 +138,15 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 	entry->instance = instance;
 	entry->child = child;
 	entry->directory = directory;
+	if (name_table_add(&directory->names, entry) < 0) {
+		directory->names_complete_instance = 0;
+		free(entry);
+		return;
+	}
 	if (child) {
 		inode_use(m, child);
 		child->name = entry;
 	}
-	HASH_ADD(hh, directory->names, name[0], name.length, entry);
 	m->inodes->name_count++;
 }
 
@@ -174,16 +183,10 @@ static bool is_idle(const struct inode *inode)
 	return inode->use_count == 0 && inode->lookup_count == 0;
 }
 
-/* Frees an idle inode that is not in the idle list. Its names may make others idle. */
-static void inode_free(struct mount *m, struct inode *inode)
+static void inode_dispose(struct mount *m, struct inode *inode)
 {
-	struct inode_table *table = m->inodes;
-
 	inode_names_forget(m, inode);
 	listing_unref(inode->listing);
-	HASH_DELETE(by_handle, table->by_handle, inode);
-	HASH_DELETE(by_nodeid, table->by_nodeid, inode);
-	table->count--;
 	if (inode->file)
 		cache_file_put(inode->file);
 	if (inode->backing.file) { /* the kernel has given it up with the connection */
@@ -195,20 +198,36 @@ static void inode_free(struct mount *m, struct inode *inode)
 	free(inode);
 }
 
+/* Frees an idle inode that is not in the idle list. Its names may make others idle. */
+static void inode_free(struct mount *m, struct inode *inode)
+{
+	struct inode_table *table = m->inodes;
+
+	(void)map_remove(&table->by_nodeid, &inode->nodeid);
+	if (table->root == inode)
+		table->root = NULL;
+	table->count--;
+	inode_dispose(m, inode);
+}
+
 void inode_table_destroy(struct mount *m)
 {
-	struct inode *inode, *next;
+	struct inode *inode;
+	size_t cursor = 0;
 
 	if (!m->inodes)
 		return;
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next)
+	m->inodes->idle_count_max = UINT64_MAX; /* none goes by itself now */
+	while ((inode = inode_next(m, &cursor)))
 		inode_names_forget(m, inode);
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+	cursor = 0;
+	while ((inode = inode_next(m, &cursor))) {
 		inode->use_count = 0;
 		inode->lookup_count = 0;
 		inode->pages = false; /* the guardian is gone, or fences by itself */
-		inode_free(m, inode);
+		inode_dispose(m, inode);
 	}
+	map_finish(&m->inodes->by_nodeid);
 	free(m->inodes);
 	m->inodes = NULL;
 	free(m->page_inodes);
@@ -217,18 +236,22 @@ void inode_table_destroy(struct mount *m)
 
 struct inode *inode_find(struct mount *m, const struct handle *handle)
 {
-	struct inode *inode = NULL;
+	uint64_t nodeid = inode_nodeid(handle);
+	struct inode *inode = m->inodes->root;
 
-	HASH_FIND(by_handle, m->inodes->by_handle, handle, sizeof(*handle), inode);
-	return inode;
+	if (inode && handle_equal(&inode->handle, handle))
+		return inode;
+	for (uint64_t i = 0; i <= m->inodes->displaced_max; i++) {
+		inode = inode_by_nodeid(m, nodeid + i);
+		if (inode && handle_equal(&inode->handle, handle))
+			return inode;
+	}
+	return NULL;
 }
 
 struct inode *inode_by_nodeid(struct mount *m, uint64_t nodeid)
 {
-	struct inode *inode = NULL;
-
-	HASH_FIND(by_nodeid, m->inodes->by_nodeid, &nodeid, sizeof(nodeid), inode);
-	return inode;
+	return map_get(&m->inodes->by_nodeid, &nodeid);
 }
 
 void inode_use(struct mount *m, struct inode *inode)
@@ -267,15 +290,22 @@ uint64_t inode_nodeid(const struct handle *handle)
 	return hash <= FUSE_ROOT_ID ? hash + FUSE_ROOT_ID + 1 : hash;
 }
 
+struct inode *inode_next(struct mount *m, size_t *cursor)
+{
+	return map_next(&m->inodes->by_nodeid, cursor);
+}
+
 static uint64_t nodeid_for(struct mount *m, const struct handle *handle)
 {
-	uint64_t nodeid = inode_nodeid(handle);
+	uint64_t nodeid = inode_nodeid(handle), displaced = 0;
 
 	if (m->inodes->count == 0)
 		return FUSE_ROOT_ID;
-	while (nodeid <= FUSE_ROOT_ID || inode_by_nodeid(m, nodeid))
-		nodeid++;
-	return nodeid;
+	while (nodeid + displaced <= FUSE_ROOT_ID || inode_by_nodeid(m, nodeid + displaced))
+		displaced++;
+	if (displaced > m->inodes->displaced_max)
+		m->inodes->displaced_max = displaced;
+	return nodeid + displaced;
 }
 
 struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t mode)
@@ -287,7 +317,7 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 		inode_use(m, inode);
 		return inode;
 	}
-	inode = calloc(1, sizeof(*inode));
+	inode = map_reserve(&table->by_nodeid, 1) ? NULL : calloc(1, sizeof(*inode));
 	if (!inode)
 		return NULL;
 	inode->handle = *handle;
@@ -296,8 +326,9 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 	inode->use_count = 1;
 	inode->recent = true;
 	inode->guardian_slot = -1;
-	HASH_ADD(by_handle, table->by_handle, handle, sizeof(inode->handle), inode);
-	HASH_ADD(by_nodeid, table->by_nodeid, nodeid, sizeof(inode->nodeid), inode);
+	map_insert(&table->by_nodeid, inode);
+	if (inode->nodeid == FUSE_ROOT_ID)
+		table->root = inode;
 	table->count++;
 	return inode;
 }
@@ -408,13 +439,17 @@ unsigned inode_shed(struct mount *m, unsigned look, uint64_t *nodeids, unsigned 
 	struct inode_table *table = m->inodes;
 	unsigned count = 0;
 
-	for (unsigned i = 0; i < look && table->by_nodeid && count < max; i++) {
-		struct inode *inode = table->by_nodeid; /* the one that it came to first */
-		uint64_t nodeid = inode->nodeid;
-		bool recent = inode->recent;
+	for (unsigned i = 0; i < look && table->count > 0 && count < max; i++) {
+		struct inode *inode = inode_next(m, &table->shed_next);
+		uint64_t nodeid;
+		bool recent;
 
-		HASH_DELETE(by_nodeid, table->by_nodeid, inode);
-		HASH_ADD(by_nodeid, table->by_nodeid, nodeid, sizeof(inode->nodeid), inode);
+		if (!inode) {
+			table->shed_next = 0;
+			inode = inode_next(m, &table->shed_next);
+		}
+		nodeid = inode->nodeid;
+		recent = inode->recent;
 		inode->recent = false;
 		/* One use is that of its name. */
 		if (!recent && !inode->given_up && sheddable(inode) && inode->use_count <= 1 &&
@@ -488,15 +523,46 @@ int listing_append(struct listing *listing, const struct item_dirent *entry,
 	*e = (struct listing_entry){
 		.cookie = entry->cookie,
 		.number = entry->inode,
-		.type = entry->type,
+		.type = (uint16_t)(entry->type & S_IFMT),
 		.name_at = listing->names_bytes,
+		.nodeid = handle ? inode_nodeid(handle) : 0,
 		.name_length = (uint8_t)entry->name.length,
 	};
-	if (handle)
-		e->handle = *handle;
 	memcpy(listing->names + listing->names_bytes, entry->name.data, entry->name.length);
 	listing->names_bytes += (uint32_t)entry->name.length;
 	return 0;
+}
+
+const struct attributes *listing_attributes(struct mount *m, const struct listing_entry *entry,
+					    struct instant now, struct inode **ret_child)
+{
+	struct inode *child = entry->nodeid ? inode_by_nodeid(m, entry->nodeid) : NULL;
+	const struct attributes *attributes = child ? inode_attributes(m, child, now) : NULL;
+
+	/* Another inode may have the nodeid, by chance. */
+	if (attributes && attributes->inode != entry->number)
+		attributes = NULL;
+	*ret_child = attributes ? child : NULL;
+	return attributes;
+}
+
+static void trim(void **array, uint32_t *capacity, uint32_t count, size_t element)
+{
+	void *smaller = count ? reallocarray(*array, count, element) : NULL;
+
+	if (!smaller)
+		return; /* what is too large does as well */
+	*array = smaller;
+	*capacity = count;
+}
+
+void listing_complete(struct listing *listing)
+{
+	if (listing->references > 1)
+		return; /* others read it without the lock */
+	trim((void **)&listing->entries, &listing->capacity, listing->count,
+	     sizeof(*listing->entries));
+	trim((void **)&listing->names, &listing->names_capacity, listing->names_bytes, 1);
 }
 
 int64_t listing_find(const struct listing *listing, uint64_t cookie, uint32_t hint)

@@ -15,10 +15,10 @@
 #ifndef FS_MOUNT_INODE_H
 #define FS_MOUNT_INODE_H
 
-#include <uthash.h>
-
 #include "fs/mount/mode.h"
+#include "fs/mount/name_table.h"
 #include "fs/mount/state.h"
+#include "lease/base/map.h"
 
 struct call;
 struct reading;
@@ -26,10 +26,10 @@ struct reading;
 struct listing_entry {
 	uint64_t cookie; /* of the entry behind this one */
 	uint64_t number; /* inode number */
-	uint32_t type;
+	uint64_t nodeid; /* that its inode should have: inode_nodeid(); 0: the origin sent no node */
 	uint32_t name_at; /* in names */
+	uint16_t type;    /* S_IFMT bits */
 	uint8_t name_length;
-	struct handle handle; /* length 0: the origin sent no node */
 };
 
 /* Part of a directory in the origin's order. Shared by a directory and its open descriptors. */
@@ -43,15 +43,6 @@ struct listing {
 	struct listing_entry *entries;
 	uint32_t names_bytes, names_capacity;
 	char *names;
-};
-
-struct name_entry {
-	UT_hash_handle hh;
-	uint64_t instance;  /* of the directory's lease */
-	struct inode *child; /* holds a use; NULL: the name is known to be absent */
-	struct inode *directory;
-	uint8_t length;
-	char name[];
 };
 
 /* The write lease of which there may be stores in the kernel: write_back.h. */
@@ -77,8 +68,6 @@ struct sequence {
 };
 
 struct inode {
-	UT_hash_handle by_handle;
-	UT_hash_handle by_nodeid;
 	struct inode *lru_previous, *lru_next; /* of those without lookups: oldest first */
 	struct handle handle;
 	uint64_t nodeid;
@@ -96,7 +85,7 @@ struct inode {
 	uint64_t target_instance;      /* symbolic links */
 	char *target;
 
-	struct name_entry *names;      /* directories */
+	struct name_table names;       /* directories */
 	uint64_t names_complete_instance; /* under it a name that is not in `names` is absent */
 	struct listing *listing;
 	uint32_t listing_serial;       /* moves with every drop and every change of our own */
@@ -152,10 +141,12 @@ static inline bool inode_fills_wait(const struct inode *inode)
 }
 
 struct inode_table {
-	struct inode *by_handle;
-	struct inode *by_nodeid;
+	struct map by_nodeid;
+	struct inode *root;
+	uint64_t displaced_max; /* how far a nodeid was from inode_nodeid() at most: never but by chance */
+	size_t shed_next;       /* where inode_shed() goes on */
 	struct inode *idle_oldest, *idle_newest; /* no lookups, no uses */
-	uint64_t count;
+	uint64_t count; /* of inodes */
 	uint64_t idle_count;
 	uint64_t name_count;
 	uint64_t idle_count_max;
@@ -170,6 +161,8 @@ void inode_table_destroy(struct mount *m);
 /* The nodeid that an inode of this handle has in every mount; not that of the root, nor, when another
    inode has it, of this one: then it is the next one that is free. */
 uint64_t inode_nodeid(const struct handle *handle);
+/* All inodes: start with *cursor 0; NULL at the end. None may be made or go meanwhile. */
+struct inode *inode_next(struct mount *m, size_t *cursor);
 /* The inode of a handle, made if need be, with a use. NULL: no memory. */
 struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t mode);
 struct inode *inode_find(struct mount *m, const struct handle *handle); /* without a use */
@@ -223,6 +216,11 @@ struct listing *listing_ref(struct listing *listing);
 void listing_unref(struct listing *listing);
 int listing_append(struct listing *listing, const struct item_dirent *entry,
 		   const struct handle *handle) MUST_CHECK;
+/* The cached attributes of an entry's inode that stand now, with *ret_child; or NULL (and NULL). */
+const struct attributes *listing_attributes(struct mount *m, const struct listing_entry *entry,
+					    struct instant now, struct inode **ret_child);
+/* Nothing more is appended: gives back what it has room for. */
+void listing_complete(struct listing *listing);
 /* Index of the entry that follows `cookie` (tried at `hint` first); count when it is the end; -1:
    not in here. */
 int64_t listing_find(const struct listing *listing, uint64_t cookie, uint32_t hint);

@@ -513,9 +513,8 @@ void op_tmpfile(fuse_req_t request, fuse_ino_t parent, mode_t mode, struct fuse_
 /* What a name is known to lead to, with a use, whether or not its lease still stands. */
 static struct inode *known_child(struct mount *m, struct inode *directory, const char *name)
 {
-	struct name_entry *entry = NULL;
+	const struct name_entry *entry = name_table_find(&directory->names, slice_of(name));
 
-	HASH_FIND(hh, directory->names, name, strlen(name), entry);
 	if (!entry || !entry->child)
 		return NULL;
 	inode_use(m, entry->child);

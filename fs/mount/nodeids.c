@@ -134,14 +134,15 @@ static bool write_all(struct mount *m, FILE *file)
 {
 	uint8_t header[HEADER_BYTES];
 	struct writer w = writer_of(header, sizeof(header));
-	struct inode *inode, *next;
+	struct inode *inode;
+	size_t cursor = 0;
 	uint32_t count = 0;
 	bool good;
 
 	writer_u32(&w, MAGIC);
 	writer_u32(&w, VERSION);
 	good = fwrite(header, sizeof(header), 1, file) == 1;
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+	while ((inode = inode_next(m, &cursor))) {
 		if (good && count < NODEIDS_MAX && inode->nodeid == inode_nodeid(&inode->handle)) {
 			good = record_write(file, inode->nodeid, &inode->handle);
 			count++;

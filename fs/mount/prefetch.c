@@ -496,10 +496,7 @@ static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *
 	struct inode *child = NULL;
 
 	pthread_mutex_lock(&m->lock);
-	if (e->handle.length)
-		child = inode_find(m, &e->handle);
-	if (child && !inode_attributes(m, child, mount_now()))
-		child = NULL;
+	(void)listing_attributes(m, e, mount_now(), &child);
 	one.inode = child ? child->nodeid : 0;
 	pthread_mutex_unlock(&m->lock);
 	if (!one.inode) {

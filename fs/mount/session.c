@@ -583,9 +583,10 @@ static void add_claim(struct mount *m, const struct handle *handle, struct chang
 /* Open inodes without a lease to reclaim are named all the same: the origin registers the open. */
 static void add_open_claims(struct mount *m)
 {
-	struct inode *inode, *next;
+	struct inode *inode;
+	size_t cursor = 0;
 
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next)
+	while ((inode = inode_next(m, &cursor)))
 		if (inode->open_count > 0)
 			add_claim(m, &inode->handle, (struct change){ 0, 0 }, false);
 }

@@ -36,11 +36,12 @@ void sync_modified(struct mount *m, struct inode *inode, uint64_t incarnation)
 
 static void incarnation_is(struct mount *m, uint64_t incarnation, uint64_t before)
 {
-	struct inode *inode, *next;
+	struct inode *inode;
+	size_t cursor = 0;
 
 	m->incarnation_before = before;
 	m->incarnation = incarnation;
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+	while ((inode = inode_next(m, &cursor))) {
 		if (inode->unsynced_incarnation == 0 || inode->unsynced_incarnation == incarnation)
 			continue;
 		lost(inode, incarnation);

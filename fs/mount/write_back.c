@@ -196,10 +196,11 @@ static void all_done(struct mount *m, struct notifier_work *work)
 
 void write_back_all(struct mount *m, unsigned max_ms)
 {
-	struct inode *inode, *next;
+	struct inode *inode;
+	size_t cursor = 0;
 
 	pthread_mutex_lock(&m->lock);
-	HASH_ITER(by_nodeid, m->inodes->by_nodeid, inode, next) {
+	while ((inode = inode_next(m, &cursor))) {
 		struct notifier_work *work = write_back_expected(m, inode) ?
 						     calloc(1, sizeof(*work)) : NULL;
 

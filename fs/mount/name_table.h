@@ -1,0 +1,35 @@
+/*
+ * name_table.h - the names of one directory that are known, by name.
+ *
+ * A hash table with a link in each entry; entries belong to the caller (inode.c). All zero is an
+ * empty table, and one that was emptied has given its memory back. One caller at a time.
+ */
+#ifndef FS_MOUNT_NAME_TABLE_H
+#define FS_MOUNT_NAME_TABLE_H
+
+#include "lease/base/types.h"
+
+struct inode;
+
+struct name_entry {
+	struct name_entry *next;
+	uint64_t instance;   /* of the directory's lease */
+	struct inode *child; /* holds a use; NULL: the name is known to be absent */
+	struct inode *directory;
+	uint8_t length;
+	char name[];
+};
+
+struct name_table {
+	struct name_entry **heads;
+	uint32_t capacity; /* 0 or a power of two */
+	uint32_t count;
+};
+
+struct name_entry *name_table_find(const struct name_table *table, struct slice name);
+/* The name must not be in it. 0 or -ENOMEM. */
+int name_table_add(struct name_table *table, struct name_entry *entry) MUST_CHECK;
+/* `entry` must be in it. */
+void name_table_remove(struct name_table *table, struct name_entry *entry);
+
+#endif
