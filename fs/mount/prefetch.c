@@ -748,6 +748,7 @@ static void *thread(void *context)
 int prefetch_start(struct mount *m)
 {
 	struct predictors_config config = { 0 };
+	struct cache_counters cache;
 	struct prefetch *p;
 	pthread_condattr_t attr;
 	int r;
@@ -762,6 +763,8 @@ int prefetch_start(struct mount *m)
 	p->scheduler.count_max = PREFETCH_UNITS_MAX;
 	r = ledger_create(0, &session_allocator, &p->ledger);
 	config.ledger = p->ledger;
+	cache_counters(m->cache, &cache);
+	config.cache_bytes = cache.bytes_max;
 	if (r == 0)
 		r = predictors_create(&config, &session_allocator, &p->predictors);
 	if (r < 0) {
