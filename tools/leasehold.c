@@ -24,7 +24,7 @@ static const struct command {
 	{ "stat", "leasehold stat", cmd_stat, "what is cached of a file or a directory" },
 	{ "seal", "leasehold seal", cmd_seal, "let nobody modify files and directories any more" },
 	{ "unseal", "leasehold unseal", cmd_unseal, "take seals away" },
-	{ "trace", "leasehold trace", cmd_trace, "what prefetch would have fetched, and saved" },
+	{ "trace", "leasehold trace", cmd_trace, "record a job, and what prefetch would have saved it" },
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
