@@ -524,6 +524,7 @@ enum attribute_marks {
 	MARK_SEALED = 1 << 20, /* nothing of it can be modified */
 	MARK_FINAL = 1 << 21,  /* a file that is, or was, sealed: its bytes and size never change */
 };
+#define MARK_POLICY (1 << 30)  /* of a directory: it has a policy, POLICY_XATTR */
 #define MARK_TERM_SHIFT 22 /* eight bits: for how long a seal outlives a session (lease/seal.h) */
 /* Set (to the term in ms, or empty) and removed: seals, unseals. Reading it is like any other. */
 #define SEAL_XATTRS "trusted.leasehold."
@@ -532,6 +533,9 @@ enum attribute_marks {
 /* Set to the name of a host: an administrator says that it is dead. Read: who is silent (11.4). */
 #define DEAD_XATTR SEAL_XATTRS "dead"
 #define SILENT_XATTR SEAL_XATTRS "silent"
+
+/* Of a directory: its policy (prefetch/rules.h), a text. The one name of user.leasehold.* that is stored. */
+#define POLICY_XATTR "user.leasehold.policy"
 
 enum setattr_valid {
 	SETATTR_MODE = 1 << 0,

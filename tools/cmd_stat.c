@@ -14,7 +14,7 @@
 #include "tools/cmd.h"
 #include "tools/xattr.h"
 
-static const char *const names[] = { "cached", "ranges", "lease", "change", "sealed", "mode" };
+static const char *const names[] = { "cached", "ranges", "lease", "change", "sealed", "mode", "rules" };
 
 #define NAME_COUNT (sizeof(names) / sizeof(names[0]))
 
@@ -81,9 +81,15 @@ static void print_text(const char *path, const struct facts *facts)
 	printf("type:    %s\n", type_of(facts));
 	printf("size:    %jd\n", (intmax_t)facts->stat.st_size);
 	for (size_t i = 0; i < NAME_COUNT; i++) {
-		if (facts->values[i])
-			printf("%s:%*s%s\n", names[i], (int)(8 - strlen(names[i])), "",
-			       facts->values[i]);
+		const char *at = facts->values[i], *name = names[i];
+
+		for (; at && (*at || name == names[i]); name = "") {
+			size_t length = strcspn(at, "\n");
+
+			printf("%s%s%*s%.*s\n", name, *name ? ":" : " ", (int)(8 - strlen(name)), "",
+			       (int)length, at);
+			at += length + (at[length] == '\n');
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ static const struct command {
 	{ "mount", "leasehold mount", cmd_mount, "mount an export of an origin" },
 	{ "status", "leasehold status", cmd_status, "what a mount is doing" },
 	{ "stat", "leasehold stat", cmd_stat, "what is cached of a file or a directory" },
+	{ "policy", "leasehold policy", cmd_policy, "what is to be done with which files" },
 	{ "seal", "leasehold seal", cmd_seal, "let nobody modify files and directories any more" },
 	{ "unseal", "leasehold unseal", cmd_unseal, "take seals away" },
 	{ "trace", "leasehold trace", cmd_trace, "record a job, and what prefetch would have saved it" },

@@ -12,6 +12,7 @@
 #define XATTR_PREFIX "user.leasehold."
 /* Not answered by the mount but by the origin: SEAL_XATTR of lease/message.h. */
 #define XATTR_SEAL "trusted.leasehold.seal"
+#define XATTR_POLICY XATTR_PREFIX "policy" /* of a directory: likewise, POLICY_XATTR */
 #define XATTR_DEAD "trusted.leasehold.dead"
 #define XATTR_SILENT "trusted.leasehold.silent"
 

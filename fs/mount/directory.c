@@ -6,6 +6,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/sync.h"
 
 #define CHUNK_BYTES (256u << 10)       /* of entries asked for at a time */
@@ -193,6 +194,7 @@ static void learn(struct mount *m, struct call *call, const struct item_dirent *
 	if (!child)
 		return;
 	inode_set_attributes(child, &node->attributes, instance);
+	rules_heard(m, child);
 	if (!slice_equal(entry->name, slice_of(".")) && !slice_equal(entry->name, slice_of("..")))
 		answer_name(m, call, parent, call->inode, &entry->name, child);
 	inode_unuse(m, child);

@@ -49,6 +49,7 @@ int handover_options_encode(const struct mount_options *options,
 	MOUNT_OPTIONS(PUT_OPTION)
 	put_text(&w, options->url);
 	put_text(&w, options->mountpoint);
+	put_text(&w, options->policy_text);
 	return w.failed ? -E2BIG : (int)w.at;
 }
 
@@ -104,6 +105,7 @@ int handover_options_decode(const uint8_t *bytes, size_t length, struct mount_op
 	if (same) {
 		options.url = take_text(&t);
 		options.mountpoint = take_text(&t);
+		options.policy_text = take_text(&t);
 	}
 	if (!same || !reader_done(&t.r)) {
 		free(memory);

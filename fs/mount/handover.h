@@ -31,7 +31,7 @@
 
 #define HANDOVER_SOCKET "socket"
 #define HANDOVER_TEXT_MAX 512
-#define HANDOVER_OPTIONS_MAX 32768
+#define HANDOVER_OPTIONS_MAX 49152
 #define HANDOVER_FDS (1 + GUARDIAN_PARTS + 1)
 /* How long a side that is to answer at once may take: it may have to wait for a processor. */
 #define HANDOVER_ANSWER_S 20

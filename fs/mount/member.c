@@ -23,6 +23,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/passthrough.h"
 #include "fs/mount/prefetch.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 #include "fs/mount/subdirectory.h"
 #include "fs/mount/write_back.h"
@@ -420,6 +421,8 @@ static int prepare(struct member *mb)
 	if (r == 0)
 		r = locks_create(m); /* before there are threads that look at it */
 	if (r == 0)
+		r = rules_create(m);
+	if (r == 0)
 		r = calls_create(m);
 	if (r == 0)
 		r = notifier_create(m);
@@ -435,7 +438,10 @@ static int prepare(struct member *mb)
 		mount_log("error", "%s", *text ? text : strerror(-r));
 		return r;
 	}
-	return make_root(m, &root);
+	r = make_root(m, &root);
+	if (r == 0)
+		r = rules_start(m);
+	return r;
 }
 
 static int start(struct member *mb)
@@ -587,6 +593,7 @@ static void unwind(struct member *mb, bool served)
 	if (mb->has_stopper)
 		pthread_join(mb->stopper, NULL);
 	prefetch_stop(m);
+	rules_stop(m);
 	if (m->calls)
 		calls_shut(m, STATUS_IO);
 	locks_shut(m);
@@ -607,6 +614,7 @@ static void unwind(struct member *mb, bool served)
 	if (m->guardian)
 		leave_guardian(mb);
 	data_forget_all(m);
+	rules_destroy_all(m);
 	if (m->inodes) {
 		if (served)
 			nodeids_save(m);

@@ -19,6 +19,7 @@
 #include "fs/mount/mountpoint.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/passthrough.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/write_back.h"
 #include "transport/tls.h"
 
@@ -356,12 +357,23 @@ static int prepare(struct member *mb)
 	return r;
 }
 
-int mount_run(const struct mount_options *options)
+int mount_run(const struct mount_options *given)
 {
-	struct member *mb = member_create(NULL, options);
+	struct mount_options own = *given;
+	const struct mount_options *options = &own;
+	struct member *mb;
 	int pipe_fds[2], r;
 	pid_t child = -1;
+	char *policy;
 
+	/* Here, where the name means what the user meant; the process is the last to need it. */
+	if (own.policy && *own.policy) {
+		r = rules_read(own.policy, &policy);
+		if (r < 0)
+			return r;
+		own.policy_text = policy;
+	}
+	mb = member_create(NULL, options);
 	if (!mb)
 		return -ENOMEM;
 	r = prepare(mb);

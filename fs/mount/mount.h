@@ -29,6 +29,7 @@
 	  "how long a call waits for the origin before it fails with ETIMEDOUT")                \
 	O(TEXT, disconnected, "disconnected", "wait|fail|stale", "wait",                        \
 	  "what a call does while the origin is away")                                          \
+	O(TEXT, policy, "policy", "FILE", "", "a policy of this mount's, above those of the export") \
 	O(BYTES, read_ahead, "read-ahead", "SIZE", "16M", "most fetched ahead of a sequential reader") \
 	O(BYTES, memory, "memory", "SIZE", "0", "most memory of the daemon; 0: no limit")        \
 	O(BYTES, open_fetch, "open-fetch", "SIZE", "128K",                                      \
@@ -61,6 +62,7 @@ struct mount_options {
 	MOUNT_OPTIONS(OPTION_FIELD)
 	const char *url;        /* https://HOST:PORT/EXPORT; http:// only for loopback */
 	const char *mountpoint;
+	const char *policy_text; /* what is in `policy`; mount_run() reads it */
 };
 
 /*

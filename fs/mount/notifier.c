@@ -8,6 +8,7 @@
 
 #include "fs/mount/drop_all.h"
 #include "fs/mount/read.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 
 /* linux/fuse.h of older systems lacks it: protocol 7.44, kernel 6.16. */
@@ -300,8 +301,10 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 			listing_unref(inode->listing);
 		inode->listing = NULL;
 		inode->listing_serial++;
-		if (action->scope == RECALL_ALL)
+		if (action->scope == RECALL_ALL) {
 			inode_names_forget(m, inode);
+			rules_recalled(m, inode);
+		}
 		for (uint32_t i = 0; i < action->name_count; i++)
 			inode_name_forget(m, inode, (struct slice){ action->names[i],
 								    action->name_length[i] });

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "fs/mount/ops.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 #include "fs/mount/sync.h"
 #include "fs/mount/write_back.h"
@@ -51,6 +52,7 @@ static void node_remember(struct mount *m, const struct call *call,
 	/* Without a lease they are only what was heard last: attributes.c. */
 	if (node->instance || !inode_attributes(m, inode, mount_now()))
 		inode_set_attributes(inode, &node->item.attributes, node->instance);
+	rules_heard(m, inode);
 	if (node->instance && node->item.lease == LEASE_WRITE)
 		write_back_granted(m, inode, call, node->instance);
 	if (node->item.open)

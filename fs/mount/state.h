@@ -79,6 +79,7 @@ struct memory;
 struct prefetch;
 struct reading;
 struct open_file;
+struct rules_state;
 
 struct mount {
 	const struct mount_options *options;
@@ -97,6 +98,7 @@ struct mount {
 	struct locks *locks;
 	struct memory *memory; /* NULL: no limit */
 	struct prefetch *prefetch; /* NULL: --prefetch=off */
+	struct rules_state *rules; /* NULL: before the mount has them, and behind its end: rules.h */
 	struct fuse_session *fuse;
 	int fuse_fd;
 	atomic_bool has_epoch; /* FUSE_NOTIFY_INC_EPOCH works and may be used (--kernel-names, --small):

@@ -13,6 +13,7 @@
 #include "fs/mount/memory.h"
 #include "fs/mount/passthrough.h"
 #include "fs/mount/prefetch.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/seal.h"
 
 #define RANGES_TEXT_BYTES 4000 /* of an xattr's value: fits what getfattr asks for */
@@ -273,6 +274,8 @@ int status_xattr(struct mount *m, struct inode *inode, const char *name, char **
 		text = change_text(m, inode);
 	else if (strcmp(name, "sealed") == 0)
 		text = seal_text(m, inode);
+	else if (strcmp(name, "policy") == 0 || strcmp(name, "rules") == 0)
+		text = rules_text(m, inode);
 	else if (strcmp(name, "version") == 0)
 		text = strdup(LEASEHOLD_VERSION);
 	else if (strcmp(name, "status") == 0)
@@ -281,6 +284,10 @@ int status_xattr(struct mount *m, struct inode *inode, const char *name, char **
 		return -ENODATA;
 	if (!text)
 		return -ENOMEM;
+	if (!*text) {
+		free(text);
+		return -ENODATA;
+	}
 	*ret_text = text;
 	return 0;
 }

@@ -22,6 +22,8 @@
  *   ranges   which: "0-4096,8192-12288", end excluded
  *   lease    "read 27.3s", the kind and the time it is good for without a renewal; "none"
  *   change   "incarnation.counter" that the lease stands at; "unknown"
+ *   rules    what policies say of it: rules_text()
+ *   policy   the same, of what has none of its own (xattr.c)
  *   version  of the program
  *   status   the mount's status as JSON (on any inode)
  */

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "fs/mount/rules.h"
+
 /* One name; the call's context until it is answered. */
 struct step {
 	pthread_cond_t done; /* with the mount's lock */
@@ -69,7 +71,7 @@ int subdirectory_find(struct mount *m, const char *path, struct item_node *root,
 			name[length] = '\0';
 			if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 				r = -EINVAL;
-			else
+			else if (rules_above(m, root, at), true)
 				r = look_up(m, name, root);
 		}
 		at += length;

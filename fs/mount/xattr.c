@@ -9,6 +9,7 @@
 #include "fs/mount/ops.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 #include "fs/mount/status.h"
 #include "fs/mount/tracer.h"
@@ -207,6 +208,47 @@ static void getxattr_work(struct mount *m, struct call *call)
 	value_reply(m, call);
 }
 
+/* A directory that has no policy says what others say of it. */
+static void policy_work(struct mount *m, struct call *call)
+{
+	int error = call->status == STATUS_OK ? 0 : call_errno(call);
+	fuse_req_t request;
+	struct answer answer;
+	char *text;
+
+	if (error != ENODATA && error != EOPNOTSUPP) {
+		getxattr_work(m, call);
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	answer_work_in(m, call, NULL, NULL, &answer);
+	pthread_mutex_unlock(&m->lock);
+	answer_done(m, &answer);
+	text = rules_text(m, call->inode);
+	if (!text || !*text) {
+		reply_error(m, call, text ? ENODATA : ENOMEM);
+		free(text);
+		return;
+	}
+	request = call_take_request(m, call);
+	if (request)
+		reply_value(request, text, strlen(text), call->size);
+	call_destroy(m, call);
+	free(text);
+}
+
+static bool is_directory(struct mount *m, fuse_ino_t nodeid)
+{
+	struct inode *inode;
+	bool is;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	is = inode && S_ISDIR(inode->type);
+	pthread_mutex_unlock(&m->lock);
+	return is;
+}
+
 /* True when attributes that stand say that there is no such one. */
 static bool known_absent(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, const char *name)
 {
@@ -239,9 +281,10 @@ static bool known_absent(struct mount *m, fuse_req_t request, fuse_ino_t nodeid,
 void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t size)
 {
 	struct mount *m = fuse_req_userdata(request);
+	bool policy = strcmp(name, POLICY_XATTR) == 0 && is_directory(m, nodeid);
 	struct call *call;
 
-	if (is_own_xattr(name)) {
+	if (is_own_xattr(name) && !policy) {
 		own_xattr(m, request, nodeid, name + strlen("user.leasehold."), size);
 		return;
 	}
@@ -268,7 +311,7 @@ void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t
 	call->message.getxattr.size = size < XATTR_BYTES_MAX ? (uint32_t)size : XATTR_BYTES_MAX;
 	call->ends_when_away = nodeid == FUSE_ROOT_ID && is_acl(name) &&
 			       !session_fails_at_once(m);
-	call_send(m, call, getxattr_work);
+	call_send(m, call, policy ? policy_work : getxattr_work);
 }
 
 void op_listxattr(fuse_req_t request, fuse_ino_t nodeid, size_t size)
@@ -291,13 +334,15 @@ static void change_work(struct mount *m, struct call *call)
 	if (modify_end(m, call, &answer, &before, &after) && call->inode->file)
 		cache_file_move(call->inode->file, before, after, 0, 0);
 	answer_done(m, &answer);
+	if (call->status == STATUS_OK && strcmp(call->names[0], POLICY_XATTR) == 0)
+		rules_changed(m, call->inode, (struct slice){ call->bulk, call->bulk_length });
 	reply_error(m, call, call->status == STATUS_OK ? 0 : call_errno(call));
 }
 
 static bool refuse(fuse_req_t request, const char *name)
 {
-	if (is_own_xattr(name) || strcmp(name, STATUS_XATTR) == 0 ||
-	    strcmp(name, TRACE_XATTR) == 0) {
+	if ((is_own_xattr(name) && strcmp(name, POLICY_XATTR) != 0) ||
+	    strcmp(name, STATUS_XATTR) == 0 || strcmp(name, TRACE_XATTR) == 0) {
 		fuse_reply_err(request, EPERM); /* they tell; nothing is set through them yet */
 		return true;
 	}

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
@@ -10,6 +11,7 @@
 #include "fs/origin/credentials.h"
 #include "fs/origin/store_private.h"
 #include "lease/seal.h"
+#include "prefetch/rules.h"
 
 #define DATA_RUNS_MAX 16 /* of a read: beyond it the holes in between and behind are sent */
 #define RESERVED_XATTR "user.leasehold."
@@ -400,8 +402,9 @@ static int xattr_name(const struct credential *caller, struct slice name, bool w
 		return -EINVAL;
 	memcpy(ret_name, name.data, name.length);
 	ret_name[name.length] = 0;
-	/* Answered by hosts, never stored. */
-	if (strncmp(ret_name, RESERVED_XATTR, strlen(RESERVED_XATTR)) == 0)
+	/* Answered by hosts, never stored, but for one. */
+	if (strcmp(ret_name, POLICY_XATTR) != 0 &&
+	    strncmp(ret_name, RESERVED_XATTR, strlen(RESERVED_XATTR)) == 0)
 		return write ? -EINVAL : -ENODATA;
 	/* CAP_SYS_ADMIN stays with the thread whoever it acts as, so this is ours to refuse. */
 	if (caller->uid != 0 && strncmp(ret_name, "trusted.", 8) == 0)
@@ -409,6 +412,14 @@ static int xattr_name(const struct credential *caller, struct slice name, bool w
 	if (write && caller->uid != 0 && strncmp(ret_name, "security.", 9) == 0)
 		return -EPERM;
 	return 0;
+}
+
+static uint32_t policy_mark(const char *path, bool follow)
+{
+	ssize_t length = follow ? getxattr(path, POLICY_XATTR, NULL, 0) :
+				  lgetxattr(path, POLICY_XATTR, NULL, 0);
+
+	return length > 0 ? MARK_POLICY : 0;
 }
 
 uint32_t store_lacks(const char *path, bool follow, const struct file_id *id)
@@ -428,7 +439,7 @@ uint32_t store_lacks(const char *path, bool follow, const struct file_id *id)
 
 	/* Too many to say what is lacking; the seal is looked for by name. */
 	if (length < 0 && errno == ERANGE)
-		return store_seal_marks(path, follow, id);
+		return store_seal_marks(path, follow, id) | policy_mark(path, follow);
 	if (length < 0)
 		return errno == EOPNOTSUPP ? LACKS_CAPABILITY | LACKS_SELINUX | LACKS_ACL |
 						     LACKS_DEFAULT_ACL : 0;
@@ -436,6 +447,8 @@ uint32_t store_lacks(const char *path, bool follow, const struct file_id *id)
 		lacks |= known[i].bit;
 	for (const char *at = names; at < names + length; at += strlen(at) + 1) {
 		marked |= strncmp(at, SEAL_XATTRS, strlen(SEAL_XATTRS)) == 0;
+		if (strcmp(at, POLICY_XATTR) == 0)
+			lacks |= MARK_POLICY;
 		for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 			if (strcmp(at, known[i].name) == 0)
 				lacks &= ~known[i].bit;
@@ -450,7 +463,10 @@ int store_getxattr(struct store *s, const struct credential *caller, struct inod
 	ssize_t length;
 	int error = xattr_name(caller, name, false, text);
 
-	if (!error)
+	/* A policy is for everybody who may get here, not only for who may read the directory. */
+	if (!error && strcmp(text, POLICY_XATTR) == 0)
+		credentials_reset();
+	else if (!error)
 		error = credentials_assume(caller);
 	if (error)
 		return error;
@@ -478,6 +494,34 @@ bool store_seal_value(struct slice value, uint32_t *ret_term)
 	return *ret_term > 0;
 }
 
+static void *resize(void *context, void *pointer, size_t old_size, size_t size)
+{
+	(void)context;
+	(void)old_size;
+	if (size > 0)
+		return realloc(pointer, size);
+	free(pointer);
+	return NULL;
+}
+
+/* What makes no sense is not stored, so that the one before stays. */
+static int check_policy(const struct inode *inode, struct slice text)
+{
+	static const struct allocator allocator = { resize, NULL };
+	struct rules_error error;
+	struct rules *rules;
+	int r;
+
+	if (!S_ISDIR(inode->type))
+		return -ENOTDIR;
+	if (text.length == 0)
+		return -EINVAL; /* none is taken away, and not set */
+	r = rules_compile(&allocator, text, &rules, &error);
+	if (r == 0)
+		rules_destroy(rules);
+	return r;
+}
+
 int store_setxattr(struct store *s, const struct credential *caller, struct inode *inode,
 		   struct slice name, struct slice value, bool create, bool replace)
 {
@@ -492,6 +536,8 @@ int store_setxattr(struct store *s, const struct credential *caller, struct inod
 			return -EINVAL;
 		return store_seal(s, caller, inode, term);
 	}
+	if (!error && strcmp(text, POLICY_XATTR) == 0)
+		error = check_policy(inode, value);
 	if (!error)
 		error = credentials_assume(caller);
 	if (error)

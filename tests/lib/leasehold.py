@@ -310,14 +310,15 @@ class Host(Daemon):
             os.makedirs(directory, exist_ok=True)
         self.options = options
         self.namespace = namespace
+        self.below = ""  # or "/DIRECTORY": what of the export is mounted
         self.joined = False
         self.mounts_said = 0
         self.connection = None
 
     def url(self):
         if self.namespace:
-            return "https://%s:%d/default" % (self.namespace.gateway, self.origin.port)
-        return self.origin.url
+            return "https://%s:%d/default%s" % (self.namespace.gateway, self.origin.port, self.below)
+        return self.origin.url + self.below
 
     def command(self, *more):
         command = [BINARY, "mount", self.url(), self.path, "--cache", self.cache,

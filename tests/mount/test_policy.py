@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Policies: set on one host, in force on all of them, and refused when they make no sense."""
+
+import errno
+import os
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import leasehold
+from leasehold import BINARY, LOCAL, Skip, eventually, expect, expect_errno, run, write_file
+
+POLICY = "user.leasehold.policy"
+RULES = "user.leasehold.rules"
+
+
+def prepare(w, *names, options=()):
+    if LOCAL:
+        raise Skip("a local file system has no policies")
+    w.origin(*options)
+    return w.hosts(*names)
+
+
+def rules(path):
+    """What policies set of it: {attribute: (value, where)}."""
+    try:
+        text = os.getxattr(path, RULES).decode()
+    except OSError as e:
+        if e.errno != errno.ENODATA:
+            raise
+        return {}
+    return {line.split("=")[0]: (line.split("=", 1)[1].split("  # ")[0],
+                                 line.split("  # ")[1].split(": ")[0])
+            for line in text.splitlines()}
+
+
+def put(text, directory):
+    subprocess.run([BINARY, "policy", "set", directory], input=text, text=True, check=True,
+                   stderr=subprocess.DEVNULL)
+
+
+def become(path, expected):
+    eventually(lambda: rules(path) == expected,
+               "%s of %s, not only %s" % (expected, path, rules(path)))
+
+
+def test_a_policy_of_a_directory_is_in_force_below_it_on_every_host(w):
+    a, b = prepare(w, "a", "b")
+    os.makedirs(a / "d/sub")
+    write_file(a / "d/old.tar", b"1")
+    write_file(a / "other.tar", b"1")
+    expect(rules(b / "d/old.tar"), {})
+    run("setfattr", "-n", POLICY, "-v", "*.tar prefetch=whole pin", a / "d")
+    expected = {"prefetch": ("on-open,whole", "/d:1"), "pin": ("on", "/d:1")}
+    # Here at once, elsewhere as soon as the host has heard.
+    expect(rules(a / "d/old.tar"), expected)
+    become(b / "d/old.tar", expected)
+    # Files that are made later, too, on either host.
+    write_file(b / "d/sub/new.tar", b"2")
+    write_file(a / "d/sub/new.txt", b"2")
+    for host in (a, b):
+        become(host / "d/sub/new.tar", expected)
+        expect(rules(host / "d/sub/new.txt"), {})
+        expect(rules(host / "other.tar"), {})
+    # The text of what has one; of the others, what matched.
+    expect(os.getxattr(b / "d", POLICY), b"*.tar prefetch=whole pin")
+    expect(os.getxattr(b / "d/old.tar", POLICY), os.getxattr(b / "d/old.tar", RULES))
+    expect(POLICY in os.listxattr(b / "d"), False)
+    # A change reaches the other without a remount.
+    os.setxattr(b / "d", POLICY, b"# now\n*.t* priority=low\n")
+    expected = {"priority": ("low", "/d:2")}
+    for host in (b, a):
+        become(host / "d/old.tar", expected)
+    os.removexattr(a / "d", POLICY)
+    for host in (a, b):
+        become(host / "d/old.tar", {})
+        expect_errno(errno.ENODATA, os.getxattr, host / "d", POLICY)
+
+
+def test_nearer_directories_win_and_the_mounts_own_policy_over_them(w):
+    a, = prepare(w, "a")
+    own = w.path + "/own.policy"
+    write_file(own, b"# mine\n/x/y/*.b pin\n")
+    b = w.host("b", "--policy", own)
+    os.makedirs(a / "x/y/z")
+    for name in ("f.a", "f.b"):
+        write_file(a / ("x/y/" + name), b"1")
+        write_file(a / ("x/y/z/" + name), b"1")
+    os.setxattr(a / "", POLICY, b"* priority=low ttl=1h\n*.a admit=never\n/x/y/*.b unpin\n")
+    os.setxattr(a / "x/y", POLICY, b"/*.b priority=high\nz/* !ttl\n")
+    become(a / "x/y/f.a", {"priority": ("low", "/:1"), "ttl": ("1h", "/:1"),
+                           "admit": ("never", "/:2")})
+    for host, pin in ((a, ("off", "/:3")), (b, ("on", "--policy:2"))):
+        become(host / "x/y/f.b", {"priority": ("high", "/x/y:1"), "ttl": ("1h", "/:1"),
+                                  "pin": pin})
+        become(host / "x/y/z/f.b", {"priority": ("low", "/:1"), "ttl": ("unlimited", "/x/y:2")})
+    # What is renamed is what its new name says.
+    os.rename(a / "x/y/f.b", a / "x/y/z/g.c")
+    become(a / "x/y/z/g.c", {"priority": ("low", "/:1"), "ttl": ("unlimited", "/x/y:2")})
+
+
+def test_a_mount_of_a_directory_has_the_policies_above_it(w):
+    a, = prepare(w, "a")
+    os.makedirs(a / "x/y/z")
+    write_file(a / "x/y/z/f", b"1")
+    os.setxattr(a / "", POLICY, b"/x/y/z/f priority=low\n")
+    b = w.host("b", start=False)
+    b.below = "/x/y"
+    b.start()
+    become(b / "z/f", {"priority": ("low", "/:1")})
+    os.setxattr(a / "x", POLICY, b"y/z/f priority=high\n")
+    become(b / "z/f", {"priority": ("high", "/x:1")})
+    os.removexattr(a / "", POLICY)
+    os.setxattr(b / "", POLICY, b"/z/f admit=second\n")
+    become(b / "z/f", {"priority": ("high", "/x:1"), "admit": ("second", "/x/y:1")})
+
+
+def test_what_makes_no_sense_is_refused_and_the_old_one_stays(w):
+    a, b = prepare(w, "a", "b")
+    os.mkdir(a / "d")
+    write_file(a / "d/f", b"1")
+    os.setxattr(a / "d", POLICY, b"f pin\n")
+    become(b / "d/f", {"pin": ("on", "/d:1")})
+    for wrong in (b"f pin\n* prefech=whole\n", b"f", b"", b"a[ pin", b"f pin=maybe",
+                  b"f pin\n" * 4000):
+        expect_errno(errno.EINVAL, os.setxattr, a / "d", POLICY, wrong)
+    expect_errno(errno.ENOTDIR, os.setxattr, a / "d/f", POLICY, b"f pin")
+    for host in (a, b):
+        expect(os.getxattr(host / "d", POLICY), b"f pin\n")
+        become(host / "d/f", {"pin": ("on", "/d:1")})
+    # The command says where and why.
+    write_file(w.path + "/wrong", b"# x\n*.tar  prefech=whole\n")
+    for command in (("set", a / "d", w.path + "/wrong"), ("check", w.path + "/wrong")):
+        ended = subprocess.run([BINARY, "policy", *command], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, check=False)
+        expect(ended.returncode, 1)
+        assert "line 2, column 8" in ended.stdout, ended.stdout
+        assert "did you mean prefetch?" in ended.stdout, ended.stdout
+    expect(os.getxattr(a / "d", POLICY), b"f pin\n")
+    # So does a mount, and there is none.
+    c = w.host("c", "--policy", w.path + "/wrong", start=False)
+    ended = subprocess.run([str(x) for x in c.command()], stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True, check=False)
+    assert ended.returncode != 0 and "line 2, column 8" in ended.stdout, ended.stdout
+
+
+def test_who_may_not_write_to_the_directory_may_not_set_its_policy(w):
+    a, = prepare(w, "a")
+    os.mkdir(a / "d")
+    os.chmod(a / "d", 0o711)
+    os.chmod(w.path, 0o755)
+    command = ["setfattr", "-n", POLICY, "-v", "* pin", a / "d"]
+    ended = subprocess.run(command, user=1, group=1, extra_groups=[], stderr=subprocess.PIPE,
+                           text=True, check=False)
+    assert ended.returncode == 1 and "Permission denied" in ended.stderr, ended.stderr
+    os.chown(a / "d", 1, 1)
+    subprocess.run(command, user=1, group=1, extra_groups=[], check=True)
+    expect(os.getxattr(a / "d", POLICY), b"* pin")
+
+
+def test_the_command_sets_gets_and_shows(w):
+    a, b = prepare(w, "a", "b")
+    os.mkdir(a / "d")
+    write_file(a / "d/x y.tar", b"1")
+    text = "# tars\n*.tar  priority=high\n"
+    put(text, a / "d")
+    expect(run(BINARY, "policy", "get", b / "d").stdout, text)
+    become(b / "d/x y.tar", {"priority": ("high", "/d:2")})
+    expect(run(BINARY, "policy", "get", "--match", b / "d/x y.tar").stdout,
+           "priority=high  # /d:2: *.tar  priority=high\n")
+    assert "priority=high" in run(BINARY, "stat", b / "d/x y.tar").stdout
+    # At the origin's machine, on the exported directory.
+    exported = w.main_origin.path_of("d")
+    expect(run(BINARY, "policy", "get", exported).stdout, text)
+    put("*.tar  priority=low\n", exported)
+    become(a / "d/x y.tar", {"priority": ("low", "/d:1")})
+    # An editor that leaves nonsense changes nothing; one that is right does.
+    for line, good in (("* pinn", False), ("* pin", True)):
+        script = w.path + "/editor"
+        write_file(script, ("#!/bin/sh\necho '%s' >>\"$1\"\n" % line).encode())
+        os.chmod(script, 0o755)
+        ended = subprocess.run([BINARY, "policy", "edit", str(a / "d")], check=False,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, env=dict(os.environ, EDITOR=str(script)),
+                               text=True)
+        expect(ended.returncode, 0 if good else 1, ended.stdout)
+    expect(os.getxattr(a / "d", POLICY), b"*.tar  priority=low\n* pin\n")
+    run(BINARY, "policy", "set", "--none", a / "d")
+    expect_errno(errno.ENODATA, os.getxattr, b / "d", POLICY)
+
+
+if __name__ == "__main__":
+    leasehold.main(globals())
