@@ -18,7 +18,8 @@
 #define NAPS 16u		 /* without anything to do, before it sleeps */
 #define LOOK_MS 50u		 /* wishes wait: may more be sent by now? */
 #define SCAN_MAX 512u		 /* entries of a listing that are looked at in one go */
-#define SMALL_UNIT (32u << 10)   /* what a listing or a name is counted as */
+#define NAME_UNIT (32u << 10)	 /* what a name with its bytes is counted as */
+#define LIST_UNIT (8u << 10)	 /* what a listing is */
 #define SORTED_MAX 4u
 
 struct record {
@@ -370,8 +371,8 @@ static enum progress list(struct prefetch *p, struct wish *wish, struct inode *d
 	pthread_mutex_unlock(&m->lock);
 	if (here || full || !S_ISDIR(directory->type))
 		return PROGRESS_OVER;
-	item = item_of(wish, directory->nodeid, LEDGER_LISTING, SMALL_UNIT);
-	unit = unit_begin(p, wish, SMALL_UNIT, &item);
+	item = item_of(wish, directory->nodeid, LEDGER_LISTING, LIST_UNIT);
+	unit = unit_begin(p, wish, LIST_UNIT, &item);
 	if (!unit)
 		return PROGRESS_FULL;
 	unit->resume = resume;
@@ -385,7 +386,7 @@ static enum progress look_up(struct prefetch *p, struct wish *wish, struct inode
 			     const char *name)
 {
 	struct credential credential = credential_of(wish->who);
-	struct prefetch_unit *unit = unit_begin(p, wish, SMALL_UNIT, NULL);
+	struct prefetch_unit *unit = unit_begin(p, wish, NAME_UNIT, NULL);
 
 	if (!unit)
 		return PROGRESS_FULL;
@@ -618,7 +619,7 @@ static bool dispatch(struct prefetch *p)
 		struct wish *next, wish;
 
 		pthread_mutex_lock(&p->lock);
-		next = !p->stop && scheduler_may(&p->scheduler, mount_now(), SMALL_UNIT) ?
+		next = !p->stop && scheduler_may(&p->scheduler, mount_now(), LIST_UNIT) ?
 			       scheduler_next(&p->scheduler) :
 			       NULL;
 		if (next)

@@ -21,7 +21,7 @@
 struct prefetch;
 struct prefetch_unit;
 
-#define PREFETCH_UNITS_MAX 64u			    /* requests under way */
+#define PREFETCH_UNITS_MAX 128u			    /* requests under way */
 #define PREFETCH_BYTES_MAX (UINT64_C(32) << 20)	    /* of them */
 #define PREFETCH_RING	   2048u		    /* accesses that were not looked at yet */
 #define PREFETCH_INODES_MAX (INODE_IDLE_COUNT_MAX / 2) /* known: more are not listed on a guess */
