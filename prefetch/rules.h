@@ -51,12 +51,12 @@
 	  "at which access it goes into the cache")                                                \
 	A(WAIT, "wait", WAIT, "open or never", RULES_WAIT_NEVER, LATER,                            \
 	  "an open waits until all of the file is cached")                                         \
-	A(READAHEAD, "readahead", SIZE, "SIZE, 0 for none, or mount", RULES_ALL, LATER,            \
+	A(READAHEAD, "readahead", SIZE, "SIZE, 0 for none, or mount", RULES_ALL, NOW,              \
 	  "most that is fetched ahead of a sequential reader; mount: as --read-ahead says")        \
 	A(COMPRESSION, "compression", COMPRESSION, "auto or off", RULES_COMPRESSION_AUTO, LATER,   \
 	  "whether answers may be compressed on the way")                                          \
 	A(DISCONNECTED, "disconnected", DISCONNECTED, "mount, wait, fail or stale",                \
-	  RULES_DISCONNECTED_MOUNT, LATER, "what a call does while the origin is away")            \
+	  RULES_DISCONNECTED_MOUNT, NOW, "what a call does while the origin is away")            \
 	A(SEAL, "seal", SEAL, "never, or after: and a time, like after:1h", RULES_ALL, LATER,      \
 	  "files that were quiet for so long are sealed by the origin")
 

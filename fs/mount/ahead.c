@@ -2,6 +2,7 @@
 
 #include "fs/mount/memory.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/rules.h"
 
 /* What is known of the file when it may be fetched ahead at all. Under the lock. */
 static bool allowed(struct mount *m, struct inode *inode, struct change *ret_change,
@@ -49,11 +50,11 @@ void ahead_plan(struct mount *m, struct open_file *file, struct sequence *sequen
 	struct inode *inode = file->inode;
 	struct cache_file *cached;
 	struct change change;
-	uint64_t file_size, end = offset + size, window;
+	uint64_t file_size, end = offset + size, window, most;
 	bool waits;
 
 	ret_ahead->inode = NULL;
-	if (m->options->read_ahead < AHEAD_BYTES_MIN || file->lock_number || file->mappable)
+	if (file->lock_number || file->mappable)
 		return;
 	pthread_mutex_lock(&m->lock);
 	if (sequence->count < AHEAD_READS) {
@@ -62,7 +63,9 @@ void ahead_plan(struct mount *m, struct open_file *file, struct sequence *sequen
 		pthread_mutex_unlock(&m->lock);
 		return;
 	}
-	if (!allowed(m, inode, &change, &file_size) || offset >= file_size) {
+	most = rules_read_ahead(m, inode);
+	if (most < AHEAD_BYTES_MIN || !allowed(m, inode, &change, &file_size) ||
+	    offset >= file_size) {
 		pthread_mutex_unlock(&m->lock);
 		return;
 	}
@@ -76,8 +79,8 @@ void ahead_plan(struct mount *m, struct open_file *file, struct sequence *sequen
 	window = sequence->window;
 	if (waits)
 		window = window ? 2 * window : AHEAD_BYTES_MIN;
-	if (window > m->options->read_ahead)
-		window = m->options->read_ahead;
+	if (window > most)
+		window = most;
 	sequence->window = window;
 	if (window) {
 		inode_use(m, inode);

@@ -9,6 +9,7 @@
 
 #include "fs/mount/locks.h"
 #include "fs/mount/read.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 #include "fs/mount/write_back.h"
 
@@ -561,8 +562,8 @@ static bool settled(struct mount *m, struct call *call)
 		call->status = STATUS_DEADLINE;
 		return true;
 	}
-	if (session_fails_at_once(m) && call->error != 0 &&
-	    !(call->modifying && call->attempts > 0)) {
+	if (call->error != 0 && !(call->modifying && call->attempts > 0) &&
+	    rules_fail_call_now(m, call)) {
 		call->status = STATUS_IO;
 		return true;
 	}
@@ -683,7 +684,7 @@ struct verdict {
 /* Looks at every call in flight; fills in whom to answer. Under the lock. */
 static unsigned judge(struct mount *m, struct instant now, struct verdict *verdicts)
 {
-	bool away = session_away(m), fail = away && session_fails_at_once(m), over;
+	bool away = session_away(m), fail, over;
 	struct call *call, *next;
 	unsigned count = 0;
 
@@ -699,6 +700,7 @@ static unsigned judge(struct mount *m, struct instant now, struct verdict *verdi
 			continue;
 		}
 		over = bound_elsewhere(m, call);
+		fail = away && rules_fail_call(m, call);
 		if (!call->abandoned && (fail || over || !instant_before(now, call->deadline))) {
 			if (fail || over)
 				call->deadline_errno = EIO;

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "fs/mount/pages.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 #include "lease/seal.h"
 
@@ -92,7 +93,8 @@ uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant 
 		return instance;
 	}
 	change = (struct change){ 0, 0 };
-	if (session_serves_stale(m, now))
+	if (session_serves_stale(m, now) &&
+	    rules_disconnected(m, inode) == RULES_DISCONNECTED_STALE)
 		instance = holder_lease_before(m->holder, now, &inode->handle, &change);
 	if (instance)
 		session_served_stale(m);

@@ -9,6 +9,7 @@
 #include "fs/mount/pages.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/write_back.h"
 
 #define TRY_MAX 3
@@ -839,9 +840,12 @@ static struct reading *reading_new(struct mount *m, fuse_req_t request, uint64_t
 	return reading;
 }
 
-static size_t ahead_of(const struct mount *m)
+/* Under the lock. */
+static size_t ahead_of(struct mount *m, const struct inode *inode)
 {
-	return m->options->read_ahead < AHEAD_MISS ? m->options->read_ahead : AHEAD_MISS;
+	uint64_t most = rules_read_ahead(m, inode);
+
+	return most < AHEAD_MISS ? most : AHEAD_MISS;
 }
 
 /* With a use of the inode. Under the lock. */
@@ -878,7 +882,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	   what they ask for. */
 	sequence = ahead_count(file, offset, size, !direct);
 	if (sequence->count > 0 && !memory_is_short(m))
-		reading->ahead = ahead_of(m);
+		reading->ahead = ahead_of(m, file->inode);
 	reading->exclusive = !direct && file->inode->mappable > 0;
 	/* Mapping it dropped what was there; from now on pages come under the write lease only. */
 	if (reading->exclusive && file->mappable)
@@ -965,7 +969,7 @@ void read_unopened(struct mount *m, fuse_req_t request, uint64_t nodeid, uint64_
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode) {
 		/* Who begins at the start wants all of it. */
-		reading->ahead = offset == 0 ? ahead_of(m) : 0;
+		reading->ahead = offset == 0 ? ahead_of(m, inode) : 0;
 		reading_begin(m, reading, inode);
 	}
 	pthread_mutex_unlock(&m->lock);

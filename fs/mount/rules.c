@@ -497,6 +497,49 @@ uint64_t rules_value(struct mount *m, const struct inode *inode, enum rules_attr
 	return a.values[attribute];
 }
 
+uint64_t rules_read_ahead(struct mount *m, const struct inode *inode)
+{
+	uint64_t bytes = m->rules ? rules_value(m, inode, RULES_READAHEAD) : RULES_ALL;
+
+	return bytes == RULES_ALL ? m->options->read_ahead : bytes;
+}
+
+enum rules_disconnected rules_disconnected(struct mount *m, const struct inode *inode)
+{
+	const char *option = m->options->disconnected;
+	uint64_t value = m->rules ? rules_value(m, inode, RULES_DISCONNECTED) : RULES_DISCONNECTED_MOUNT;
+
+	if (value != RULES_DISCONNECTED_MOUNT)
+		return (enum rules_disconnected)value;
+	return strcmp(option, "fail") == 0  ? RULES_DISCONNECTED_FAIL :
+	       strcmp(option, "stale") == 0 ? RULES_DISCONNECTED_STALE :
+					      RULES_DISCONNECTED_WAIT;
+}
+
+bool rules_fail_call(struct mount *m, const struct call *call)
+{
+	struct rules_attributes a;
+
+	if (m->rules && (m->rules->sets & 1u << RULES_DISCONNECTED) && call->inode &&
+	    call->operation == MESSAGE_lookup &&
+	    rules_of_name(m, call->inode, slice_of(call->names[0]), false, &a) &&
+	    a.values[RULES_DISCONNECTED] != RULES_DISCONNECTED_MOUNT)
+		return a.values[RULES_DISCONNECTED] == RULES_DISCONNECTED_FAIL;
+	if (!call->inode)
+		return session_fails_at_once(m);
+	return rules_disconnected(m, call->inode) == RULES_DISCONNECTED_FAIL;
+}
+
+bool rules_fail_call_now(struct mount *m, const struct call *call)
+{
+	bool fails;
+
+	pthread_mutex_lock(&m->lock);
+	fails = rules_fail_call(m, call);
+	pthread_mutex_unlock(&m->lock);
+	return fails;
+}
+
 uint64_t rules_serial(const struct mount *m)
 {
 	return m->rules ? atomic_load(&m->rules->serial) : 0;

@@ -46,6 +46,15 @@ bool rules_of_name(struct mount *m, const struct inode *directory, struct slice 
 /* One attribute of it: cheap when no policy sets it. */
 uint64_t rules_value(struct mount *m, const struct inode *inode, enum rules_attribute attribute);
 
+/* The most that is fetched ahead of a sequential reader of it: policy or --read-ahead. */
+uint64_t rules_read_ahead(struct mount *m, const struct inode *inode);
+/* What a call does about it while the origin is away: policy or --disconnected. */
+enum rules_disconnected rules_disconnected(struct mount *m, const struct inode *inode);
+
+/* That ends the call: of a lookup, by what is said of the name. The second without the lock. */
+bool rules_fail_call(struct mount *m, const struct call *call);
+bool rules_fail_call_now(struct mount *m, const struct call *call);
+
 /* Moves whenever a policy came, changed or went. Any thread, without the lock, too. */
 uint64_t rules_serial(const struct mount *m);
 /*

@@ -794,7 +794,6 @@ bool session_away(const struct mount *m)
 bool session_serves_stale(const struct mount *m, struct instant now)
 {
 	return m->session && !m->session->returning &&
-	       strcmp(m->options->disconnected, "stale") == 0 &&
 	       (session_away(m) || holder_expired(m->holder, now));
 }
 

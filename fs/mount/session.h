@@ -59,14 +59,14 @@ void session_dropped(struct mount *m, struct session_id session, uint64_t sequen
  */
 bool session_away(const struct mount *m);
 
-/* disconnected=fail: nothing waits for an origin that is away. */
+/* disconnected=fail: nothing waits for an origin that is away, unless policies say so: rules.h. */
 static inline bool session_fails_at_once(const struct mount *m)
 {
 	return strcmp(m->options->disconnected, "fail") == 0;
 }
 
 /*
- * disconnected=stale, and the origin is away: what is cached is used without its lease, and every
+ * The origin is away: with disconnected=stale (rules.h) what is cached is used without its lease, and every
  * use is noted, since before the next session stands the kernel's pages of it must go. Under the
  * lock.
  */

@@ -190,5 +190,49 @@ def test_the_command_sets_gets_and_shows(w):
     expect_errno(errno.ENODATA, os.getxattr, b / "d", POLICY)
 
 
+def test_read_ahead_is_what_a_policy_says_of_a_file(w):
+    prepare(w)
+    a = w.host("a", "--prefetch", "off")
+    for name in ("plain.bin", "small.idx"):
+        with open(w.main_origin.path_of(name), "wb") as f:
+            f.write(os.urandom(1 << 20) * 24)
+    os.setxattr(a.path, POLICY, b"*.idx readahead=0\n")
+    become(a / "small.idx", {"readahead": ("0", "/:1")})
+    for name in ("small.idx", "plain.bin"):
+        fd = os.open(a / name, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # the kernel's own is none of ours
+        for i in range(64):
+            os.pread(fd, 65536, i * 65536)
+        os.close(fd)
+    eventually(lambda: int(a.xattr("cached", "plain.bin")) >= 5 << 20, "read ahead of")
+    assert int(a.xattr("cached", "small.idx")) <= 4 << 20, a.xattr("ranges", "small.idx")
+
+
+def test_some_files_fail_and_some_are_served_while_the_origin_is_away(w):
+    w.allow_log("")
+    a, = prepare(w, "a", options=("--lease-term", "5s"))
+    os.mkdir(a / "d")
+    for name in ("keep.s", "other.s", "strict.f"):
+        write_file(a / ("d/" + name), b"one")
+    os.setxattr(a.path, POLICY, b"/ disconnected=stale\n/d disconnected=stale\n"
+                b"*.s disconnected=stale\n*.f disconnected=fail\n")
+    become(a / "d/keep.s", {"disconnected": ("stale", "/:3")})
+    become(a / "d/strict.f", {"disconnected": ("fail", "/:4")})
+    for name in ("keep.s", "strict.f"):
+        with open(a / ("d/" + name), "rb") as f:
+            expect(f.read(), b"one")
+        eventually(lambda name=name: a.xattr("cached", "d/" + name) == "3", "it is on the disk")
+    w.main_origin.kill()
+    a.wait_until_disconnected()
+    with open(a / "d/keep.s", "rb") as f:
+        expect(f.read(), b"one")
+    expect_errno(errno.EIO, open, a / "d/strict.f", "rb")
+    assert a.status()["counters"]["stale"] > 0
+    w.main_origin.start()
+    eventually(lambda: a.status()["state"] == "connected", "a is back")
+    with open(a / "d/strict.f", "rb") as f:
+        expect(f.read(), b"one")
+
+
 if __name__ == "__main__":
     leasehold.main(globals())
