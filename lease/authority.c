@@ -74,7 +74,7 @@ static bool flush_recalls(struct authority *a, struct session *session,
 		if (!action)
 			return false;
 		action->session = session->id;
-		action->handle = lease->inode->handle;
+		action->handle = inode_handle(lease->inode);
 		action->recall_sequence = lease->recall_sequence;
 		action->scope = (enum recall_scope)lease->scope;
 		names = lease_names(a, lease);
@@ -131,7 +131,7 @@ static bool flush_unused(struct authority *a, struct inode_busy *busy, struct au
 
 		if (!action)
 			return false;
-		action->handle = busy->inode->handle;
+		action->handle = inode_handle(busy->inode);
 	}
 	list_remove(&busy->unused.link);
 	authority_inode_put(a, busy->inode);
@@ -217,7 +217,9 @@ static void authority_set_up(struct authority *a, const struct authority_config 
 	map_init(&a->names, allocator, MAP_U64, offsetof(struct recall_names, id),
 		 rng_next(&a->rng));
 	pool_init(&a->leases, allocator, sizeof(struct lease));
-	pool_init(&a->inode_pool, allocator, sizeof(struct inode));
+	for (size_t i = 0; i < INODE_POOLS; i++)
+		pool_init(&a->inode_pools[i], allocator,
+			  sizeof(struct inode) + (i + 1) * INODE_STEP_BYTES);
 	list_init(&a->live);
 	list_init(&a->ended);
 	list_init(&a->pending);
@@ -332,7 +334,7 @@ void authority_destroy(struct authority *a)
 	cursor = 0;
 	while ((inode = map_next(&a->inodes, &cursor))) {
 		authority_free(a, inode->busy, sizeof(*inode->busy));
-		pool_free(&a->inode_pool, inode);
+		authority_inode_free(a, inode);
 	}
 	silent_free_all(a);
 	lock_table_destroy(a->locks);
@@ -341,7 +343,8 @@ void authority_destroy(struct authority *a)
 	map_finish(&a->inodes);
 	map_finish(&a->names);
 	pool_finish(&a->leases);
-	pool_finish(&a->inode_pool);
+	for (size_t i = 0; i < INODE_POOLS; i++)
+		pool_finish(&a->inode_pools[i]);
 	authority_free(a, a->deadlines, a->deadline_capacity * sizeof(struct operation *));
 	authority_free(a, a->previous, a->previous_count * sizeof(*a->previous));
 	authority_free(a, a, sizeof(*a));

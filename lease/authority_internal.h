@@ -48,15 +48,20 @@ struct pending {
 
 /*
  * An inode that has leases, or is busy. There are many of them, and almost all have leases and nothing
- * else: what is known besides has its own struct.
+ * else: what is known besides has its own struct. Leases and opens are keyed by its address.
  */
 struct inode {
-	uint64_t id;               /* what leases and opens are keyed by */
-	struct handle handle;
-	struct list leases;        /* lease.in_inode; with a write lease there is no other */
-	uint64_t exclusive_since;  /* the session's recall sequence when it became the write lease */
-	struct inode_busy *busy;   /* NULL: nothing to tell */
+	struct list leases;       /* lease.in_inode; with a write lease there is no other */
+	uint64_t exclusive_since; /* the session's recall sequence when it became the write lease */
+	struct inode_busy *busy;  /* NULL: nothing to tell */
+	uint8_t handle[];         /* a struct handle up to its last byte in use: inode_handle() */
 };
+
+/* Inodes are cut to multiples of this. */
+#define INODE_STEP_BYTES 8u
+#define INODE_POOLS ((sizeof(struct handle) + INODE_STEP_BYTES - 1) / INODE_STEP_BYTES)
+
+static_assert(sizeof(struct inode) == 32, "an inode costs its memory");
 
 /* Of an inode that has opens, operations, or a back-off to remember. */
 struct inode_busy {
@@ -84,7 +89,7 @@ struct recall_names {
  * recalling needs no memory (I6). Millions of them: its size is what an origin's memory goes to.
  */
 struct lease {
-	struct inode *inode; /* its id is the key in session.leases */
+	struct inode *inode; /* the key in session.leases */
 	struct session *session;
 	struct list in_inode;
 	struct list in_session; /* session.granted, or session.recalled */
@@ -104,8 +109,7 @@ static_assert(sizeof(struct lease) == 64, "a lease costs its memory");
 
 /* A registered open. */
 struct opened {
-	uint64_t inode_id; /* key in session.opens */
-	struct inode *inode;
+	struct inode *inode; /* the key in session.opens */
 	struct list link;
 };
 
@@ -185,7 +189,7 @@ struct operation {
 	bool covered;    /* runs under its session's write lease (5.7) */
 	bool write_back;
 	uint64_t lease_sequence;
-	uint64_t covered_inode; /* id of the inode */
+	struct handle covered_inode;
 	uint32_t slot_index;
 	uint64_t sequence;
 	uint64_t other;
@@ -213,7 +217,7 @@ struct authority {
 	struct map names;      /* of recalls */
 	uint32_t names_id_last;
 	struct pool leases;
-	struct pool inode_pool;
+	struct pool inode_pools[INODE_POOLS]; /* by what their handles take */
 	struct list live;
 	struct list ended;
 	struct list pending;
@@ -222,7 +226,6 @@ struct authority {
 	uint32_t backoff_count;
 	uint32_t live_count;
 	uint32_t ended_count;
-	uint64_t inode_id_last;
 	uint64_t order_last;
 	struct operation **deadlines; /* heap of QUEUED and DRAINING operations */
 	size_t deadline_count;
@@ -264,9 +267,11 @@ void grace_check(struct authority *a);
 
 /* authority_leases.c */
 struct inode *authority_inode_get(const struct authority *a, const struct handle *handle);
+struct handle inode_handle(const struct inode *inode);
 struct inode *authority_inode_make(struct authority *a, const struct handle *handle);
 struct inode *authority_inode_make_busy(struct authority *a, const struct handle *handle);
 void authority_inode_put(struct authority *a, struct inode *inode);
+void authority_inode_free(struct authority *a, struct inode *inode);
 void authority_inode_contended(struct authority *a, struct inode *inode);
 void backoffs_trim(struct authority *a);
 struct lease *lease_get(const struct session *session, const struct inode *inode);

@@ -12,6 +12,24 @@ struct inode *authority_inode_get(const struct authority *a, const struct handle
 	return map_get(&a->inodes, handle);
 }
 
+struct handle inode_handle(const struct inode *inode)
+{
+	struct handle handle = { .length = inode->handle[0] };
+
+	memcpy(handle.bytes, inode->handle + offsetof(struct handle, bytes), handle.length);
+	return handle;
+}
+
+static struct pool *inode_pool(struct authority *a, const uint8_t *handle)
+{
+	return &a->inode_pools[(offsetof(struct handle, bytes) + handle[0] - 1) / INODE_STEP_BYTES];
+}
+
+void authority_inode_free(struct authority *a, struct inode *inode)
+{
+	pool_free(inode_pool(a, inode->handle), inode);
+}
+
 struct inode *authority_inode_make(struct authority *a, const struct handle *handle)
 {
 	struct inode *inode = authority_inode_get(a, handle);
@@ -20,11 +38,12 @@ struct inode *authority_inode_make(struct authority *a, const struct handle *han
 		return inode;
 	if (map_reserve(&a->inodes, 1))
 		return NULL;
-	inode = pool_allocate(&a->inode_pool);
+	inode = pool_allocate(inode_pool(a, &handle->length));
 	if (!inode)
 		return NULL;
-	inode->handle = *handle;
-	inode->id = ++a->inode_id_last;
+	static_assert(offsetof(struct handle, length) == 0 && offsetof(struct handle, bytes) == 1,
+		      "its length, then what is in use");
+	memcpy(inode->handle, handle, offsetof(struct handle, bytes) + handle->length);
 	list_init(&inode->leases);
 	map_insert(&a->inodes, inode);
 	return inode;
@@ -64,8 +83,8 @@ void authority_inode_put(struct authority *a, struct inode *inode)
 	}
 	if (inode->busy || !list_empty(&inode->leases))
 		return;
-	map_remove(&a->inodes, &inode->handle);
-	pool_free(&a->inode_pool, inode);
+	map_remove(&a->inodes, inode->handle);
+	authority_inode_free(a, inode);
 }
 
 /* ---- back-off (PROTOCOL.md 5.5) ---- */
@@ -139,7 +158,7 @@ void authority_inode_contended(struct authority *a, struct inode *inode)
 
 struct lease *lease_get(const struct session *session, const struct inode *inode)
 {
-	return map_get(&session->leases, &inode->id);
+	return map_get(&session->leases, &inode);
 }
 
 /* The write lease on `inode`, or NULL. */
@@ -244,7 +263,7 @@ void lease_remove(struct authority *a, struct lease *lease)
 	list_remove(&lease->in_session);
 	list_remove(&lease->in_inode);
 	a->counters.leases--;
-	map_remove(&lease->session->leases, &inode->id);
+	map_remove(&lease->session->leases, &inode);
 	lease_drop_names(a, lease);
 	operation_drained(a, lease);
 	if (lease->exclusive)
@@ -383,7 +402,7 @@ static int opened_add(struct authority *a, struct session *session, const struct
 	struct inode *inode = authority_inode_get(a, handle);
 	struct opened *opened;
 
-	if (inode && map_get(&session->opens, &inode->id))
+	if (inode && map_get(&session->opens, &inode))
 		return 0;
 	if (session->opens.count >= a->config.open_count_max)
 		return -EAGAIN;
@@ -398,7 +417,6 @@ static int opened_add(struct authority *a, struct session *session, const struct
 		return -ENOMEM;
 	}
 	opened->inode = inode;
-	opened->inode_id = inode->id;
 	list_init(&opened->link);
 	list_append(&session->open_list, &opened->link);
 	inode->busy->open_count++;
@@ -520,7 +538,8 @@ uint16_t authority_acknowledge(struct authority *a, struct instant now, struct s
 	if (!session) {
 		status = STATUS_NOSESSION;
 	} else if (lease) {
-		int ret = open ? opened_add(a, session, &lease->inode->handle) : 0;
+		struct handle handle = inode_handle(lease->inode);
+		int ret = open ? opened_add(a, session, &handle) : 0;
 
 		/* At the bound the open is not registered: I8 comes before an orphan's life. */
 		if (ret == -EAGAIN)
@@ -551,7 +570,7 @@ uint32_t authority_leased(const struct authority *a, size_t *cursor, struct hand
 
 	while (count < max && (inode = map_next(&a->inodes, cursor)))
 		if (!list_empty(&inode->leases))
-			ret_handles[count++] = inode->handle;
+			ret_handles[count++] = inode_handle(inode);
 	return count;
 }
 
@@ -570,7 +589,7 @@ void opened_remove(struct authority *a, struct session *session, struct opened *
 {
 	struct inode *inode = opened->inode;
 
-	map_remove(&session->opens, &opened->inode_id);
+	map_remove(&session->opens, &inode);
 	list_remove(&opened->link);
 	authority_free(a, opened, sizeof(*opened));
 	a->counters.opens--;
@@ -630,7 +649,7 @@ void authority_close(struct authority *a, struct instant now, struct session_id 
 	authority_advance(a, now);
 	session = session_get_live(a, id);
 	inode = authority_inode_get(a, handle);
-	opened = session && inode ? map_get(&session->opens, &inode->id) : NULL;
+	opened = session && inode ? map_get(&session->opens, &inode) : NULL;
 	if (session && close_is_new(session, number) && opened)
 		opened_remove(a, session, opened);
 	authority_flush(a, out);

@@ -391,7 +391,7 @@ void operations_go_ahead(struct authority *a, const struct lease *lease)
 
 	while ((o = operation_queued(lease->inode, AUTHORITY_MODIFY, lease->session))) {
 		o->covered = true;
-		o->covered_inode = lease->inode->id;
+		o->covered_inode = inode_handle(lease->inode);
 		operation_leave(a, o);
 		operation_run(a, o);
 	}
@@ -676,7 +676,7 @@ static bool covered_by_lease(const struct authority *a, struct operation *o,
 	/* Without the lease it is told so when it runs. */
 	if (!lease)
 		return o->write_back;
-	o->covered_inode = inode->id;
+	o->covered_inode = op->targets[0].handle;
 	switch (o->kind) {
 	case AUTHORITY_READ_STRICT:
 		return true;
@@ -741,6 +741,7 @@ bool authority_may_apply(const struct authority *a, struct instant now, uint64_t
 enum authority_cover authority_cover(const struct authority *a, uint64_t op)
 {
 	const struct operation *o = map_get(&a->operations, &op);
+	const struct inode *inode;
 	const struct lease *lease;
 
 	if (!o || (!o->covered && !o->write_back))
@@ -749,8 +750,8 @@ enum authority_cover authority_cover(const struct authority *a, uint64_t op)
 	/* Wrong on purpose: it was stored under the lease once, and that has to do. */
 	return COVER_STANDS;
 #endif
-	lease = o->covered && o->session->live ? map_get(&o->session->leases, &o->covered_inode) :
-						 NULL;
+	inode = o->covered && o->session->live ? authority_inode_get(a, &o->covered_inode) : NULL;
+	lease = inode ? lease_get(o->session, inode) : NULL;
 	if (!lease || !lease->exclusive ||
 	    (o->write_back && o->lease_sequence < lease->inode->exclusive_since))
 		return COVER_GONE;

@@ -89,10 +89,10 @@ static struct session *session_allocate(struct authority *a, struct session_id i
 	session->recalls.what = PENDING_RECALLS;
 	session->over.what = PENDING_SESSION_ENDED;
 	session->forgotten.what = PENDING_SESSION_FORGOTTEN;
-	static_assert(offsetof(struct inode, id) == 0, "the key is where lease.inode points to");
-	map_init(&session->leases, a->allocator, MAP_U64_AT, offsetof(struct lease, inode),
+	static_assert(sizeof(struct inode *) == sizeof(uint64_t), "an address is a key");
+	map_init(&session->leases, a->allocator, MAP_U64, offsetof(struct lease, inode),
 		 session->id.value);
-	map_init(&session->opens, a->allocator, MAP_U64, offsetof(struct opened, inode_id),
+	map_init(&session->opens, a->allocator, MAP_U64, offsetof(struct opened, inode),
 		 session->id.value);
 	map_insert(&a->sessions, session);
 	return session;

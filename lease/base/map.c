@@ -6,16 +6,17 @@
 #include <errno.h>
 
 #define CAPACITY_MIN 8
+/* From here on an array grows by half: what is unused in a large one is much memory. */
+#define CAPACITY_LARGE 4096
 
 static uint64_t hash_handle(const struct handle *handle, uint64_t seed)
 {
 	uint64_t hash = seed ^ handle->length;
 	size_t at = 0;
 
-	/* Unused bytes of a handle are zero, so whole words may be taken. */
 	while (at < handle->length) {
 		uint64_t word = 0;
-		size_t take = HANDLE_BYTES_MAX - at < 8 ? HANDLE_BYTES_MAX - at : 8;
+		size_t take = handle->length - at < 8 ? handle->length - at : 8;
 
 		memcpy(&word, handle->bytes + at, take);
 		hash = rng_mix(hash ^ word);
@@ -36,9 +37,7 @@ static uint64_t hash_key(const struct map *map, const void *key)
 
 static const void *key_of(const struct map *map, const void *object)
 {
-	const char *field = (const char *)object + map->key_offset;
-
-	return map->key == MAP_U64_AT ? *(const void *const *)field : field;
+	return (const char *)object + map->key_offset;
 }
 
 static bool keys_equal(const struct map *map, const void *a, const void *b)
@@ -48,14 +47,32 @@ static bool keys_equal(const struct map *map, const void *a, const void *b)
 	return memcmp(a, b, sizeof(uint64_t)) == 0;
 }
 
+/* Where a key would be if all were free: its hash as a fraction of the array. */
+static size_t home_of(const struct map *map, const void *key)
+{
+	__extension__ unsigned __int128 product = hash_key(map, key);
+
+	return (size_t)(product * map->capacity >> 64);
+}
+
+static size_t next_place(const struct map *map, size_t at)
+{
+	return at + 1 == map->capacity ? 0 : at + 1;
+}
+
+/* How far `at` is behind `home`, around the end. */
+static size_t distance(const struct map *map, size_t home, size_t at)
+{
+	return at >= home ? at - home : at + map->capacity - home;
+}
+
 /* Where the key is, or the free place where it would be. */
 static size_t find(const struct map *map, const void *key)
 {
-	size_t mask = map->capacity - 1;
-	size_t at = (size_t)hash_key(map, key) & mask;
+	size_t at = home_of(map, key);
 
 	while (map->places[at] && !keys_equal(map, key_of(map, map->places[at]), key))
-		at = (at + 1) & mask;
+		at = next_place(map, at);
 	return at;
 }
 
@@ -88,7 +105,7 @@ int map_reserve(struct map *map, size_t more)
 	if (more > SIZE_MAX / 4 / sizeof(void *) - map->count)
 		return -ENOMEM;
 	while (map->count + more > capacity / 4 * 3)
-		capacity *= 2;
+		capacity += capacity < CAPACITY_LARGE ? capacity : capacity / 2;
 	if (capacity == map->capacity)
 		return 0;
 	bytes = capacity * sizeof(void *);
@@ -125,7 +142,6 @@ void *map_get(const struct map *map, const void *key)
 
 void *map_remove(struct map *map, const void *key)
 {
-	size_t mask = map->capacity - 1;
 	size_t hole;
 	void *object;
 
@@ -136,10 +152,10 @@ void *map_remove(struct map *map, const void *key)
 	if (!object)
 		return NULL;
 	/* Close the hole: move back what probed past it, so that no tombstones are needed. */
-	for (size_t at = (hole + 1) & mask; map->places[at]; at = (at + 1) & mask) {
-		size_t home = (size_t)hash_key(map, key_of(map, map->places[at])) & mask;
+	for (size_t at = next_place(map, hole); map->places[at]; at = next_place(map, at)) {
+		size_t home = home_of(map, key_of(map, map->places[at]));
 
-		if (((at - home) & mask) >= ((at - hole) & mask)) {
+		if (distance(map, home, at) >= distance(map, hole, at)) {
 			map->places[hole] = map->places[at];
 			hole = at;
 		}

@@ -2,9 +2,9 @@
  * map.h - a hash map of the caller's objects, keyed by a field inside them.
  *
  * Open addressing with linear probing over one array of pointers: eight bytes a place, at most
- * three quarters full. The map owns the array, never the objects; an object must not move nor
- * change its key while it is in. Room is reserved before it is needed, so that inserting cannot
- * fail in the middle of something: reserve, do the rest, insert.
+ * three quarters full, and grown by half when it is large. The map owns the array, never the
+ * objects; an object must not move nor change its key while it is in. Room is reserved before it is
+ * needed, so that inserting cannot fail in the middle of something: reserve, do the rest, insert.
  *
  * The order of map_next() is not specified: use it for sums and clean-up, never to decide the
  * order of what leaves the machine. One caller at a time.
@@ -16,9 +16,8 @@
 #include "lease/base/types.h"
 
 enum map_key {
-	MAP_U64,    /* the key is a uint64_t */
-	MAP_U64_AT, /* it is the uint64_t that the field points to */
-	MAP_HANDLE, /* the key is a struct handle */
+	MAP_U64,    /* the key is a uint64_t, or a pointer */
+	MAP_HANDLE, /* the key is a struct handle; of one in an object no unused byte is looked at */
 };
 
 struct map {
@@ -27,7 +26,7 @@ struct map {
 	uint32_t key_offset; /* of the key in each object */
 	uint64_t seed;       /* differs between maps, so that peers cannot choose collisions */
 	void **places;
-	size_t capacity;     /* 0 or a power of two */
+	size_t capacity;
 	size_t count;
 };
 

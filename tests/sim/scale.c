@@ -45,7 +45,7 @@ static double seconds_now(void)
 
 static struct handle scale_handle(uint64_t inode)
 {
-	struct handle handle = { .length = 24 };
+	struct handle handle = { .length = 21 }; /* as of ext4 (fs/origin/handle.h) */
 
 	memcpy(handle.bytes, &inode, sizeof(inode));
 	return handle;
@@ -56,6 +56,7 @@ struct scale {
 	struct authority_actions actions;
 	struct session_id *sessions;
 	uint32_t host_count;
+	uint64_t hosts_per_inode;
 	struct instant now;
 };
 
@@ -76,13 +77,13 @@ static int open_sessions(struct scale *s)
 	return 0;
 }
 
-/* Every host holds the first inode; the rest are spread, eight hosts an inode. */
+/* Every host holds the first inode; the rest are spread, some hosts an inode. */
 static uint64_t grant_leases(struct scale *s, uint64_t leases)
 {
 	uint64_t granted = 0, sequence;
 
 	for (uint64_t i = 0; i < leases; i++) {
-		uint64_t inode = i < s->host_count ? 0 : 1 + i / 8;
+		uint64_t inode = i < s->host_count ? 0 : 1 + i / s->hosts_per_inode;
 		struct handle handle = scale_handle(inode);
 
 		granted += authority_grant(s->authority, s->now, s->sessions[i % s->host_count],
@@ -98,7 +99,7 @@ static uint64_t grant_leases(struct scale *s, uint64_t leases)
  */
 static void report_parts(struct scale *s, uint64_t leases, uint64_t granted, uint64_t bytes)
 {
-	uint64_t inodes = leases / 8, before = bytes_in_use, sequence;
+	uint64_t inodes = leases / s->hosts_per_inode, before = bytes_in_use, sequence;
 	double a_lease;
 
 	for (uint64_t inode = 1; inode <= inodes; inode++) {
@@ -169,7 +170,7 @@ static void report_recalls(struct scale *s, uint64_t leases)
 	printf("a renewal: %.0f ns\n", seconds * 1e9 / s->host_count);
 }
 
-int scale_run(uint32_t hosts, uint64_t leases)
+int scale_run(uint32_t hosts, uint64_t leases, uint64_t hosts_per_inode)
 {
 	static const struct allocator allocator = { counting_resize, NULL };
 	struct authority_config config = {
@@ -188,7 +189,11 @@ int scale_run(uint32_t hosts, uint64_t leases)
 		.epoch = 1,
 		.seed = 1,
 	};
-	struct scale s = { .host_count = hosts, .now = { NS_PER_S } };
+	struct scale s = {
+		.host_count = hosts,
+		.hosts_per_inode = hosts_per_inode ? hosts_per_inode : 8,
+		.now = { NS_PER_S },
+	};
 	uint64_t before, granted;
 	double start, seconds;
 
@@ -207,7 +212,7 @@ int scale_run(uint32_t hosts, uint64_t leases)
 	granted = grant_leases(&s, leases);
 	seconds = seconds_now() - start;
 	printf("%" PRIu64 " leases on %" PRIu64 " inodes: %.0f ns a grant, %.1f bytes a lease "
-	       "(with its share of inodes and tables)\n", granted, 1 + leases / 8,
+	       "(with its share of inodes and tables)\n", granted, 1 + leases / s.hosts_per_inode,
 	       seconds * 1e9 / (double)(granted ? granted : 1),
 	       (double)(bytes_in_use - before) / (double)(granted ? granted : 1));
 	report_parts(&s, leases, granted, bytes_in_use - before);

@@ -147,7 +147,8 @@ static void usage(void)
 	puts("usage: sim [--first N] [--seeds N] [--expect-failure] [--regressions FILE]\n"
 	     "       sim --seed N [--trace]   one run; a failure prints its last events, or all\n"
 	     "       sim ... --observed-only  judges by what callers are told, nothing else\n"
-	     "       sim --scale HOSTS LEASES memory and recall cost of a large authority");
+	     "       sim --scale HOSTS LEASES [HOSTS-PER-INODE]\n"
+	     "                          memory and recall cost of a large authority");
 }
 
 int main(int argc, char **argv)
@@ -200,7 +201,9 @@ int main(int argc, char **argv)
 				return 2;
 			}
 			return scale_run((uint32_t)strtoul(optarg, NULL, 0),
-					 strtoull(argv[optind], NULL, 0));
+					 strtoull(argv[optind], NULL, 0),
+					 optind + 1 < argc ?
+						 strtoull(argv[optind + 1], NULL, 0) : 0);
 		default:
 			usage();
 			return c == 'h' ? 0 : 2;

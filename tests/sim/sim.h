@@ -728,7 +728,7 @@ struct sim {
 bool sim_run(struct sim *sim, uint64_t seed, bool tracing);
 void sim_print_trace(const struct sim *sim, FILE *file);
 
-/* scale.c: prints what the authority costs with that many hosts and leases. */
-int scale_run(uint32_t hosts, uint64_t leases);
+/* scale.c: prints what the authority costs with that many hosts and leases; 0 hosts an inode: 8. */
+int scale_run(uint32_t hosts, uint64_t leases, uint64_t hosts_per_inode);
 
 #endif

@@ -10,7 +10,6 @@ struct object {
 	int payload;
 	uint64_t number;
 	struct handle handle;
-	const uint64_t *number_at;
 };
 
 static struct test_memory memory;
@@ -22,12 +21,10 @@ static void init(enum map_key key)
 {
 	memory = (struct test_memory){ .fail_after = -1 };
 	map_init(&map, &allocator, key,
-		 key == MAP_U64	   ? offsetof(struct object, number) :
-		 key == MAP_U64_AT ? offsetof(struct object, number_at) :
-				     offsetof(struct object, handle), 5);
+		 key == MAP_U64 ? offsetof(struct object, number) : offsetof(struct object, handle),
+		 5);
 	for (size_t i = 0; i < 2000; i++) {
 		objects[i].number = i * 4096;
-		objects[i].number_at = &objects[i].number;
 		objects[i].handle = (struct handle){ .length = HANDLE_BYTES_MAX };
 		memcpy(objects[i].handle.bytes + HANDLE_BYTES_MAX - sizeof(i), &i, sizeof(i));
 	}
