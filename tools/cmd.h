@@ -13,6 +13,8 @@ int cmd_mount(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
 int cmd_policy(int argc, char **argv);
+int cmd_prefetch(int argc, char **argv);
+int cmd_evict(int argc, char **argv);
 int cmd_seal(int argc, char **argv);
 int cmd_unseal(int argc, char **argv);
 int cmd_trace(int argc, char **argv);

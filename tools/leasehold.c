@@ -23,6 +23,8 @@ static const struct command {
 	{ "status", "leasehold status", cmd_status, "what a mount is doing" },
 	{ "stat", "leasehold stat", cmd_stat, "what is cached of a file or a directory" },
 	{ "policy", "leasehold policy", cmd_policy, "what is to be done with which files" },
+	{ "prefetch", "leasehold prefetch", cmd_prefetch, "fetch what will be read" },
+	{ "evict", "leasehold evict", cmd_evict, "forget what is cached" },
 	{ "seal", "leasehold seal", cmd_seal, "let nobody modify files and directories any more" },
 	{ "unseal", "leasehold unseal", cmd_unseal, "take seals away" },
 	{ "trace", "leasehold trace", cmd_trace, "record a job, and what prefetch would have saved it" },

@@ -160,6 +160,69 @@ void prefetch_demand(struct mount *m)
 		atomic_store_explicit(&m->prefetch->demand, true, memory_order_relaxed);
 }
 
+/* ---- what users ask for ---- */
+
+bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid)
+{
+	struct prefetch *p = m->prefetch;
+	uint32_t count = 0;
+
+	if (!p)
+		return false;
+	pthread_mutex_lock(&p->lock);
+	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
+		count += p->scheduler.wishes[i].order && p->scheduler.wishes[i].class == WISH_ASKED;
+	if (count < PREFETCH_ASKED_MAX)
+		scheduler_add(&p->scheduler, intent, WISH_ASKED, who_of(uid, gid));
+	if (p->sleeping)
+		pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+	return count < PREFETCH_ASKED_MAX;
+}
+
+static bool is_about(const struct wish *wish, uint64_t nodeid, uint64_t start, uint64_t end)
+{
+	const struct intent *intent = &wish->intent;
+
+	if (wish->class != WISH_ASKED)
+		return false;
+	if (intent->type != INTENT_RANGE)
+		return intent->inode == nodeid || intent->directory == nodeid;
+	return intent->inode == nodeid && intent->offset < end &&
+	       start - (start < intent->offset ? start : intent->offset) < intent->length;
+}
+
+bool prefetch_asked(struct mount *m, uint64_t nodeid, uint64_t start, uint64_t end)
+{
+	struct prefetch *p = m->prefetch;
+	bool found = false;
+
+	if (!p)
+		return false;
+	pthread_mutex_lock(&p->lock);
+	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX && !found; i++)
+		found = p->scheduler.wishes[i].order &&
+			is_about(&p->scheduler.wishes[i], nodeid, start, end);
+	for (unsigned i = 0; i < PREFETCH_UNITS_MAX && !found; i++)
+		found = p->units[i].state != UNIT_FREE &&
+			is_about(&p->units[i].wish, nodeid, start, end);
+	pthread_mutex_unlock(&p->lock);
+	return found;
+}
+
+void prefetch_cancel(struct mount *m, uint64_t nodeid)
+{
+	struct prefetch *p = m->prefetch;
+
+	if (!p)
+		return;
+	pthread_mutex_lock(&p->lock);
+	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
+		if (is_about(&p->scheduler.wishes[i], nodeid, 0, UINT64_MAX))
+			p->scheduler.wishes[i].order = 0;
+	pthread_mutex_unlock(&p->lock);
+}
+
 /* ---- requests ---- */
 
 static struct prefetch_unit *unit_take(struct prefetch *p, const struct wish *wish)
@@ -191,7 +254,8 @@ static struct prefetch_unit *unit_begin(struct prefetch *p, const struct wish *w
 			unit->nodeid = item->inode;
 			unit->offset = item->offset;
 			unit->length = item->length;
-			ledger_sent(p->ledger, item);
+			if (wish->class == WISH_GUESS)
+				ledger_sent(p->ledger, item);
 		}
 	}
 	pthread_mutex_unlock(&p->lock);
@@ -225,7 +289,7 @@ static void unit_end(struct prefetch *p, struct prefetch_unit *unit)
 
 	scheduler_ended(&p->scheduler, unit->ended_at, unit->sent_at, unit->bytes,
 			unit->arrived ? unit->bytes : 0);
-	if (unit->nodeid)
+	if (unit->nodeid && unit->wish.class == WISH_GUESS)
 		ledger_arrived(p->ledger, unit->nodeid, unit->offset, unit->length, !unit->arrived);
 	unit->state = UNIT_FREE;
 	if (!unit->arrived)

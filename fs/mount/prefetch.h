@@ -16,6 +16,7 @@
 #include "fs/mount/inode.h"
 #include "fs/mount/state.h"
 #include "prefetch/access.h"
+#include "prefetch/intent.h"
 #include "prefetch/ledger.h"
 
 struct prefetch;
@@ -45,12 +46,21 @@ void prefetch_listed(struct mount *m, struct inode *directory, const struct list
 /* An application waits for the origin. Any thread. */
 void prefetch_demand(struct mount *m);
 
+/* A user asks for it: false when too much was asked for already, or there is no prefetch (asked.h). */
+bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid);
+/* Something that was asked for of these bytes, or this listing, waits or is under way. */
+bool prefetch_asked(struct mount *m, uint64_t nodeid, uint64_t start, uint64_t end);
+/* What was asked for and was not sent yet is not. */
+void prefetch_cancel(struct mount *m, uint64_t nodeid);
+
 /* A request is over. `child`: what a name led to; NULL: nothing, or it was none. Without the lock. */
 void prefetch_ended(struct mount *m, struct prefetch_unit *unit, bool arrived,
 		    const struct inode *child);
 
 /* What applications did since it was asked last, as text: see tracer.h. -EOPNOTSUPP: --prefetch=off. */
 int prefetch_trace(struct mount *m, char *buffer, size_t size, size_t *ret_length) MUST_CHECK;
+
+#define PREFETCH_ASKED_MAX 256u /* wishes of users that wait */
 
 struct prefetch_counters {
 	uint64_t waiting; /* wishes */

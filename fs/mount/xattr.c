@@ -3,6 +3,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "fs/mount/asked.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/notifier.h"
@@ -68,7 +69,8 @@ static void own_xattr(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, co
 		fuse_reply_err(request, ESTALE);
 		return;
 	}
-	r = status_xattr(m, inode, name, &text);
+	r = asked_is_xattr(name) ? asked_get(m, request, inode, name, &text) :
+				   status_xattr(m, inode, name, &text);
 	pthread_mutex_lock(&m->lock);
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
@@ -353,6 +355,27 @@ static bool refuse(fuse_req_t request, const char *name)
 	return op_refuse_change(request);
 }
 
+/* user.leasehold.prefetch: somebody asks for something. */
+static void set_asked(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, const char *value,
+		      size_t size)
+{
+	struct inode *inode;
+	int r = -ESTALE;
+
+	pthread_mutex_lock(&m->lock);
+	inode = inode_by_nodeid(m, nodeid);
+	if (inode)
+		inode_use(m, inode);
+	pthread_mutex_unlock(&m->lock);
+	if (inode) {
+		r = asked_set(m, request, inode, value, size);
+		pthread_mutex_lock(&m->lock);
+		inode_unuse(m, inode);
+		pthread_mutex_unlock(&m->lock);
+	}
+	fuse_reply_err(request, -r);
+}
+
 void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const char *value,
 		 size_t size, int flags)
 {
@@ -360,6 +383,10 @@ void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const 
 	struct modify_scope scope = { .names = false };
 	struct call *call;
 
+	if (strcmp(name, "user.leasehold." ASKED_XATTR) == 0) {
+		set_asked(m, request, nodeid, value, size);
+		return;
+	}
 	if (refuse(request, name))
 		return;
 	if (size > XATTR_BYTES_MAX) {

@@ -1,167 +1,144 @@
 #!/usr/bin/env python3
-"""What is there before it is asked for: trees, swept directories, series; and that it is never stale."""
+"""What users ask to be fetched: jobs, and attributes that act."""
 
+import errno
 import os
-import random
+import re
+import subprocess
 import sys
-import threading
-import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import eventually, expect, pattern, read_file, run_together, write_file
+from leasehold import (BINARY, LOCAL, STOP_TIMEOUT_S, Skip, eventually, expect, expect_errno,
+                       pattern, read_file, run, write_file)
 
-SIZE = 40000  # more than what comes with a lookup
-
-
-def figures(host, predictor):
-    return host.status()["prefetch"][predictor]
-
-
-def calls(host):
-    return host.status()["counters"]["calls"]
+STATE = "user.leasehold.prefetch"
+TREE = {"%s/f%d" % (directory, i): pattern(size, seed=i)
+        for directory in ("tree", "tree/a", "tree/a/b", "tree/c")
+        for i, size in enumerate((0, 1, 5000, 32768, 110 << 10, 9 << 20))}
 
 
-def make_files(o, directory, count, size=SIZE):
-    os.makedirs(o.path_of(directory), exist_ok=True)
-    for i in range(count):
-        write_file(o.path_of(directory, "f%d" % i), pattern(size, i))
+def prepare(w, *names, files=None):
+    """Hosts that have seen nothing of the tree yet."""
+    if LOCAL:
+        raise Skip("a plain directory fetches nothing")
+    origin = w.origin()
+    for name, data in (files or TREE).items():
+        os.makedirs(os.path.dirname(origin.path_of(name)), exist_ok=True)
+        write_file(origin.path_of(name), data)
+    return w.hosts(*names)
 
 
-def cached(host, path, size):
-    return host.xattr("cached", path) == str(size)
+def state(path, name=STATE):
+    return os.getxattr(path, name).decode()
 
 
-def test_a_tree_is_listed_ahead(w):
-    o = w.origin()
-    for i in range(60):
-        os.makedirs(o.path_of("tree", "%d" % (i % 6), "%d" % i, "leaf"))
-        write_file(o.path_of("tree", "%d" % (i % 6), "%d" % i, "file"), b"x" * i)
-    a = w.slow_host("a", 20)
-    found = sum(len(files) for _, _, files in os.walk(a / "tree"))
-    expect(found, 60, "files")
-    walk = figures(a, "walk")
-    expect(walk["fetched"] >= 40, True, "%r" % walk)
-    # Names and attributes came along: what is asked now is known.
-    before = calls(a)
-    for i in range(60):
-        path = "tree/%d/%d/file" % (i % 6, i)
-        expect(os.stat(a / path).st_size, i, path)
-    expect(calls(a) - before <= 5, True, "%d calls" % (calls(a) - before))
+def leasehold_command(w, *arguments, check=True):
+    """Its standard output."""
+    environment = dict(os.environ, XDG_STATE_HOME=os.path.join(w.path, "home"))
+    return subprocess.run([BINARY] + [str(a) for a in arguments], env=environment, check=check,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
 
 
-def test_a_directory_that_is_read_in_any_order_is_fetched(w):
-    o = w.origin()
-    make_files(o, "d", 120)
-    a = w.slow_host("a", 10)
-    order = list(range(120))
-    random.Random(3).shuffle(order)
-    for i in order[:60]:
-        expect(read_file(a / ("d/f%d" % i)) == pattern(SIZE, i), True, "file %d" % i)
-    expect(figures(a, "sweep")["fetched"] > 0, True, "it was recognised")
-    eventually(lambda: all(cached(a, "d/f%d" % i, SIZE) for i in range(120)), "all are cached")
+def job(w, number, wanted):
+    """Waits until `leasehold prefetch show` says that."""
+    eventually(lambda: re.match(r"%s  %s " % (number, wanted),
+                                leasehold_command(w, "prefetch", "show", number)),
+               "job %s is %s" % (number, wanted))
+
+
+def test_a_job_fetches_all_and_then_the_origin_is_not_asked(w):
+    a, = prepare(w, "a")
+    leasehold_command(w, "prefetch", a / "tree")
+    for name in TREE:
+        expect(state(a / name), "complete", name)
     before = a.status()["counters"]["fetched_bytes"]
-    for i in order[60:]:
-        expect(read_file(a / ("d/f%d" % i)) == pattern(SIZE, i), True, "file %d" % i)
-    expect(a.status()["counters"]["fetched_bytes"], before, "bytes fetched")
+    for name, data in TREE.items():
+        expect(read_file(a / name) == data, True, name)
+    expect(a.status()["counters"]["fetched_bytes"] - before, 0, "bytes fetched by readers")
+    # Once more there is nothing to do.
+    leasehold_command(w, "prefetch", a / "tree")
+    expect(a.status()["counters"]["fetched_bytes"] - before, 0, "bytes fetched again")
 
 
-def test_the_next_of_a_series_are_fetched(w):
-    o = w.origin()
-    os.mkdir(o.path_of("s"))
-    for i in range(12):
-        write_file(o.path_of("s", "shard-%05d.tar" % i), pattern(300000, i))
-    a = w.host("a")
-    for i in range(3):
-        read_file(a / ("s/shard-%05d.tar" % i))
-    eventually(lambda: os.stat(a / "s/shard-00003.tar").st_size == 300000 and
-               cached(a, "s/shard-00003.tar", 300000), "the next one is cached")
-    expect(read_file(a / "s/shard-00003.tar") == pattern(300000, 3), True, "bytes")
+def test_a_list_and_a_pattern_name_what_is_fetched(w):
+    a, = prepare(w, "a")
+    write_file(os.path.join(w.path, "list"), ("%s\n%s\n" % (
+        a / "tree/f4", a / "tree/c/f2")).encode())
+    leasehold_command(w, "prefetch", "--from-list", os.path.join(w.path, "list"), a / "tree/*/f3")
+    for name in ("tree/f4", "tree/c/f2", "tree/a/f3", "tree/c/f3"):
+        expect(state(a / name), "complete", name)
+    # What is not there is said, and the rest fetched.
+    result = subprocess.run([BINARY, "prefetch", a / "none", a / "tree/c/f4"],
+                            env=dict(os.environ, XDG_STATE_HOME=os.path.join(w.path, "home")),
+                            stderr=subprocess.PIPE, check=False)
+    expect(result.returncode, 1)
+    expect(b"none: No such file" in result.stderr, True, result.stderr)
+    expect(state(a / "tree/c/f4"), "complete")
 
 
-def test_off_means_off(w):
-    o = w.origin()
-    make_files(o, "d", 30)
-    a = w.host("a", "--prefetch", "off")
-    expect(len(os.listdir(a / "d")), 30)
-    for i in range(20):
-        read_file(a / ("d/f%d" % i))
-    expect(a.status()["prefetch"], {"on": False})
-    expect(a.status()["counters"]["fetched_bytes"], 20 * SIZE, "bytes fetched")
-    refused = leasehold.run(leasehold.BINARY, "mount", "--prefetch", "maybe", a.url(), a / "d",
-                            check=False)
-    expect(refused.returncode != 0 and "on|off" in refused.stderr, True, refused.stderr)
+def test_attributes_act(w):
+    a, = prepare(w, "a")
+    path = a / "tree/f5"
+    os.setxattr(path, STATE, b"now")
+    eventually(lambda: state(path) == "complete", "it was fetched")
+    expect_errno(errno.EINVAL, os.setxattr, path, STATE, b"soon")
+    expect_errno(errno.ENODATA, os.getxattr, path, STATE + ".soon")
+    # Bytes of a file, by who may only read it.
+    state(a / "tree/c/f5", STATE + ".4096-8192")
+    eventually(lambda: state(a / "tree/c/f5", STATE + ".4096-8192") == "complete",
+               "the range is there")
+    # The files in a directory.
+    os.setxattr(a / "tree/a", STATE, b"now")
+    eventually(lambda: all(state(a / ("tree/a/f%d" % i)) == "complete" for i in range(6)),
+               "all files of the directory are there")
+    # And what is cached goes.
+    leasehold_command(w, "evict", a / "tree")
+    expect(a.xattr("cached", "tree/f5"), "0")
+    expect(read_file(path) == TREE["tree/f5"], True)
 
 
-def test_random_reads_of_a_large_file_fetch_nothing_more(w):
-    o = w.origin()
-    size = 64 << 20
-    write_file(o.path_of("big"), pattern(1 << 20) * 64)
-    a = w.host("a")
-    rng = random.Random(11)
-    fd = os.open(a / "big", os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-    before = a.status()["counters"]["fetched_bytes"]
-    pages = rng.sample(range(size // 4096), 800)
-    for page in pages:
-        os.pread(fd, 4096, page * 4096)
-    os.close(fd)
-    fetched = a.status()["counters"]["fetched_bytes"] - before
-    expect(fetched <= 1.1 * 800 * 4096, True, "%d bytes were fetched for %d" % (fetched, 800 * 4096))
-
-
-def test_what_was_fetched_ahead_is_never_stale(w):
-    """One host sweeps a directory over and over, another one rewrites it."""
-    o = w.origin()
-    count = 40
-    make_files(o, "d", count)
-    a, b = w.slow_host("a", 3), w.host("b")
-    done = [0] * count  # the version that the writer was answered for
-    stop = threading.Event()
-
-    def content(i, version):
-        return (b"%08d" % version) * (SIZE // 8)
-
-    def writing():
-        rng = random.Random(1)
-        for version in range(1, 150):
-            i = rng.randrange(count)
-            write_file(b / ("d/f%d" % i), content(i, version))
-            done[i] = version
-        stop.set()
-
-    def reading():
-        rng = random.Random(2)
-        while not stop.is_set():
-            for i in rng.sample(range(count), count):
-                least = done[i]
-                data = read_file(a / ("d/f%d" % i))
-                if data == pattern(SIZE, i):
-                    version = 0
-                elif len(data) < 8:  # between truncation and write
-                    continue
-                else:
-                    version = int(data[:8])
-                expect(version >= least, True, "file %d: version %d after %d" % (i, version, least))
+def test_a_job_in_the_background_is_listed_and_cancelled(w):
+    a, = prepare(w, "a", files={"big": pattern(8 << 20)})
+    number = leasehold_command(w, "prefetch", "--detach", "--limit", "20K", a / "big").strip()
     try:
-        run_together([writing, reading])
+        job(w, number, "running")
+        listed = leasehold_command(w, "prefetch", "list")
+        expect(re.search(r"(?m)^%s  running " % number, listed) is None, False, listed)
     finally:
-        stop.set()
-    for i in range(count):
-        want = content(i, done[i]) if done[i] else pattern(SIZE, i)
-        expect(read_file(a / ("d/f%d" % i)) == want, True, "file %d at the end" % i)
+        leasehold_command(w, "prefetch", "cancel", number)
+    job(w, number, "cancelled")
 
 
-def test_unmounting_does_not_wait_for_it(w):
-    o = w.origin()
-    make_files(o, "d", 200, 1 << 18)
-    a = w.slow_host("a", 100)
-    for i in range(0, 20, 3):
-        read_file(a / ("d/f%d" % i))
-    start = time.monotonic()
-    a.unmount()
-    expect(time.monotonic() - start < 20, True, "%.1f s" % (time.monotonic() - start))
+def test_a_job_goes_on_after_the_mount_is_back(w):
+    a, = prepare(w, "a", files={"big": pattern(8 << 20)})
+    number = leasehold_command(w, "prefetch", "--detach", "--limit", "1M", a / "big").strip()
+    try:
+        # An unmount does not wait for it.
+        eventually(lambda: run("umount", a.path, check=False).returncode == 0, "it can be unmounted")
+        expect(a.wait(STOP_TIMEOUT_S), 0, "exit status of the mount")
+        a.start()
+        job(w, number, "done")
+        expect(state(a / "big"), "complete")
+    finally:
+        leasehold_command(w, "prefetch", "cancel", number)
 
 
-leasehold.main(globals())
+def test_what_is_fetched_is_coherent(w):
+    a, b = prepare(w, "a", "b", files={"big": pattern(32 << 20)})
+    for i in range(3):
+        os.setxattr(a / "big", STATE, b"now")
+        data = pattern(100000, seed=i + 1)
+        with open(b / "big", "r+b") as f:
+            f.write(data)
+        with open(a / "big", "rb") as f:
+            expect(f.read(len(data)) == data, True, "what was written while it was fetched")
+    leasehold_command(w, "prefetch", a / "big")
+    expect(state(a / "big"), "complete")
+    with open(a / "big", "rb") as f:
+        expect(f.read(len(data)) == data, True, "what was written")
+
+
+if __name__ == "__main__":
+    leasehold.main(globals())
