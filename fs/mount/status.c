@@ -284,7 +284,7 @@ int status_xattr(struct mount *m, struct inode *inode, const char *name, char **
 		return -ENODATA;
 	if (!text)
 		return -ENOMEM;
-	if (!*text) {
+	if (!*text && strcmp(name, "ranges") != 0) {
 		free(text);
 		return -ENODATA;
 	}
