@@ -33,8 +33,8 @@
 #define RULES_ATTRIBUTES(A)                                                                        \
 	A(PREFETCH, "prefetch", PREFETCH, "off, auto, or with commas between: on-mount, on-open, " \
 	  "on-list, on-create, and one of whole, rest, metadata, SIZE", RULES_PREFETCH_AUTO,       \
-	  LATER, "what is fetched before it is asked for, and when")                               \
-	A(META_ONLY, "meta-only", FLAG, "on or off", 0, LATER,                                     \
+	  NOW, "what is fetched before it is asked for, and when")                               \
+	A(META_ONLY, "meta-only", FLAG, "on or off", 0, NOW,                                       \
 	  "only names and attributes are fetched ahead, no bytes")                                 \
 	A(DEPTH, "depth", COUNT, "1 to 1000, or all", RULES_ALL, LATER,                            \
 	  "levels below a directory that fetching ahead goes down")                                \

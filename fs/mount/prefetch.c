@@ -8,6 +8,7 @@
 #include "fs/mount/memory.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/read.h"
+#include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 #include "fs/mount/tracer.h"
 #include "prefetch/predictors.h"
@@ -551,6 +552,42 @@ static uint64_t behind_name(const struct listing *listing, const uint32_t *order
 	return listing->count;
 }
 
+/* Is a guess about bytes of such a file wanted? */
+static bool may_guess(const struct rules_attributes *a)
+{
+	uint64_t amount = rules_amount(a);
+
+	return amount != RULES_AMOUNT_OFF && amount != RULES_AMOUNT_METADATA;
+}
+
+/* What a policy says of a file in that directory which was listed: how many bytes; 0: nothing. */
+static uint64_t on_list(const struct rules_attributes *a)
+{
+	uint64_t amount = rules_amount(a);
+
+	if (!(rules_when(a) & RULES_ON_LIST) || amount == RULES_AMOUNT_METADATA ||
+	    amount == RULES_AMOUNT_OFF)
+		return 0;
+	return amount >= RULES_AMOUNT_BYTES ? amount - RULES_AMOUNT_BYTES : UINT64_MAX;
+}
+
+/* May it be fetched at all, on nobody's order, and how much? Under the mount's lock. */
+static bool allowed(struct mount *m, const struct wish *wish, struct inode *directory,
+		    const struct listing *listing, const struct listing_entry *e, uint64_t *length)
+{
+	const struct slice name = { (const uint8_t *)listing->names + e->name_at, e->name_length };
+	struct rules_attributes a;
+
+	if (wish->class == WISH_ASKED || !rules_set(m, RULES_PREFETCH, RULES_META_ONLY))
+		return wish->class != WISH_POLICY;
+	(void)rules_of_name(m, directory, name, S_ISDIR(e->type), &a);
+	if (wish->class == WISH_POLICY)
+		*length = on_list(&a);
+	return wish->class == WISH_POLICY ? *length > 0 :
+	       S_ISDIR(e->type)           ? rules_amount(&a) != RULES_AMOUNT_OFF :
+					    may_guess(&a);
+}
+
 /* One entry: what is to be had of it becomes a wish of its own, which goes first. */
 static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *directory,
 			   const struct listing *listing, const struct listing_entry *e)
@@ -559,11 +596,16 @@ static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *
 	struct intent one = wish->intent;
 	char name[NAME_BYTES_MAX + 1];
 	struct inode *child = NULL;
+	bool may;
 
 	pthread_mutex_lock(&m->lock);
-	(void)listing_attributes(m, e, mount_now(), &child);
+	may = allowed(m, wish, directory, listing, e, &one.length);
+	if (may)
+		(void)listing_attributes(m, e, mount_now(), &child);
 	one.inode = child ? child->nodeid : 0;
 	pthread_mutex_unlock(&m->lock);
+	if (!may)
+		return PROGRESS_AGAIN;
 	if (!one.inode) {
 		memcpy(name, listing->names + e->name_at, e->name_length);
 		name[e->name_length] = '\0';
@@ -628,6 +670,24 @@ static enum progress behind(struct prefetch *p, struct wish *wish, struct inode 
 	return progress;
 }
 
+/* Whether a policy lets it be guessed. */
+static bool may(struct prefetch *p, const struct wish *wish, const struct inode *inode)
+{
+	struct mount *m = p->m;
+	struct rules_attributes a;
+	bool may = true;
+
+	if (wish->class != WISH_GUESS)
+		return true;
+	pthread_mutex_lock(&m->lock);
+	if (rules_set(m, RULES_PREFETCH, RULES_META_ONLY)) {
+		(void)rules_of(m, inode, &a);
+		may = S_ISDIR(inode->type) ? rules_amount(&a) != RULES_AMOUNT_OFF : may_guess(&a);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return may;
+}
+
 /*
  * Whether it may come into the cache at all. Of a full one only what is read next is let in, and goes again
  * soon: what may be read at some time would only make that go which was read (policy.h).
@@ -650,7 +710,7 @@ static enum progress go_on(struct prefetch *p, struct wish *wish)
 
 	if (!inode)
 		return PROGRESS_OVER;
-	if (!has_room(p, wish)) {
+	if (!may(p, wish, inode) || !has_room(p, wish)) {
 		unuse(p->m, inode);
 		return PROGRESS_OVER;
 	}
@@ -706,6 +766,43 @@ static bool dispatch(struct prefetch *p)
 
 /* ---- the thread ---- */
 
+/* What a policy wants since that was done. */
+static void obey(struct prefetch *p, const struct record *record)
+{
+	const struct access *access = &record->access;
+	struct mount *m = p->m;
+	struct rules_attributes a;
+	struct intent intent = { .type = INTENT_RANGE, .inode = access->inode };
+	const struct inode *inode;
+	uint64_t amount = RULES_AMOUNT_OFF;
+
+	if (access->type != ACCESS_OPEN && access->type != ACCESS_READ && access->type != ACCESS_LISTED)
+		return;
+	pthread_mutex_lock(&m->lock);
+	inode = rules_set(m, RULES_PREFETCH, RULES_PREFETCH) ? inode_by_nodeid(m, access->inode) : NULL;
+	if (inode) {
+		(void)rules_of(m, inode, &a);
+		amount = rules_when(&a) & RULES_ON_OPEN ? rules_amount(&a) : RULES_AMOUNT_OFF;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (!inode)
+		return;
+	if (access->type == ACCESS_LISTED) {
+		intent = (struct intent){ .type = INTENT_FILES, .directory = access->inode };
+		intent.count = access->files;
+		amount = access->files ? RULES_AMOUNT_WHOLE : RULES_AMOUNT_OFF; /* entry() asks for each */
+	}
+	/* The rest is that behind what is read; of what is there nothing is sent (gap()). */
+	if ((access->type == ACCESS_READ) != (amount == RULES_AMOUNT_REST) ||
+	    amount == RULES_AMOUNT_OFF || amount == RULES_AMOUNT_METADATA)
+		return;
+	intent.offset = access->type == ACCESS_READ ? access->offset : 0;
+	intent.length = amount >= RULES_AMOUNT_BYTES ? amount - RULES_AMOUNT_BYTES : UINT64_MAX;
+	pthread_mutex_lock(&p->lock);
+	scheduler_add(&p->scheduler, &intent, WISH_POLICY, record->who);
+	pthread_mutex_unlock(&p->lock);
+}
+
 static void hear(struct prefetch *p, const struct record *record)
 {
 	struct intents intents = { .items = p->intents, .capacity = INTENTS_MAX };
@@ -754,6 +851,7 @@ static bool look(struct prefetch *p)
 		p->count--;
 		pthread_mutex_unlock(&p->lock);
 		hear(p, &record);
+		obey(p, &record);
 		busy = true;
 		pthread_mutex_lock(&p->lock);
 	}

@@ -540,6 +540,11 @@ bool rules_fail_call_now(struct mount *m, const struct call *call)
 	return fails;
 }
 
+bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules_attribute other)
+{
+	return m->rules && (m->rules->sets & (1u << attribute | 1u << other));
+}
+
 uint64_t rules_serial(const struct mount *m)
 {
 	return m->rules ? atomic_load(&m->rules->serial) : 0;

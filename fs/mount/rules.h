@@ -55,6 +55,9 @@ enum rules_disconnected rules_disconnected(struct mount *m, const struct inode *
 bool rules_fail_call(struct mount *m, const struct call *call);
 bool rules_fail_call_now(struct mount *m, const struct call *call);
 
+/* Some policy sets one of these two: what costs more than that needs not be asked. */
+bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules_attribute other);
+
 /* Moves whenever a policy came, changed or went. Any thread, without the lock, too. */
 uint64_t rules_serial(const struct mount *m);
 /*

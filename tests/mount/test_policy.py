@@ -5,11 +5,13 @@ import errno
 import os
 import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import leasehold
-from leasehold import BINARY, LOCAL, Skip, eventually, expect, expect_errno, run, write_file
+from leasehold import (BINARY, LOCAL, Skip, eventually, expect, expect_errno, read_file, run,
+                       write_file)
 
 POLICY = "user.leasehold.policy"
 RULES = "user.leasehold.rules"
@@ -232,6 +234,44 @@ def test_some_files_fail_and_some_are_served_while_the_origin_is_away(w):
     eventually(lambda: a.status()["state"] == "connected", "a is back")
     with open(a / "d/strict.f", "rb") as f:
         expect(f.read(), b"one")
+
+
+def cached(host, name):
+    return int(os.getxattr(host / name, "user.leasehold.cached"))
+
+
+def test_what_is_fetched_ahead_is_as_it_says(w):
+    a, = prepare(w, "a")
+    exported = w.main_origin.path_of
+    size = 3 << 20
+    for name in ("d/whole.bin", "d/first.bin", "d/rest.bin", "d/off.bin", "d/plain.bin"):
+        os.makedirs(os.path.dirname(exported(name)), exist_ok=True)
+        write_file(exported(name), b"x" * size)
+    for i in range(40):
+        for directory in ("listed", "off"):
+            os.makedirs(exported(directory), exist_ok=True)
+            write_file(exported(directory, "f%d" % i), b"y" * 50000)
+    os.stat(a / "d")
+    put("whole.bin prefetch=whole\nfirst.bin prefetch=1M\nrest.bin prefetch=rest\n"
+        "/listed/** prefetch=on-list\n/off/** prefetch=off\noff.bin meta-only\n", a / "")
+    become(a / "d/whole.bin", {"prefetch": ("on-open,whole", "/:1")})
+    for name, offset, least, most in (("whole.bin", 0, size, size), ("first.bin", 0, 1 << 20, size),
+                                      ("rest.bin", 1 << 20, 2 << 20, size),
+                                      ("off.bin", 0, 4096, 1 << 20)):
+        fd = os.open(a / ("d/" + name), os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(fd, 4096, offset)
+        eventually(lambda: cached(a, "d/" + name) >= least, name)
+        time.sleep(0.2)
+        expect(cached(a, "d/" + name) <= most, True, "%s: %d" % (name, cached(a, "d/" + name)))
+        os.close(fd)
+    os.listdir(a / "listed")
+    eventually(lambda: all(cached(a, "listed/f%d" % i) == 50000 for i in range(40)), "listed")
+    os.listdir(a / "off")
+    for i in range(0, 40, 3):
+        read_file(a / ("off/f%d" % i))
+    time.sleep(0.5)
+    expect(sum(cached(a, "off/f%d" % i) > 0 for i in range(40)), 14, "files of off")
 
 
 if __name__ == "__main__":
