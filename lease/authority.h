@@ -240,6 +240,9 @@ void authority_silent_restore_unknown(struct authority *a, struct instant renewe
  */
 struct duration authority_silent_wait(const struct authority *a, struct instant now,
 				      struct duration term);
+/* The same of a host whose lease was last renewed then; 0: it does not count any more. */
+struct duration authority_silent_wait_of(const struct authority *a, struct instant renewed,
+					 struct instant now, struct duration term);
 /*
  * The one behind `at` (NULL: the first) of those that are silent; NULL: there are no more. Borrowed until
  * the authority is called for anything else.

@@ -112,13 +112,21 @@ int authority_silent_restore(struct authority *a, const struct authority_silent 
 	return 0;
 }
 
+struct duration authority_silent_wait_of(const struct authority *a, struct instant renewed,
+					 struct instant now, struct duration term)
+{
+	if (instant_before(now, a->now))
+		now = a->now;
+	if (term.ns == 0 || renewed.ns == 0)
+		return (struct duration){ 0 };
+	return instant_until(now, silent_end(a, renewed, term));
+}
+
 struct duration authority_silent_wait(const struct authority *a, struct instant now,
 				      struct duration term)
 {
 	struct instant latest = a->silent_unknown;
 
-	if (instant_before(now, a->now))
-		now = a->now;
 #ifdef LEASE_WRONG_UNSEAL_WITHOUT_WAITING
 	/* Wrong on purpose: whose session is over is taken to have given up what is sealed. */
 	return (struct duration){ 0 };
@@ -129,9 +137,7 @@ struct duration authority_silent_wait(const struct authority *a, struct instant 
 		if (instant_before(latest, silent->is.renewed))
 			latest = silent->is.renewed;
 	}
-	if (term.ns == 0 || latest.ns == 0)
-		return (struct duration){ 0 };
-	return instant_until(now, silent_end(a, latest, term));
+	return authority_silent_wait_of(a, latest, now, term);
 }
 
 const struct authority_silent *authority_silent_next(const struct authority *a,

@@ -289,7 +289,7 @@ int service_list_silent(struct task *t, const struct inode *inode, void *buffer,
 {
 	struct service *s = t->service;
 	const struct authority_silent *silent = NULL;
-	struct instant unknown;
+	struct instant unknown, now = service_now();
 	char text[16384];
 	size_t used = 0;
 	struct duration term;
@@ -300,11 +300,11 @@ int service_list_silent(struct task *t, const struct inode *inode, void *buffer,
 	text[0] = '\0';
 	service_lock(s);
 	unknown = authority_silent_unknown(s->authority);
-	if (unknown.ns && term.ns)
+	if (authority_silent_wait_of(s->authority, unknown, now, term).ns)
 		used += (size_t)snprintf(text, sizeof(text), "%s\n", UNKNOWN_NAME);
 	while (used + AUTHORITY_HOST_NAME_BYTES + 1 < sizeof(text) &&
 	       (silent = authority_silent_next(s->authority, silent)))
-		if (instant_before(service_now(), instant_add(silent->renewed, term)))
+		if (authority_silent_wait_of(s->authority, silent->renewed, now, term).ns)
 			used += (size_t)snprintf(text + used, sizeof(text) - used, "%s\n",
 						 silent->name);
 	(void)service_unlock(s, NULL);
