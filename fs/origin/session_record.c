@@ -12,6 +12,8 @@
 
 #define MAGIC UINT64_C(0x7373657373694c01)
 #define VERSION 2u
+/* It ends with its entries: no seal had a term when it was written. */
+#define VERSION_WITHOUT_SILENT 1u
 #define HEAD_BYTES (8 + 4 + 8 + 8 + 1 + 4)
 #define ENTRY_BYTES (8 + 16)
 #define SILENT_HEAD_BYTES (16 + 8 + 4)
@@ -25,30 +27,48 @@ uint64_t session_record_checksum(const void *data, size_t length)
 	return siphash(key, data, length);
 }
 
+/* The part that says who may rely on seals, up to its entries. */
+static void read_silent_head(struct reader *r, uint32_t version, struct session_record *record)
+{
+	if (version == VERSION_WITHOUT_SILENT) {
+		/* Whoever wrote it may have come after one that did tell terms, and knew nobody. */
+		record->silent_unknown.ns = 1;
+		return;
+	}
+	memcpy(record->boot, reader_bytes(r, sizeof(record->boot)).data, sizeof(record->boot));
+	record->silent_unknown.ns = reader_u64(r);
+	record->silent_count = reader_u32(r);
+}
+
 int session_record_decode(const void *data, size_t length, struct session_record *ret_record)
 {
 	struct session_record record = { .count = 0 };
 	struct reader r = reader_of(data, length);
 	struct reader check;
+	size_t head = HEAD_BYTES;
+	uint32_t version;
 
 	if (length < HEAD_BYTES + CHECK_BYTES)
 		return -EUCLEAN;
 	check = reader_of((const uint8_t *)data + length - CHECK_BYTES, CHECK_BYTES);
 	if (reader_u64(&check) != session_record_checksum(data, length - CHECK_BYTES) ||
-	    reader_u64(&r) != MAGIC || reader_u32(&r) != VERSION)
+	    reader_u64(&r) != MAGIC)
 		return -EUCLEAN;
+	version = reader_u32(&r);
+	if (version != VERSION && version != VERSION_WITHOUT_SILENT)
+		return -EUCLEAN;
+	if (version == VERSION)
+		head += SILENT_HEAD_BYTES;
 	record.epoch = reader_u64(&r);
 	record.promise_ms = reader_u64(&r);
 	record.unknown = reader_u8(&r) != 0;
 	record.count = reader_u32(&r);
-	if (length < HEAD_BYTES + SILENT_HEAD_BYTES + CHECK_BYTES)
+	if (length < head + CHECK_BYTES)
 		return -EUCLEAN;
-	memcpy(record.boot, reader_bytes(&r, sizeof(record.boot)).data, sizeof(record.boot));
-	record.silent_unknown.ns = reader_u64(&r);
-	record.silent_count = reader_u32(&r);
+	read_silent_head(&r, version, &record);
 	if (record.count > SESSION_RECORD_COUNT_MAX ||
 	    record.silent_count > SESSION_RECORD_COUNT_MAX ||
-	    length != HEAD_BYTES + SILENT_HEAD_BYTES + (size_t)record.count * ENTRY_BYTES +
+	    length != head + (size_t)record.count * ENTRY_BYTES +
 			      (size_t)record.silent_count * SILENT_BYTES + CHECK_BYTES)
 		return -EUCLEAN;
 	record.entries = (struct authority_previous *)calloc(record.count + 1u,

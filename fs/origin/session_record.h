@@ -6,6 +6,9 @@
  * earlier run included; who may still rely on seals; a checksum. It is on disk before a
  * session's first answer, so that the next run knows for whom to wait. Plain functions; the caller
  * serialises them.
+ *
+ * A record of the version before, which says nothing of seals, is read as it is: its sessions are known,
+ * and of seals that somebody whom nobody knows may rely on them.
  */
 #ifndef FS_ORIGIN_SESSION_RECORD_H
 #define FS_ORIGIN_SESSION_RECORD_H

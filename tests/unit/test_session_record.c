@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "lease/base/bytes.h"
 #include "tests/unit/scratch.h"
 #include "tests/unit/unit.h"
 
@@ -86,6 +87,36 @@ START_TEST(who_is_silent_is_loaded)
 }
 END_TEST
 
+START_TEST(a_record_of_the_version_before_is_read)
+{
+	uint8_t bytes[8 + 4 + 8 + 8 + 1 + 4 + 2 * 24 + SESSION_RECORD_CHECK_BYTES];
+	struct writer w = writer_of(bytes, sizeof(bytes));
+	struct session_record record;
+
+	writer_u64(&w, UINT64_C(0x7373657373694c01));
+	writer_u32(&w, 1);
+	writer_u64(&w, 5);
+	writer_u64(&w, 30530);
+	writer_u8(&w, 0);
+	writer_u32(&w, 2);
+	for (unsigned i = 0; i < 2; i++) {
+		writer_u64(&w, entries[i].session.value);
+		writer_bytes(&w, entries[i].host, 16);
+	}
+	writer_u64(&w, session_record_checksum(bytes, w.at));
+	ck_assert_int_eq(session_record_decode(bytes, w.at, &record), 0);
+	ck_assert_uint_eq(record.epoch, 5);
+	ck_assert_uint_eq(record.promise_ms, 30530);
+	ck_assert(!record.unknown);
+	ck_assert_uint_eq(record.count, 2);
+	ck_assert_mem_eq(record.entries, entries, 2 * sizeof(entries[0]));
+	ck_assert_uint_eq(record.silent_count, 0);
+	ck_assert_uint_ne(record.silent_unknown.ns, 0);
+	session_record_finish(&record);
+	ck_assert_int_eq(session_record_decode(bytes, w.at - 1, &record), -EUCLEAN);
+}
+END_TEST
+
 START_TEST(a_record_with_any_byte_changed_or_missing_is_not_trusted)
 {
 	struct session_record record;
@@ -120,6 +151,7 @@ static TCase *make_case(void)
 	tcase_add_test(tc, no_record_is_an_empty_one);
 	tcase_add_test(tc, what_was_stored_is_loaded);
 	tcase_add_test(tc, who_is_silent_is_loaded);
+	tcase_add_test(tc, a_record_of_the_version_before_is_read);
 	tcase_add_test(tc, a_record_with_any_byte_changed_or_missing_is_not_trusted);
 	return tc;
 }
