@@ -15,84 +15,12 @@ struct instant origin_now(struct sim *sim)
 }
 
 /* The longest time from a promise to its end, by the origin's clock. */
-static uint64_t promise(const struct profile *p)
+uint64_t origin_promise(const struct profile *p)
 {
 	return p->term + p->term / 1000000 * p->drift_ppm + p->margin;
 }
 
 static void perform(struct sim *sim);
-
-/* ---- the durable record of sessions ---- */
-
-/* Whenever the record is written: who may still rely on seals (PROTOCOL.md 11.4). */
-static void record_silent(struct sim *sim)
-{
-	struct store *store = &sim->store;
-	const struct authority_silent *silent = NULL;
-
-	store->silent_count = 0;
-	while ((silent = authority_silent_next(sim->origin.authority, silent))) {
-		if (store->silent_count == SILENT_MAX)
-			sim_fail(sim, "too many hosts are silent");
-		store->silent[store->silent_count++] = *silent;
-	}
-	store->silent_unknown = authority_silent_unknown(sim->origin.authority);
-}
-
-static void record_add(struct sim *sim, struct session_id session,
-		       const struct message_session_open *open)
-{
-	struct store *store = &sim->store;
-
-	record_silent(sim);
-
-	for (uint32_t i = 0; i < store->record_count; i++) {
-		if (store->records[i].session.value == session.value)
-			return; /* a repetition of the request that opened it */
-	}
-	if (store->record_count == RECORDS_MAX)
-		sim_fail(sim, "the record of sessions is full: they do not end");
-	store->records[store->record_count].session = session;
-	store->records[store->record_count].life = sim->origin.life;
-	store->records[store->record_count].ended = false;
-	store->records[store->record_count].instance = open->instance;
-	memcpy(store->records[store->record_count++].host, open->host.data, 16);
-	if (store->term_max < promise(&sim->profile))
-		store->term_max = promise(&sim->profile);
-}
-
-static void record_remove(struct sim *sim, struct session_id session)
-{
-	struct store *store = &sim->store;
-
-	for (uint32_t i = 0; i < store->record_count; i++) {
-		if (store->records[i].session.value == session.value && locks_on(sim)) {
-			store->records[i].ended = true;
-			locks_record_later(sim);
-			return;
-		}
-		if (store->records[i].session.value == session.value) {
-			store->records[i] = store->records[--store->record_count];
-			record_silent(sim);
-			return;
-		}
-	}
-}
-
-/* Grace is over: what earlier processes promised has ended. */
-static void record_expire(struct sim *sim)
-{
-	struct store *store = &sim->store;
-
-	for (uint32_t i = 0; i < store->record_count;) {
-		if (store->records[i].life == sim->origin.life)
-			i++;
-		else if (locks_on(sim))
-			store->records[i++].ended = true;
-		else
-			store->records[i] = store->records[--store->record_count];
-	}
-}
 
 /* ---- operations ---- */
 
@@ -508,20 +436,13 @@ static void send_recall(struct sim *sim, const struct authority_action *action)
 void origin_record(struct sim *sim, uint32_t life)
 {
 	struct origin *o = &sim->origin;
-	struct store *store = &sim->store;
 	uint64_t mark;
 
 	if (!o->up || o->life != life)
 		return;
 	o->record_armed = false;
 	mark = authority_record_mark(o->authority);
-	record_silent(sim);
-	for (uint32_t i = 0; i < store->record_count;) {
-		if (store->records[i].ended)
-			store->records[i] = store->records[--store->record_count];
-		else
-			i++;
-	}
+	record_write(sim);
 	authority_recorded(o->authority, origin_now(sim), mark, &o->actions);
 	perform(sim);
 	origin_after_step(sim);
@@ -902,33 +823,6 @@ static void die_in_the_store(struct sim *sim)
 	}
 }
 
-static void restore_one(struct sim *sim, struct authority_silent silent, bool rebooted)
-{
-	if (rebooted || silent.renewed.ns == 0)
-		silent.renewed = origin_now(sim);
-	if (authority_silent_restore(sim->origin.authority, &silent))
-		sim_fail(sim, "no memory for who is silent");
-}
-
-static void restore_silent(struct sim *sim, bool unknown, bool rebooted)
-{
-	struct store *store = &sim->store;
-
-	for (uint32_t i = 0; !unknown && i < store->record_count; i++) {
-		struct authority_silent silent = { .session = store->records[i].session,
-						   .instance = store->records[i].instance };
-
-		memcpy(silent.host, store->records[i].host, 16);
-		restore_one(sim, silent, rebooted);
-	}
-	for (uint32_t i = 0; !unknown && i < store->silent_count; i++)
-		restore_one(sim, store->silent[i], rebooted);
-	if (store->silent_unknown.ns)
-		authority_silent_restore_unknown(sim->origin.authority,
-						 rebooted ? origin_now(sim) : store->silent_unknown);
-	record_silent(sim);
-}
-
 void origin_start(struct sim *sim)
 {
 	struct origin *o = &sim->origin;
@@ -978,7 +872,7 @@ void origin_start(struct sim *sim)
 			     unknown ? 0 : count, unknown, (struct duration){ store->term_max },
 			     &o->authority))
 		sim_fail(sim, "no memory for an authority");
-	restore_silent(sim, unknown, rebooted);
+	record_restore_silent(sim, unknown, rebooted);
 	slots_restore(sim);
 	perform(sim);
 	sim->arena.fail = sim->phase == PHASE_WILD ? p->starved : 0;
@@ -1050,7 +944,7 @@ static void check_waits(struct sim *sim)
 	uint64_t now = origin_now(sim).ns;
 	bool grace = authority_grace(o->authority, (struct instant){ now }).ns > 0;
 	/* Renewal stops when a recall has been out for a third of the term (4.4). */
-	uint64_t bound = promise(&sim->profile) + sim->profile.term / 3 + MS +
+	uint64_t bound = origin_promise(&sim->profile) + sim->profile.term / 3 + MS +
 			 (sim->profile.starved ? 200 * MS : 0);
 
 	if (grace && now > o->grace_until)

@@ -5,7 +5,7 @@
  *
  * Everything is single-threaded and drawn from one seed. The parts (one .c each) share this
  * header because they are one machine: world.c (time, events, trace), network.c, store.c,
- * model.c, origin.c, slots.c (what it records), host.c (session and requests), cache.c (what a
+ * model.c, origin.c, record.c and slots.c (what it records), host.c (session and requests), cache.c (what a
  * host remembers), apps.c (what is asked of hosts), faults.c. See README.md.
  */
 #ifndef TESTS_SIM_SIM_H
@@ -645,6 +645,19 @@ void locks_final_check(struct sim *sim);
 void host_locks_settled(struct sim *sim, unsigned index);
 /* The record of sessions is written. */
 void origin_record(struct sim *sim, uint32_t life);
+/* The longest time from a promise to its end, by the origin's clock. */
+uint64_t origin_promise(const struct profile *p);
+
+/* record.c: the durable record of sessions. Whenever it is written it says who may rely on seals. */
+void record_add(struct sim *sim, struct session_id session,
+		const struct message_session_open *open);
+void record_remove(struct sim *sim, struct session_id session);
+/* Grace is over: what earlier processes promised has ended. */
+void record_expire(struct sim *sim);
+/* What has ended goes out of it. */
+void record_write(struct sim *sim);
+/* Into the authority of a new process. */
+void record_restore_silent(struct sim *sim, bool unknown, bool rebooted);
 /* ---- stores.c ---- */
 
 bool stores_expected(struct sim *sim, const struct host *h, const struct copy *copy);
