@@ -28,12 +28,12 @@
 
 /*
  * A(ID, "name", KIND, "values, as messages and the page tell them", default, EFFECT, "one line").
- * EFFECT: NOW, or LATER: understood and kept, and nothing acts on it yet.
+ * EFFECT: NOW, at least in part, as the page says; or LATER: understood and kept, and nothing acts on it.
  */
 #define RULES_ATTRIBUTES(A)                                                                        \
 	A(PREFETCH, "prefetch", PREFETCH, "off, auto, or with commas between: on-mount, on-open, " \
 	  "on-list, on-create, and one of whole, rest, metadata, SIZE", RULES_PREFETCH_AUTO,       \
-	  NOW, "what is fetched before it is asked for, and when")                               \
+	  NOW, "what is fetched before it is asked for, and when")                                 \
 	A(META_ONLY, "meta-only", FLAG, "on or off", 0, NOW,                                       \
 	  "only names and attributes are fetched ahead, no bytes")                                 \
 	A(DEPTH, "depth", COUNT, "1 to 1000, or all", RULES_ALL, LATER,                            \

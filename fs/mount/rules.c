@@ -499,8 +499,17 @@ uint64_t rules_value(struct mount *m, const struct inode *inode, enum rules_attr
 
 uint64_t rules_read_ahead(struct mount *m, const struct inode *inode)
 {
-	uint64_t bytes = m->rules ? rules_value(m, inode, RULES_READAHEAD) : RULES_ALL;
+	uint64_t bytes, amount;
+	struct rules_attributes a;
 
+	if (!rules_set(m, RULES_READAHEAD, RULES_PREFETCH) &&
+	    !rules_set(m, RULES_META_ONLY, RULES_META_ONLY))
+		return m->options->read_ahead;
+	(void)rules_of(m, inode, &a);
+	bytes = a.values[RULES_READAHEAD];
+	amount = rules_amount(&a);
+	if (amount == RULES_AMOUNT_OFF || amount == RULES_AMOUNT_METADATA)
+		return 0;
 	return bytes == RULES_ALL ? m->options->read_ahead : bytes;
 }
 

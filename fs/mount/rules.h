@@ -46,7 +46,7 @@ bool rules_of_name(struct mount *m, const struct inode *directory, struct slice 
 /* One attribute of it: cheap when no policy sets it. */
 uint64_t rules_value(struct mount *m, const struct inode *inode, enum rules_attribute attribute);
 
-/* The most that is fetched ahead of a sequential reader of it: policy or --read-ahead. */
+/* The most that is fetched ahead of a sequential reader: policies (prefetch=off, too) or --read-ahead. */
 uint64_t rules_read_ahead(struct mount *m, const struct inode *inode);
 /* What a call does about it while the origin is away: policy or --disconnected. */
 enum rules_disconnected rules_disconnected(struct mount *m, const struct inode *inode);

@@ -210,6 +210,22 @@ def test_read_ahead_is_what_a_policy_says_of_a_file(w):
     assert int(a.xattr("cached", "small.idx")) <= 4 << 20, a.xattr("ranges", "small.idx")
 
 
+def test_what_is_not_to_be_fetched_ahead_is_not(w):
+    a, = prepare(w, "a")
+    for name in ("x.off", "x.meta"):
+        with open(w.main_origin.path_of(name), "wb") as f:
+            f.write(os.urandom(1 << 20) * 8)
+    os.setxattr(a.path, POLICY, b"*.off prefetch=off\n*.meta meta-only\n")
+    become(a / "x.off", {"prefetch": ("off", "/:1")})
+    for name in ("x.off", "x.meta"):
+        fd = os.open(a / name, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # the kernel's own is none of ours
+        for i in range(32):
+            os.pread(fd, 65536, i * 65536)
+        os.close(fd)
+        assert int(a.xattr("cached", name)) <= 2 << 20, a.xattr("ranges", name)
+
+
 def test_some_files_fail_and_some_are_served_while_the_origin_is_away(w):
     w.allow_log("")
     a, = prepare(w, "a", options=("--lease-term", "5s"))
