@@ -552,25 +552,6 @@ static uint64_t behind_name(const struct listing *listing, const uint32_t *order
 	return listing->count;
 }
 
-/* Is a guess about bytes of such a file wanted? */
-static bool may_guess(const struct rules_attributes *a)
-{
-	uint64_t amount = rules_amount(a);
-
-	return amount != RULES_AMOUNT_OFF && amount != RULES_AMOUNT_METADATA;
-}
-
-/* What a policy says of a file in that directory which was listed: how many bytes; 0: nothing. */
-static uint64_t on_list(const struct rules_attributes *a)
-{
-	uint64_t amount = rules_amount(a);
-
-	if (!(rules_when(a) & RULES_ON_LIST) || amount == RULES_AMOUNT_METADATA ||
-	    amount == RULES_AMOUNT_OFF)
-		return 0;
-	return amount >= RULES_AMOUNT_BYTES ? amount - RULES_AMOUNT_BYTES : UINT64_MAX;
-}
-
 /* May it be fetched at all, on nobody's order, and how much? Under the mount's lock. */
 static bool allowed(struct mount *m, const struct wish *wish, struct inode *directory,
 		    const struct listing *listing, const struct listing_entry *e, uint64_t *length)
@@ -582,10 +563,10 @@ static bool allowed(struct mount *m, const struct wish *wish, struct inode *dire
 		return wish->class != WISH_POLICY;
 	(void)rules_of_name(m, directory, name, S_ISDIR(e->type), &a);
 	if (wish->class == WISH_POLICY)
-		*length = on_list(&a);
+		*length = rules_on_list(&a);
 	return wish->class == WISH_POLICY ? *length > 0 :
 	       S_ISDIR(e->type)           ? rules_amount(&a) != RULES_AMOUNT_OFF :
-					    may_guess(&a);
+					    rules_may_guess(&a);
 }
 
 /* One entry: what is to be had of it becomes a wish of its own, which goes first. */
@@ -682,7 +663,7 @@ static bool may(struct prefetch *p, const struct wish *wish, const struct inode 
 	pthread_mutex_lock(&m->lock);
 	if (rules_set(m, RULES_PREFETCH, RULES_META_ONLY)) {
 		(void)rules_of(m, inode, &a);
-		may = S_ISDIR(inode->type) ? rules_amount(&a) != RULES_AMOUNT_OFF : may_guess(&a);
+		may = S_ISDIR(inode->type) ? rules_amount(&a) != RULES_AMOUNT_OFF : rules_may_guess(&a);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return may;

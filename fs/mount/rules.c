@@ -554,6 +554,23 @@ bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules
 	return m->rules && (m->rules->sets & (1u << attribute | 1u << other));
 }
 
+bool rules_may_guess(const struct rules_attributes *a)
+{
+	uint64_t amount = rules_amount(a);
+
+	return amount != RULES_AMOUNT_OFF && amount != RULES_AMOUNT_METADATA;
+}
+
+uint64_t rules_on_list(const struct rules_attributes *a)
+{
+	uint64_t amount = rules_amount(a);
+
+	if (!(rules_when(a) & RULES_ON_LIST) || amount == RULES_AMOUNT_METADATA ||
+	    amount == RULES_AMOUNT_OFF)
+		return 0;
+	return amount >= RULES_AMOUNT_BYTES ? amount - RULES_AMOUNT_BYTES : UINT64_MAX;
+}
+
 uint64_t rules_serial(const struct mount *m)
 {
 	return m->rules ? atomic_load(&m->rules->serial) : 0;

@@ -58,6 +58,11 @@ bool rules_fail_call_now(struct mount *m, const struct call *call);
 /* Some policy sets one of these two: what costs more than that needs not be asked. */
 bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules_attribute other);
 
+/* Is a guess about bytes of such a file wanted? Any thread. */
+bool rules_may_guess(const struct rules_attributes *a);
+/* Of a file whose directory was listed: how many bytes are fetched; 0: nothing. Any thread. */
+uint64_t rules_on_list(const struct rules_attributes *a);
+
 /* Moves whenever a policy came, changed or went. Any thread, without the lock, too. */
 uint64_t rules_serial(const struct mount *m);
 /*
