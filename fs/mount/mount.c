@@ -357,23 +357,13 @@ static int prepare(struct member *mb)
 	return r;
 }
 
-int mount_run(const struct mount_options *given)
+/* As mount_run(), with the policy read. */
+static int start_and_run(const struct mount_options *options)
 {
-	struct mount_options own = *given;
-	const struct mount_options *options = &own;
-	struct member *mb;
+	struct member *mb = member_create(NULL, options);
 	int pipe_fds[2], r;
 	pid_t child = -1;
-	char *policy;
 
-	/* Here, where the name means what the user meant; the process is the last to need it. */
-	if (own.policy && *own.policy) {
-		r = rules_read(own.policy, &policy);
-		if (r < 0)
-			return r;
-		own.policy_text = policy;
-	}
-	mb = member_create(NULL, options);
 	if (!mb)
 		return -ENOMEM;
 	r = prepare(mb);
@@ -394,4 +384,21 @@ int mount_run(const struct mount_options *given)
 	(void)setsid(); /* fails only for a group leader, which a child is not */
 	r = run(mb, pipe_fds[1]);
 	_exit(r < 0 ? -r & 0x7f : 0);
+}
+
+int mount_run(const struct mount_options *given)
+{
+	struct mount_options options = *given;
+	char *policy = NULL;
+	int r = 0;
+
+	/* Here, where the name means what the user meant: another process may serve the mount. */
+	if (options.policy && *options.policy)
+		r = rules_read(options.policy, &policy);
+	if (r < 0)
+		return r;
+	options.policy_text = policy;
+	r = start_and_run(&options);
+	free(policy);
+	return r;
 }
