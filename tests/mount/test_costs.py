@@ -277,18 +277,21 @@ def test_many_hosts_are_served_from_what_the_origin_read_once(w):
     def from_disk():
         with open("/proc/%d/io" % o.process.pid) as f:
             return int(dict(line.split(": ") for line in f)["read_bytes"])
-    read = []
+    def read_ahead():
+        return origin_status(w, hosts[0])["exports"][0]["read_ahead_bytes"]
+    read, ahead = [], []
     for host in hosts:
-        before = from_disk()
+        before, ahead_before = from_disk(), read_ahead()
         expect(read_file(host / "f") == content, True, "the same bytes on " + host.name)
         read.append(from_disk() - before)
+        ahead.append(read_ahead() - ahead_before)
     # Some file systems have nothing but memory; and whoever needs memory here may have taken it between
     # two hosts, but not between all.
     if min(read[1:]) > size // 4:
         raise Failure("read from disk for each host: %s" % read)
-    ahead = origin_status(w, hosts[0])["exports"][0]["read_ahead_bytes"]
-    if not 0 < ahead <= 3 * size * len(hosts):
-        raise Failure("read ahead: %d bytes" % ahead)
+    # At least once, which are 8 MiB; of requests that overtake one another not all are seen to be a run.
+    if min(ahead) < 8 << 20 or max(ahead) > 3 * size:
+        raise Failure("read ahead for each host: %s" % ahead)
 
 
 class SlowLink:
