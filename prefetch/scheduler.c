@@ -71,6 +71,35 @@ void scheduler_cancel(struct scheduler *s, uint64_t inode)
 			s->wishes[i].order = 0;
 }
 
+bool wish_is_asked(const struct wish *wish, uint64_t inode, uint64_t start, uint64_t end)
+{
+	const struct intent *intent = &wish->intent;
+
+	if (wish->class != WISH_ASKED)
+		return false;
+	if (intent->type != INTENT_RANGE)
+		return intent->inode == inode || intent->directory == inode;
+	return intent->inode == inode && intent->offset < end &&
+	       start - (start < intent->offset ? start : intent->offset) < intent->length;
+}
+
+bool scheduler_asked(const struct scheduler *s, uint64_t inode, uint64_t start, uint64_t end)
+{
+	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
+		if (s->wishes[i].order && wish_is_asked(&s->wishes[i], inode, start, end))
+			return true;
+	return false;
+}
+
+uint32_t scheduler_asked_count(const struct scheduler *s)
+{
+	uint32_t count = 0;
+
+	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
+		count += s->wishes[i].order && s->wishes[i].class == WISH_ASKED;
+	return count;
+}
+
 uint32_t scheduler_waiting(const struct scheduler *s)
 {
 	uint32_t count = 0;

@@ -65,6 +65,11 @@ struct wish *scheduler_next(struct scheduler *s);
 void scheduler_remove(struct scheduler *s, struct wish *wish);
 /* Wishes for this inode, or names in it, are not wanted any more. */
 void scheduler_cancel(struct scheduler *s, uint64_t inode);
+/* Is it a wish of a user's for some of these bytes, or for what is in that directory? */
+bool wish_is_asked(const struct wish *wish, uint64_t inode, uint64_t start, uint64_t end);
+/* Does one wait? How many do? */
+bool scheduler_asked(const struct scheduler *s, uint64_t inode, uint64_t start, uint64_t end);
+uint32_t scheduler_asked_count(const struct scheduler *s);
 uint32_t scheduler_waiting(const struct scheduler *s);
 
 void scheduler_sent(struct scheduler *s, uint64_t bytes);

@@ -166,31 +166,18 @@ void prefetch_demand(struct mount *m)
 bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid)
 {
 	struct prefetch *p = m->prefetch;
-	uint32_t count = 0;
+	uint32_t count;
 
 	if (!p)
 		return false;
 	pthread_mutex_lock(&p->lock);
-	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
-		count += p->scheduler.wishes[i].order && p->scheduler.wishes[i].class == WISH_ASKED;
+	count = scheduler_asked_count(&p->scheduler);
 	if (count < PREFETCH_ASKED_MAX)
 		scheduler_add(&p->scheduler, intent, WISH_ASKED, who_of(uid, gid));
 	if (p->sleeping)
 		pthread_cond_signal(&p->wake);
 	pthread_mutex_unlock(&p->lock);
 	return count < PREFETCH_ASKED_MAX;
-}
-
-static bool is_about(const struct wish *wish, uint64_t nodeid, uint64_t start, uint64_t end)
-{
-	const struct intent *intent = &wish->intent;
-
-	if (wish->class != WISH_ASKED)
-		return false;
-	if (intent->type != INTENT_RANGE)
-		return intent->inode == nodeid || intent->directory == nodeid;
-	return intent->inode == nodeid && intent->offset < end &&
-	       start - (start < intent->offset ? start : intent->offset) < intent->length;
 }
 
 bool prefetch_asked(struct mount *m, uint64_t nodeid, uint64_t start, uint64_t end)
@@ -201,12 +188,10 @@ bool prefetch_asked(struct mount *m, uint64_t nodeid, uint64_t start, uint64_t e
 	if (!p)
 		return false;
 	pthread_mutex_lock(&p->lock);
-	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX && !found; i++)
-		found = p->scheduler.wishes[i].order &&
-			is_about(&p->scheduler.wishes[i], nodeid, start, end);
+	found = scheduler_asked(&p->scheduler, nodeid, start, end);
 	for (unsigned i = 0; i < PREFETCH_UNITS_MAX && !found; i++)
 		found = p->units[i].state != UNIT_FREE &&
-			is_about(&p->units[i].wish, nodeid, start, end);
+			wish_is_asked(&p->units[i].wish, nodeid, start, end);
 	pthread_mutex_unlock(&p->lock);
 	return found;
 }
@@ -218,9 +203,7 @@ void prefetch_cancel(struct mount *m, uint64_t nodeid)
 	if (!p)
 		return;
 	pthread_mutex_lock(&p->lock);
-	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
-		if (is_about(&p->scheduler.wishes[i], nodeid, 0, UINT64_MAX))
-			p->scheduler.wishes[i].order = 0;
+	scheduler_cancel(&p->scheduler, nodeid);
 	pthread_mutex_unlock(&p->lock);
 }
 
