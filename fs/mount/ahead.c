@@ -10,7 +10,7 @@ static bool allowed(struct mount *m, struct inode *inode, struct change *ret_cha
 {
 	const struct attributes *attributes = inode_attributes(m, inode, mount_now());
 
-	if (!attributes || inode->no_ahead || m->ahead_count >= AHEAD_COUNT_MAX || memory_is_short(m) ||
+	if (!attributes || inode->live->no_ahead || m->ahead_count >= AHEAD_COUNT_MAX || memory_is_short(m) ||
 	    !inode_lease(m, inode, mount_now(), ret_change))
 		return false;
 	*ret_size = attributes->size;
@@ -33,7 +33,7 @@ static void count(struct sequence *sequence, uint64_t offset, uint64_t end, uint
 
 struct sequence *ahead_count(struct open_file *file, uint64_t offset, size_t size, bool page)
 {
-	struct sequence *together = &file->inode->together;
+	struct sequence *together = &inode_live(file->inode)->together;
 
 	count(&file->sequence, offset, offset + size, 0);
 	if (!page)
@@ -59,7 +59,7 @@ void ahead_plan(struct mount *m, struct open_file *file, struct sequence *sequen
 	pthread_mutex_lock(&m->lock);
 	if (sequence->count < AHEAD_READS) {
 		sequence->window = 0;
-		inode->no_ahead = false; /* there may be room by now */
+		inode_live(inode)->no_ahead = false; /* there may be room by now */
 		pthread_mutex_unlock(&m->lock);
 		return;
 	}

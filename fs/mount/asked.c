@@ -32,8 +32,8 @@ static const char *state_here(struct mount *m, struct inode *inode, uint64_t sta
 	instance = inode_lease(m, inode, mount_now(), &change);
 	if (attributes && attributes->size < end)
 		end = attributes->size;
-	listed = instance && inode->listing && inode->listing->instance == instance;
-	full = inode->no_ahead;
+	listed = instance && inode->live->listing && inode->live->listing->instance == instance;
+	full = inode->live->no_ahead;
 	pthread_mutex_unlock(&m->lock);
 	if (S_ISDIR(inode->type))
 		return listed ? "complete" : "no";
@@ -115,7 +115,8 @@ static const char *evict(struct mount *m, struct inode *inode)
 	if (file)
 		cache_file_drop(file);
 	pthread_mutex_lock(&m->lock);
-	inode->no_ahead = false; /* there is room now */
+	if (inode->live->no_ahead)
+		inode_live(inode)->no_ahead = false; /* there is room now */
 	pthread_mutex_unlock(&m->lock);
 	return "no";
 }

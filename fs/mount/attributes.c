@@ -345,10 +345,10 @@ static void readlink_work(struct mount *m, struct call *call)
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, NULL, NULL, &answer);
 	if (answer.nodes[NODE_TARGET].instance) {
-		free(call->inode->target);
-		call->inode->target = strdup(target);
-		call->inode->target_instance =
-			call->inode->target ? answer.nodes[NODE_TARGET].instance : 0;
+		free(call->inode->live->target);
+		inode_live(call->inode)->target = strdup(target);
+		inode_live(call->inode)->target_instance =
+			call->inode->live->target ? answer.nodes[NODE_TARGET].instance : 0;
 	}
 	request = call->request;
 	call->request = NULL;
@@ -369,9 +369,9 @@ void op_readlink(fuse_req_t request, fuse_ino_t nodeid)
 
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
-	if (inode && inode->target_instance &&
-	    inode->target_instance == inode_lease(m, inode, mount_now(), NULL))
-		target = strdup(inode->target);
+	if (inode && inode->live->target_instance &&
+	    inode->live->target_instance == inode_lease(m, inode, mount_now(), NULL))
+		target = strdup(inode->live->target);
 	pthread_mutex_unlock(&m->lock);
 	if (target) {
 		fuse_reply_readlink(request, target);

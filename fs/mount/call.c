@@ -265,7 +265,7 @@ static void supersede(struct mount *m, struct call *call)
 /* The write lease that it belongs to is lost. Under the lock. */
 static bool bound_elsewhere(struct mount *m, const struct call *call)
 {
-	return call->bound && (call->inode->stored.number != call->bound ||
+	return call->bound && (call->inode->live->stored.number != call->bound ||
 			       !write_back_expected(m, call->inode));
 }
 
@@ -306,10 +306,10 @@ static bool prepare(struct mount *m, struct call *call)
 			call->sequence = ++table->close_number;
 		call->session = holder_session(m->holder);
 		/* PROTOCOL.md 6.4: when it is reclaimed. */
-		if (call->bound && call->inode->stored.kept)
+		if (call->bound && call->inode->live->stored.kept)
 			return false;
 		if (call->message.type == MESSAGE_write_back)
-			call->message.write_back.lease_sequence = call->inode->stored.sequence;
+			call->message.write_back.lease_sequence = call->inode->live->stored.sequence;
 		if (call->modifying) {
 			if (call->session.value != table->session.value ||
 			    !slot_take(table, call))
@@ -326,8 +326,8 @@ static bool prepare(struct mount *m, struct call *call)
 	if (call->inode) {
 		call->lease_instance =
 			holder_lease_held(m->holder, mount_now(), &call->inode->handle);
-		call->settle_serial = call->inode->settle_serial;
-		call->write_serial = call->inode->write_serial;
+		call->settle_serial = call->inode->live->settle_serial;
+		call->write_serial = call->inode->live->write_serial;
 	}
 	return true;
 }
@@ -410,7 +410,7 @@ static bool must_hold(struct mount *m, const struct call *call)
 	const struct inode *inode = call->inode;
 
 	if (call->message.type == MESSAGE_open)
-		return inode->closing;
+		return inode->live->closing;
 	if (call->message.type == MESSAGE_close)
 		return !session_acknowledged(m, call->acknowledge_mark);
 	return (call->message.type == MESSAGE_read ||
@@ -855,7 +855,7 @@ void calls_bind(struct mount *m, const struct inode *inode)
 	HASH_ITER(hh, m->calls->by_id, call, next)
 		if (call->inode == inode && !call->bound && call_changes_size(call) &&
 		    call->state != CALL_ANSWERED && !call->abandoned)
-			call->bound = inode->stored.number;
+			call->bound = inode->live->stored.number;
 }
 
 void calls_unbind(struct mount *m, struct inode *inode)
@@ -869,7 +869,7 @@ void calls_unbind(struct mount *m, struct inode *inode)
 			continue;
 		call->bound = 0;
 		/* The pages have just been dropped: so it is fenced. */
-		inode->hold_count++;
+		inode_live(inode)->hold_count++;
 		call->modify_marks |= 1u << 4;
 	}
 }

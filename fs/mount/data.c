@@ -23,7 +23,7 @@
  */
 static void count_open(struct inode *inode)
 {
-	inode->open_count++;
+	inode_live(inode)->open_count++;
 }
 
 /* The last local close tells the origin, when it knows of the open. */
@@ -31,7 +31,7 @@ static void close_work(struct mount *m, struct call *call)
 {
 	/* A close that was lost ends with the session. */
 	pthread_mutex_lock(&m->lock);
-	call->inode->closing = false;
+	inode_live(call->inode)->closing = false;
 	calls_release_held(m, call->inode);
 	pthread_mutex_unlock(&m->lock);
 	call_destroy(m, call);
@@ -43,11 +43,12 @@ void data_closed(struct mount *m, struct inode *inode)
 	bool tell;
 
 	pthread_mutex_lock(&m->lock);
-	tell = inode->open_count == 0 && inode->open_registered && !inode->closing &&
-	       !inode->open_told;
+	tell = inode->live->open_count == 0 && inode->live->open_registered && !inode->live->closing &&
+	       !inode->live->open_told;
 	if (tell) {
-		inode->open_registered = false;
-		inode->closing = true; /* opens wait for it: it must not undo what they register */
+		inode_live(inode)->open_registered = false;
+		/* Opens wait for it: it must not undo what they register. */
+		inode_live(inode)->closing = true;
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (!tell)
@@ -60,8 +61,8 @@ void data_closed(struct mount *m, struct inode *inode)
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
-	inode->open_registered = true; /* the next close tells */
-	inode->closing = false;
+	inode_live(inode)->open_registered = true; /* the next close tells */
+	inode_live(inode)->closing = false;
 	calls_release_held(m, inode); /* opens may have come to wait for it */
 	pthread_mutex_unlock(&m->lock);
 }
@@ -69,7 +70,7 @@ void data_closed(struct mount *m, struct inode *inode)
 static void uncount_open(struct mount *m, struct inode *inode)
 {
 	pthread_mutex_lock(&m->lock);
-	inode->open_count--;
+	inode_live(inode)->open_count--;
 	pthread_mutex_unlock(&m->lock);
 	data_closed(m, inode);
 }
@@ -96,7 +97,7 @@ static int link_file(struct mount *m, struct inode *inode, struct open_file *fil
 		return -ret_answer->error;
 	file->mode = ret_answer->mode;
 	file->mappable = m->maps_writable && file->request.reads && file->request.writes;
-	inode->mappable += file->mappable;
+	inode_live(inode)->mappable += file->mappable;
 	inode_use(m, inode);
 	sync_opened(m, inode, &file->seen);
 	file->next = m->open_files;
@@ -130,7 +131,7 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 	file->sync = sync_of_flags(info->flags);
 	if (file->sync == SYNC_NONE && m->options->sync)
 		file->sync = SYNC_DATA;
-	file->unflushed = !file->request.writes && !inode->locks_used;
+	file->unflushed = !file->request.writes && !inode->live->locks_used;
 	if (S_ISREG(inode->type))
 		(void)read_cache_file(m, inode); /* without it, reads go to the origin */
 	passthrough_prepare(m, inode, file->request, &backing);
@@ -168,12 +169,12 @@ static void data_close(struct mount *m, struct open_file *file)
 
 	uncount_open(m, inode);
 	pthread_mutex_lock(&m->lock);
-	if (inode->open_count == 0)
+	if (inode->live->open_count == 0)
 		prefetch_access(m, NULL, inode, &(struct access){ .type = ACCESS_CLOSE });
 	passthrough_release(inode, file->mode, file->request, &backing);
-	inode->mappable -= file->mappable;
-	if (inode->mappable == 0)
-		inode->mapped = false;
+	inode_live(inode)->mappable -= file->mappable;
+	if (inode->live->mappable == 0)
+		inode_live(inode)->mapped = false;
 	if (file->previous)
 		file->previous->next = file->next;
 	else
@@ -248,7 +249,7 @@ static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret
 		size = attributes->size;
 		change = holder_change(m->holder, &inode->handle);
 	}
-	wanted = size > 0 && !inode->open_fetching && !change_equal(change, inode->open_unkept);
+	wanted = size > 0 && !inode->live->open_fetching && !change_equal(change, inode->live->open_unkept);
 	pthread_mutex_unlock(&m->lock);
 	if (wanted)
 		file = read_cache_file(m, inode);
@@ -256,13 +257,13 @@ static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret
 		return false;
 	pthread_mutex_lock(&m->lock);
 	/* What was fetched ahead and is on its way, its READ waits for. */
-	wanted = !inode->open_fetching && read_fetched_to(inode, 0) < size;
+	wanted = !inode->live->open_fetching && read_fetched_to(inode, 0) < size;
 	if (!wanted) {
 		pthread_mutex_unlock(&m->lock);
 		return false;
 	}
-	inode->open_fetching = true;
-	inode->open_unkept = change; /* unless it helps */
+	inode_live(inode)->open_fetching = true;
+	inode_live(inode)->open_unkept = change; /* unless it helps */
 	pthread_mutex_unlock(&m->lock);
 	*ret_size = size;
 	return true;
@@ -287,13 +288,13 @@ static void open_fetched(struct mount *m, struct call *call)
 	read_fetched(m, call);
 	pthread_mutex_lock(&m->lock);
 	inode_use(m, inode);
-	change = inode->open_unkept;
+	change = inode->live->open_unkept;
 	pthread_mutex_unlock(&m->lock);
 	complete = cache_file_complete(inode->file, change, call->size);
 	pthread_mutex_lock(&m->lock);
-	inode->open_fetching = false;
+	inode_live(inode)->open_fetching = false;
 	if (complete || call->status != STATUS_OK)
-		inode->open_unkept = (struct change){ 0, 0 };
+		inode_live(inode)->open_unkept = (struct change){ 0, 0 };
 	pthread_mutex_unlock(&m->lock);
 	call_destroy(m, call);
 	open_answer(m, opening->request, inode, &credential, &opening->info);
@@ -319,7 +320,7 @@ static bool open_fetch(struct mount *m, fuse_req_t request, struct inode *inode,
 	if (!call) {
 		free(opening);
 		pthread_mutex_lock(&m->lock);
-		inode->open_fetching = false;
+		inode_live(inode)->open_fetching = false;
 		pthread_mutex_unlock(&m->lock);
 		return false;
 	}
@@ -369,7 +370,7 @@ static void open_work(struct mount *m, struct call *call)
 	}
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, NULL, NULL, &answer);
-	inode->open_registered = true;
+	inode_live(inode)->open_registered = true;
 	inode_use(m, inode);
 	request = call->request;
 	call->request = NULL;
@@ -415,10 +416,10 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	inode = inode_by_nodeid(m, nodeid);
 	attributes = inode ? inode_attributes(m, inode, mount_now()) : NULL;
 	refused = writable && inode && inode->final;
-	known = inode && !refused && !inode->closing &&
+	known = inode && !refused && !inode->live->closing &&
 		((attributes && attributes->nlink > 0) ||
-		 (inode->open_count > 0 && inode->open_registered &&
-		  (attributes || inode->mappable == 0)));
+		 (inode->live->open_count > 0 && inode->live->open_registered &&
+		  (attributes || inode->live->mappable == 0)));
 	if (known) {
 		count_open(inode);
 		inode_use(m, inode);

@@ -207,7 +207,7 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 	bool all_known = true;
 
 	if (!listing->eof || listing->first_cookie != 0 || listing->instance == 0 ||
-	    listing->serial != inode->listing_serial ||
+	    listing->serial != inode->live->listing_serial ||
 	    listing->instance != holder_lease_held(m->holder, mount_now(), &inode->handle))
 		return;
 	for (uint32_t i = 0; i < listing->count && all_known; i++) {
@@ -218,15 +218,15 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 		if ((e->name_length == 1 && name[0] == '.') ||
 		    (e->name_length == 2 && name[0] == '.' && name[1] == '.'))
 			continue;
-		known = name_table_find(&inode->names, (struct slice){ (const uint8_t *)name,
+		known = name_table_find(&inode->live->names, (struct slice){ (const uint8_t *)name,
 								       e->name_length });
 		/* Present, but not known as an inode: a lookup has to ask. */
 		all_known = known && known->instance == listing->instance;
 	}
 	listing_complete(listing);
-	listing_unref(inode->listing);
-	inode->listing = listing_ref(listing);
-	inode->names_complete_instance = all_known ? listing->instance : 0;
+	listing_unref(inode->live->listing);
+	inode_live(inode)->listing = listing_ref(listing);
+	inode_live(inode)->names_complete_instance = all_known ? listing->instance : 0;
 	prefetch_listed(m, inode, listing, credential);
 }
 
@@ -250,7 +250,7 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 		listing = NULL;
 	}
 	if (!listing)
-		listing = listing_create(instance, inode->listing_serial, call->offset);
+		listing = listing_create(instance, inode->live->listing_serial, call->offset);
 	directory->listing = listing;
 	directory->hint = 0;
 	if (!listing)
@@ -417,9 +417,9 @@ static void read_directory(fuse_req_t request, fuse_ino_t nodeid, size_t size, o
 		prefetch_access(m, request, directory->inode,
 				&(struct access){ .type = ACCESS_LIST });
 		instance = inode_lease(m, directory->inode, mount_now(), NULL);
-		if (instance && directory->inode->listing &&
-		    directory->inode->listing->instance == instance)
-			directory->listing = listing_ref(directory->inode->listing);
+		if (instance && directory->inode->live->listing &&
+		    directory->inode->live->listing->instance == instance)
+			directory->listing = listing_ref(directory->inode->live->listing);
 		pthread_mutex_unlock(&m->lock);
 		if (directory->listing)
 			COUNT(m, listings_cached);

@@ -135,7 +135,7 @@ static void wait_for(struct dropping *d, unsigned ms)
 static bool is_done(const struct dropping *d)
 {
 	return d->at == d->count ||
-	       (d->sized && (d->sized->mapped || write_back_expected(d->m, d->sized)));
+	       (d->sized && (d->sized->live->mapped || write_back_expected(d->m, d->sized)));
 }
 
 /* On the thread of a lane: sees to it that somebody gets on. Under the lock. */
@@ -209,13 +209,14 @@ static void all_dropped(struct mount *m, void *context)
 /* What is stored is kept, or refused from now on. */
 static bool keep_stored(struct mount *m, struct inode *inode)
 {
-	bool kept = inode->stored.session.value &&
+	bool kept = inode->live->stored.session.value &&
 		    holder_kept(m->holder, mount_now(), &inode->handle);
 
 	if (kept)
-		inode->stored.kept = true;
-	else
-		inode->stored = (struct stored_under){ .kept = false };
+		inode_live(inode)->stored.kept = true;
+	else if (inode->live->stored.session.value || inode->live->stored.number ||
+		 inode->live->stored.kept)
+		inode_live(inode)->stored = (struct stored_under){ .kept = false };
 	return kept;
 }
 
@@ -228,14 +229,15 @@ bool drop_all(struct mount *m, const struct holder_action *action)
 	if (!d)
 		return false;
 	while ((inode = inode_next(m, &cursor))) {
-		bool given = inode->pages || inode->attributes_given;
+		bool given = inode->live->pages || inode->attributes_given;
 		bool kept = keep_stored(m, inode);
 
 		if (inode->lookup_count > 0 && (kept || given))
 			d->items[d->count++] = (struct drop_one){ inode->nodeid, kept, 0 };
 		inode->attributes_given = false;
-		inode->names_given = false;
-		if (inode->hold_count > 0 || inode->fence_count > 0)
+		if (inode->live->names_given)
+			inode_live(inode)->names_given = false;
+		if (inode->live->hold_count > 0 || inode->live->fence_count > 0)
 			calls_release_held(m, inode);
 	}
 	d->work.action = *action;
@@ -259,11 +261,12 @@ bool drop_lost(struct mount *m, const struct handle *handle)
 	struct inode *inode = inode_find(m, handle);
 	struct dropping *d;
 
-	if (!inode || !inode->stored.kept)
+	if (!inode || !inode->live->stored.kept)
 		return false;
-	inode->stored = (struct stored_under){ .kept = false }; /* what is written back is refused */
+	/* What is written back is refused. */
+	inode_live(inode)->stored = (struct stored_under){ .kept = false };
 	calls_session_changed(m);
-	if (inode->lookup_count == 0 || !inode->pages)
+	if (inode->lookup_count == 0 || !inode->live->pages)
 		return false;
 	d = dropping_create(m, 1, lost_dropped);
 	if (!d)

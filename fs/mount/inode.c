@@ -5,31 +5,133 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "fs/mount/log.h"
 #include "fs/mount/pages.h"
 #include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 #include "lease/seal.h"
 
-int inode_table_create(struct inode_table **ret_table)
-{
-	struct inode_table *table = calloc(1, sizeof(*table));
+/* ---- what only some have ---- */
 
-	if (!table)
-		return -ENOMEM;
-	table->idle_count_max = INODE_IDLE_COUNT_MAX;
-	map_init(&table->by_nodeid, &session_allocator, MAP_U64, offsetof(struct inode, nodeid),
-		 (uint64_t)(uintptr_t)table);
-	*ret_table = table;
-	return 0;
+static const struct inode_live nothing = { .guardian_slot = -1 };
+
+/*
+ * Those made first have their place before there is a mount: a recall must not fail for want of memory.
+ * Of all mounts of the process; its lock is a leaf.
+ */
+#define RESERVE_COUNT 256
+
+static pthread_mutex_t reserve_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct inode_live *reserve[RESERVE_COUNT];
+static unsigned reserve_count;
+
+static int reserve_fill(void)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&reserve_lock);
+	while (r == 0 && reserve_count < RESERVE_COUNT) {
+		struct inode_live *live = malloc(sizeof(*live));
+
+		if (live)
+			reserve[reserve_count++] = live;
+		else
+			r = -ENOMEM;
+	}
+	pthread_mutex_unlock(&reserve_lock);
+	return r;
+}
+
+static struct inode_live *reserve_take(void)
+{
+	struct inode_live *live = NULL;
+
+	pthread_mutex_lock(&reserve_lock);
+	if (reserve_count > 0)
+		live = reserve[--reserve_count];
+	pthread_mutex_unlock(&reserve_lock);
+	return live;
+}
+
+static void live_destroy(struct inode_live *live)
+{
+	pthread_mutex_lock(&reserve_lock);
+	if (reserve_count < RESERVE_COUNT) {
+		reserve[reserve_count++] = live;
+		live = NULL;
+	}
+	pthread_mutex_unlock(&reserve_lock);
+	free(live);
+}
+
+struct inode_live *inode_live(struct inode *inode)
+{
+	if (inode->live == &nothing) {
+		struct inode_live *live = malloc(sizeof(*live));
+
+		if (!live)
+			live = reserve_take();
+		if (!live) {
+			mount_log("error", "out of memory");
+			abort(); /* the guardian ends the mount */
+		}
+		*live = nothing;
+		inode->live = live;
+	}
+	return (struct inode_live *)inode->live;
+}
+
+static bool modes_say_nothing(const struct mode_state *modes)
+{
+	return modes->pages == 0 && modes->direct == 0 && modes->writers == 0 &&
+	       modes->passthrough == 0 && modes->backing_id == 0;
+}
+
+/* Leaves out what means something to others of it only, and hints. */
+static bool says_nothing(const struct inode_live *live)
+{
+	return live->weak_acls == 0 && live->target_instance == 0 && !live->target &&
+	       live->names.count == 0 && live->names_complete_instance == 0 && !live->listing &&
+	       !live->names_given && !live->fetches && !live->readings &&
+	       modes_say_nothing(&live->modes) && live->backing.id == 0 && !live->backing.file &&
+	       !live->open_fetching && !change_known(live->open_unkept) && live->open_count == 0 &&
+	       live->hold_count == 0 && live->fence_count == 0 && live->fills == 0 &&
+	       !live->no_ahead && live->dropping == 0 && live->dropping_pages == 0 &&
+	       live->weak_fills == 0 && live->mappable == 0 && !live->mapped &&
+	       live->stored.session.value == 0 && live->stored.number == 0 && !live->stored.kept &&
+	       live->stored_drops == 0 && live->invalidating == 0 && !live->held &&
+	       live->held_count == 0 && !live->locks_used && !live->closing &&
+	       !live->open_registered && live->open_told == 0 && !live->pages &&
+	       live->guardian_slot == -1 && live->unsynced_incarnation == 0 &&
+	       live->lost_serial == 0 && live->lost_incarnation == 0;
+}
+
+/* Nobody uses it: no operation, and one name at most. */
+static void settle(struct inode *inode)
+{
+	struct inode_live *live;
+
+	if (inode->live == &nothing || inode->use_count > (inode->name ? 1 : 0) ||
+	    !says_nothing(inode->live))
+		return;
+	live = inode_live(inode);
+	inode->live = &nothing;
+	live_destroy(live);
 }
 
 /* ---- names ---- */
+
+static void not_complete(struct inode *directory)
+{
+	if (directory->live->names_complete_instance)
+		inode_live(directory)->names_complete_instance = 0;
+}
 
 static void name_remove(struct mount *m, struct inode *directory, struct name_entry *entry)
 {
 	struct inode *child = entry->child;
 
-	name_table_remove(&directory->names, entry);
+	name_table_remove(&inode_live(directory)->names, entry);
 	m->inodes->name_count--;
 	if (child && child->name == entry)
 		child->name = NULL;
@@ -40,10 +142,13 @@ static void name_remove(struct mount *m, struct inode *directory, struct name_en
 
 void inode_names_forget(struct mount *m, struct inode *directory)
 {
-	struct name_table *names = &directory->names;
+	struct name_table *names;
 	uint32_t at = 0;
 
-	directory->names_complete_instance = 0;
+	not_complete(directory);
+	if (directory->live->names.count == 0)
+		return;
+	names = &inode_live(directory)->names;
 	while (at < names->capacity) { /* 0 once they are gone */
 		if (names->heads[at])
 			name_remove(m, directory, names->heads[at]);
@@ -54,9 +159,9 @@ void inode_names_forget(struct mount *m, struct inode *directory)
 
 void inode_name_forget(struct mount *m, struct inode *directory, struct slice name)
 {
-	struct name_entry *entry = name_table_find(&directory->names, name);
+	struct name_entry *entry = name_table_find(&directory->live->names, name);
 
-	directory->names_complete_instance = 0;
+	not_complete(directory);
 	if (entry)
 		name_remove(m, directory, entry);
 }
@@ -111,12 +216,12 @@ bool inode_name_find(struct mount *m, struct inode *directory, struct slice name
 
 	if (!instance)
 		return false;
-	entry = name_table_find(&directory->names, name);
+	entry = name_table_find(&directory->live->names, name);
 	if (entry && entry->instance == instance) {
 		*ret_child = entry->child;
 		return true;
 	}
-	if (entry || directory->names_complete_instance != instance)
+	if (entry || directory->live->names_complete_instance != instance)
 		return false;
 	*ret_child = NULL; /* a whole listing knows every absent name, too */
 	return true;
@@ -125,14 +230,14 @@ bool inode_name_find(struct mount *m, struct inode *directory, struct slice name
 void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 		    struct inode *child, uint64_t instance)
 {
-	struct name_entry *entry = name_table_find(&directory->names, name);
+	struct name_entry *entry = name_table_find(&directory->live->names, name);
 
 	if (entry)
 		name_remove(m, directory, entry);
 	entry = m->inodes->name_count < NAME_COUNT_MAX ? calloc(1, sizeof(*entry) + name.length) :
 							 NULL;
 	if (!entry) {
-		directory->names_complete_instance = 0;
+		not_complete(directory);
 		return;
 	}
 	memcpy(entry->name, name.data, name.length);
@@ -140,8 +245,8 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 	entry->instance = instance;
 	entry->child = child;
 	entry->directory = directory;
-	if (name_table_add(&directory->names, entry) < 0) {
-		directory->names_complete_instance = 0;
+	if (name_table_add(&inode_live(directory)->names, entry) < 0) {
+		not_complete(directory);
 		free(entry);
 		return;
 	}
@@ -153,6 +258,19 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 }
 
 /* ---- the table ---- */
+
+int inode_table_create(struct inode_table **ret_table)
+{
+	struct inode_table *table = reserve_fill() < 0 ? NULL : calloc(1, sizeof(*table));
+
+	if (!table)
+		return -ENOMEM;
+	table->idle_count_max = INODE_IDLE_COUNT_MAX;
+	map_init(&table->by_nodeid, &session_allocator, MAP_U64, offsetof(struct inode, nodeid),
+		 (uint64_t)(uintptr_t)table);
+	*ret_table = table;
+	return 0;
+}
 
 static void idle_remove(struct inode_table *table, struct inode *inode)
 {
@@ -188,15 +306,17 @@ static bool is_idle(const struct inode *inode)
 static void inode_dispose(struct mount *m, struct inode *inode)
 {
 	inode_names_forget(m, inode);
-	listing_unref(inode->listing);
+	listing_unref(inode->live->listing);
 	if (inode->file)
 		cache_file_put(inode->file);
-	if (inode->backing.file) { /* the kernel has given it up with the connection */
-		cache_file_unpin(inode->backing.file);
-		cache_file_put(inode->backing.file);
+	if (inode->live->backing.file) { /* the kernel has given it up with the connection */
+		cache_file_unpin(inode->live->backing.file);
+		cache_file_put(inode->live->backing.file);
 	}
 	pages_give_back(m, inode);
-	free(inode->target);
+	free(inode->live->target);
+	if (inode->live != &nothing)
+		live_destroy(inode_live(inode));
 	free(inode);
 }
 
@@ -226,7 +346,8 @@ void inode_table_destroy(struct mount *m)
 	while ((inode = inode_next(m, &cursor))) {
 		inode->use_count = 0;
 		inode->lookup_count = 0;
-		inode->pages = false; /* the guardian is gone, or fences by itself */
+		if (inode->live->pages)
+			inode_live(inode)->pages = false; /* the guardian is gone, or fences by itself */
 		inode_dispose(m, inode);
 	}
 	map_finish(&m->inodes->by_nodeid);
@@ -281,7 +402,9 @@ static void became_idle(struct mount *m, struct inode *inode)
 
 void inode_unuse(struct mount *m, struct inode *inode)
 {
-	if (--inode->use_count == 0 && inode->lookup_count == 0)
+	inode->use_count--;
+	settle(inode);
+	if (is_idle(inode))
 		became_idle(m, inode);
 }
 
@@ -327,7 +450,7 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 	inode->nodeid = nodeid_for(m, handle);
 	inode->use_count = 1;
 	inode->recent = true;
-	inode->guardian_slot = -1;
+	inode->live = &nothing;
 	map_insert(&table->by_nodeid, inode);
 	if (inode->nodeid == FUSE_ROOT_ID)
 		table->root = inode;
@@ -383,21 +506,23 @@ void inode_give_attributes(struct inode *inode)
 
 static void listing_forget(struct inode *directory)
 {
-	listing_unref(directory->listing);
-	directory->listing = NULL;
+	if (!directory->live->listing)
+		return;
+	listing_unref(directory->live->listing);
+	inode_live(directory)->listing = NULL;
 }
 
 /* What is under way, or what somebody still has to hear of, keeps it. */
 static bool sheddable(const struct inode *inode)
 {
-	return inode->nodeid != FUSE_ROOT_ID && inode->open_count == 0 && !inode->fetches &&
-	       !inode->readings && !inode->held && inode->stored.session.value == 0 &&
-	       inode->stored.number == 0 && !inode->mapped && inode->mappable == 0 &&
-	       inode->dropping == 0 && inode->hold_count == 0 && inode->fence_count == 0 &&
-	       inode->fills == 0 && inode->weak_fills == 0 && !inode->closing &&
-	       !inode->open_registered && inode->open_told == 0 && !inode->open_fetching &&
-	       inode->unsynced_incarnation == 0 && inode->lost_incarnation == 0 &&
-	       inode->invalidating == 0 && !inode->backing.id && !inode->locks_used;
+	return inode->nodeid != FUSE_ROOT_ID && inode->live->open_count == 0 && !inode->live->fetches &&
+	       !inode->live->readings && !inode->live->held && inode->live->stored.session.value == 0 &&
+	       inode->live->stored.number == 0 && !inode->live->mapped && inode->live->mappable == 0 &&
+	       inode->live->dropping == 0 && inode->live->hold_count == 0 && inode->live->fence_count == 0 &&
+	       inode->live->fills == 0 && inode->live->weak_fills == 0 && !inode->live->closing &&
+	       !inode->live->open_registered && inode->live->open_told == 0 && !inode->live->open_fetching &&
+	       inode->live->unsynced_incarnation == 0 && inode->live->lost_incarnation == 0 &&
+	       inode->live->invalidating == 0 && !inode->live->backing.id && !inode->live->locks_used;
 }
 
 /* Forgets names and listings that lead from it and to it. */
@@ -408,7 +533,7 @@ static void forget_names(struct mount *m, struct inode *inode)
 	if (inode->name) {
 		struct inode *directory = inode->name->directory;
 
-		directory->names_complete_instance = 0;
+		not_complete(directory);
 		listing_forget(directory);
 		name_remove(m, directory, inode->name);
 	}

@@ -67,20 +67,12 @@ struct sequence {
 	uint32_t count;       /* in a row that began where the one before ended */
 };
 
-struct inode {
-	struct inode *lru_previous, *lru_next; /* of those without lookups: oldest first */
-	struct handle handle;
-	uint64_t nodeid;
-	uint64_t lookup_count;
-	uint32_t use_count;
-	bool recent;                   /* used since inode_shed() came by */
-	bool given_up;                 /* by it, and not used since: it goes when the kernel forgets it */
-	struct name_entry *name;       /* one of those that lead here; NULL: none */
-
-	uint32_t type;                 /* S_IFMT bits; never change, so read without the lock */
-	struct attributes attributes;
-	uint64_t attributes_instance;  /* 0: not cached */
-	bool final;                    /* it was sealed: no byte of it changes any more (seal.h) */
+/*
+ * What only some inodes have: those that are open, that an operation is about, directories whose names are
+ * known, symbolic links. Made at the first change (inode_live()), gone when it says nothing any more
+ * and nobody uses the inode: who remembers a serial of it has a use.
+ */
+struct inode_live {
 	uint32_t weak_acls;            /* given to the kernel without a lease, and not yet dropped there */
 	uint64_t target_instance;      /* symbolic links */
 	char *target;
@@ -90,10 +82,7 @@ struct inode {
 	struct listing *listing;
 	uint32_t listing_serial;       /* moves with every drop and every change of our own */
 	bool names_given;              /* the kernel may hold names of it with a validity */
-	bool attributes_given;         /* the same of its attributes: until they were invalidated */
-	uint32_t given_serial;         /* times that they were given */
 
-	struct cache_file *file;       /* regular files, once needed */
 	struct call *fetches;          /* reads in flight at the origin, linked by fetch_next */
 	struct reading *readings;      /* READs of the kernel that are not answered */
 	struct mode_state modes;       /* of its descriptors */
@@ -103,7 +92,6 @@ struct inode {
 	uint32_t open_count;
 	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
 	uint32_t fence_count;          /* those that will, and hold them while they fence: modify.c */
-	uint32_t fill_serial;          /* page fills begun */
 	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */
 	struct sequence together;      /* page fills, whoever asked for them */
@@ -134,10 +122,34 @@ struct inode {
 	bool lost_told;                /* somebody heard of the last one */
 };
 
+struct inode {
+	struct inode *lru_previous, *lru_next; /* of those without lookups: oldest first */
+	struct handle handle;
+	uint64_t nodeid;
+	uint64_t lookup_count;
+	const struct inode_live *live; /* never NULL; changed through inode_live() only */
+	uint32_t use_count;
+	uint32_t type;                 /* S_IFMT bits; never change, so read without the lock */
+	struct name_entry *name;       /* one of those that lead here; NULL: none */
+	struct cache_file *file;       /* regular files, once needed */
+	struct attributes attributes;
+	uint64_t attributes_instance;  /* 0: not cached */
+	uint32_t given_serial;         /* times that they were given to the kernel */
+	uint32_t fill_serial;          /* page fills begun */
+	bool attributes_given;         /* with a validity, until they were invalidated */
+	bool final;                    /* it was sealed: no byte of it changes any more (seal.h) */
+	bool recent;                   /* used since inode_shed() came by */
+	bool given_up;                 /* by it, and not used since: it goes when the kernel forgets it */
+};
+
+/* What it has, to be changed: made if it has none yet. */
+struct inode_live *inode_live(struct inode *inode);
+
 /* Page fills wait for our own modifications while the lease stands. Under the lock. */
 static inline bool inode_fills_wait(const struct inode *inode)
 {
-	return inode->hold_count > 0 || (inode->fence_count > 0 && inode->invalidating == 0);
+	return inode->live->hold_count > 0 ||
+	       (inode->live->fence_count > 0 && inode->live->invalidating == 0);
 }
 
 struct inode_table {

@@ -487,7 +487,7 @@ void locks_flush(struct mount *m, fuse_req_t request, const struct open_file *fi
 	struct inode *inode = file->inode;
 	struct lock_wait *wait = NULL;
 
-	if (m->locks && inode->locks_used)
+	if (m->locks && inode->live->locks_used)
 		wait = wait_make(m, request);
 	else
 		fuse_reply_err(request, error);
@@ -526,7 +526,7 @@ static uint64_t file_number(struct mount *m, struct open_file *file)
 {
 	if (!file->lock_number)
 		file->lock_number = ++m->locks->token_last;
-	file->inode->locks_used = true;
+	inode_live(file->inode)->locks_used = true;
 	return file->lock_number;
 }
 

@@ -40,9 +40,9 @@ void modify_size(struct mount *m, struct call *call, struct modify_scope *scope)
 	struct inode *inode = call->inode;
 
 	if (write_back_expected(m, inode)) {
-		call->bound = inode->stored.number;
+		call->bound = inode->live->stored.number;
 	} else {
-		scope->data = !inode->mapped;
+		scope->data = !inode->live->mapped;
 	}
 }
 
@@ -50,7 +50,7 @@ void modify_size(struct mount *m, struct call *call, struct modify_scope *scope)
 static bool stored_since(struct mount *m, const struct call *call)
 {
 	return call_changes_size(call) &&
-	       (call->inode->mapped || write_back_expected(m, call->inode));
+	       (call->inode->live->mapped || write_back_expected(m, call->inode));
 }
 
 /* Collects what the kernel holds of the affected inodes. Under the lock. */
@@ -68,13 +68,13 @@ static bool collect(struct mount *m, struct fencing *fencing)
 		if (notifier_collect(m, &fencing->work, inode, i == 0 && fencing->scope.data,
 				     fencing->scope.offset, fencing->scope.length))
 			any = true;
-		if (i < 2 && fencing->scope.names && inode->names_given) {
+		if (i < 2 && fencing->scope.names && inode->live->names_given) {
 			fencing->work.epoch = true;
 			any = true;
 		}
 	}
 	if (fencing->call->inode)
-		fencing->filled_serial = fencing->call->inode->filled_serial;
+		fencing->filled_serial = fencing->call->inode->live->filled_serial;
 	return any;
 }
 
@@ -111,7 +111,7 @@ static void push(struct mount *m, struct fencing *fencing)
 static void hold(struct fencing *fencing)
 {
 	fencing->holding = true;
-	fencing->call->inode->fence_count++;
+	inode_live(fencing->call->inode)->fence_count++;
 	fencing->work.around = true;
 	fencing->work.epoch = false;
 }
@@ -134,7 +134,7 @@ static void fenced(struct mount *m, struct notifier_work *work)
 		fencing->scope.data = data = false;
 		modify_size(m, call, &fencing->scope);
 	}
-	filled = data && inode->pages && inode->filled_serial != fencing->filled_serial;
+	filled = data && inode->live->pages && inode->live->filled_serial != fencing->filled_serial;
 	late = filled && !instant_before(mount_now(), call->deadline);
 	if (filled && !late) {
 		if (!fencing->holding)
@@ -145,9 +145,9 @@ static void fenced(struct mount *m, struct notifier_work *work)
 		return;
 	}
 	if (fencing->holding)
-		inode->fence_count--;
+		inode_live(inode)->fence_count--;
 	if (data && !late) {
-		inode->hold_count++;
+		inode_live(inode)->hold_count++;
 		call->modify_marks |= 1u << 4;
 	} else if (fencing->holding) {
 		calls_release_held(m, inode);
@@ -177,14 +177,14 @@ static void tell_victim(struct call *call)
 	struct inode *victim = victim_of(call);
 
 	if ((!renames && call->message.type != MESSAGE_unlink) || !victim ||
-	    victim->open_count == 0)
+	    victim->live->open_count == 0)
 		return;
 	if (renames)
 		call->message.rename.victim_open = victim->handle;
 	else
 		call->message.unlink.victim_open = victim->handle;
-	victim->open_registered = true;
-	victim->open_told++;
+	inode_live(victim)->open_registered = true;
+	inode_live(victim)->open_told++;
 	call->modify_marks |= MARK_TOLD;
 }
 
@@ -312,10 +312,10 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		if (!(call->modify_marks & 1u << i))
 			continue;
 		inodes[i]->attributes_instance = 0; /* set anew below when the answer has them */
-		listing_unref(inodes[i]->listing);
-		inodes[i]->listing = NULL;
-		inodes[i]->listing_serial++;
-		inodes[i]->settle_serial++;
+		listing_unref(inodes[i]->live->listing);
+		inode_live(inodes[i])->listing = NULL;
+		inode_live(inodes[i])->listing_serial++;
+		inode_live(inodes[i])->settle_serial++;
 		if (call->status == STATUS_OK && !(call->durable && i == 0))
 			sync_modified(m, inodes[i], call->reply.incarnation);
 		known = call->replied && moved(call, inodes[i], &before, &after);
@@ -327,7 +327,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		}
 	}
 	if (call->modify_marks & 1u << 4) {
-		call->inode->hold_count--;
+		inode_live(call->inode)->hold_count--;
 		calls_release_held(m, call->inode);
 	}
 	names_forget(m, call, inodes);
@@ -344,7 +344,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 	}
 	told = call->modify_marks & MARK_TOLD;
 	if (told)
-		victim_of(call)->open_told--;
+		inode_live(victim_of(call))->open_told--;
 	call->modify_marks = 0;
 	pthread_mutex_unlock(&m->lock);
 	if (told)
@@ -367,7 +367,7 @@ void modify_settle(struct mount *m, struct call *call, uint64_t offset, uint64_t
 	bool any = false;
 
 	pthread_mutex_lock(&m->lock);
-	if (call->inode && call->inode->pages && !stored_since(m, call))
+	if (call->inode && call->inode->live->pages && !stored_since(m, call))
 		fencing = calloc(1, sizeof(*fencing));
 	if (fencing) {
 		fencing->call = call;

@@ -513,7 +513,7 @@ void op_tmpfile(fuse_req_t request, fuse_ino_t parent, mode_t mode, struct fuse_
 /* What a name is known to lead to, with a use, whether or not its lease still stands. */
 static struct inode *known_child(struct mount *m, struct inode *directory, const char *name)
 {
-	const struct name_entry *entry = name_table_find(&directory->names, slice_of(name));
+	const struct name_entry *entry = name_table_find(&directory->live->names, slice_of(name));
 
 	if (!entry || !entry->child)
 		return NULL;

@@ -50,7 +50,7 @@ bool notifier_probe_epoch(struct mount *m)
 bool notifier_collect(struct mount *m, struct notifier_work *work, struct inode *inode,
 		      bool pages, uint64_t offset, uint64_t length)
 {
-	pages = pages && inode->pages;
+	pages = pages && inode->live->pages;
 	if (inode->lookup_count == 0 || (!pages && !inode->attributes_given))
 		return false;
 	inode_use(m, inode);
@@ -114,16 +114,16 @@ bool notifier_tell_around(struct mount *m, const struct notice *pages, bool held
 	unsigned count, told = 0;
 
 	pthread_mutex_lock(&m->lock);
-	busy = malloc((pages->inode->fills + 1) * sizeof(*busy));
+	busy = malloc((pages->inode->live->fills + 1) * sizeof(*busy));
 	if (!busy) {
 		/* As if one had come: it is tried again. */
-		pages->inode->filled_serial++;
-		pages->inode->weak_fills++;
+		inode_live(pages->inode)->filled_serial++;
+		inode_live(pages->inode)->weak_fills++;
 		pthread_mutex_unlock(&m->lock);
 		return false;
 	}
-	count = read_busy_ranges(pages->inode, held, busy, pages->inode->fills);
-	pages->inode->invalidating++;
+	count = read_busy_ranges(pages->inode, held, busy, pages->inode->live->fills);
+	inode_live(pages->inode)->invalidating++;
 	pthread_mutex_unlock(&m->lock);
 	for (unsigned i = 0; i <= count && at < end; i++) {
 		uint64_t until = i < count && busy[i].start < end ? busy[i].start : end;
@@ -141,7 +141,7 @@ bool notifier_tell_around(struct mount *m, const struct notice *pages, bool held
 	if (!told)
 		notifier_tell(m, &notice); /* the attributes */
 	pthread_mutex_lock(&m->lock);
-	pages->inode->invalidating--;
+	inode_live(pages->inode)->invalidating--;
 	pthread_mutex_unlock(&m->lock);
 	free(busy);
 	return true;
@@ -155,12 +155,12 @@ static void drop_stored(struct mount *m, struct notifier_work *work)
 	struct duration left;
 
 	pthread_mutex_lock(&m->lock);
-	left = instant_until(mount_now(), instant_add(inode->filled_at, duration_ms(STORE_MS)));
+	left = instant_until(mount_now(), instant_add(inode->live->filled_at, duration_ms(STORE_MS)));
 	pthread_mutex_unlock(&m->lock);
 	if (left.ns)
 		(void)usleep((useconds_t)(left.ns / NS_PER_US));
 	pthread_mutex_lock(&m->lock);
-	work->weak_fills = inode->weak_fills;
+	work->weak_fills = inode->live->weak_fills;
 	pthread_mutex_unlock(&m->lock);
 	(void)notifier_tell_around(m, &all, true);
 }
@@ -174,11 +174,11 @@ static void drop_begin(struct mount *m, struct notifier_work *work)
 	struct inode *inode = work->recalled;
 
 	pthread_mutex_lock(&m->lock);
-	if (inode->mapped && inode->weak_fills == work->weak_fills) {
+	if (inode->live->mapped && inode->live->weak_fills == work->weak_fills) {
 		for (unsigned i = 0; i < work->count; i++)
 			work->notices[i].pages = false;
-		if (inode->drop_session.value == work->action.session.value)
-			inode->dropping_pages--;
+		if (inode->live->drop_session.value == work->action.session.value)
+			inode_live(inode)->dropping_pages--;
 		work->pages = false;
 	}
 	pthread_mutex_unlock(&m->lock);
@@ -226,7 +226,7 @@ static void perform(struct mount *m, struct notifier_work *work)
 /* What the kernel has of a recalled inode now, but for pages that were stored to. Under the lock. */
 static bool drop_collect(struct mount *m, struct notifier_work *work)
 {
-	work->weak_fills = work->recalled->weak_fills;
+	work->weak_fills = work->recalled->live->weak_fills;
 	return notifier_collect(m, work, work->recalled, work->pages && !work->stored, 0, 0);
 }
 
@@ -238,7 +238,7 @@ static bool drop_collect(struct mount *m, struct notifier_work *work)
 static bool drop_again(struct mount *m, struct notifier_work *work)
 {
 	work->epoch = false;
-	return work->pages && work->recalled->weak_fills != work->weak_fills &&
+	return work->pages && work->recalled->live->weak_fills != work->weak_fills &&
 	       (drop_collect(m, work) || work->stored);
 }
 
@@ -254,21 +254,21 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 			notifier_push(m, LANE_RECALL, work);
 			return;
 		}
-		open = inode->open_count > 0;
+		open = inode->live->open_count > 0;
 		/* None were given since, but under a later session. */
 		if (work->action.scope == RECALL_ALL &&
 		    holder_session(m->holder).value == work->action.session.value)
-			inode->names_given = false;
-		inode->dropping--;
-		if (inode->drop_session.value == work->action.session.value)
-			inode->dropping_pages -= work->pages;
-		inode->settle_serial++;
+			inode_live(inode)->names_given = false;
+		inode_live(inode)->dropping--;
+		if (inode->live->drop_session.value == work->action.session.value)
+			inode_live(inode)->dropping_pages -= work->pages;
+		inode_live(inode)->settle_serial++;
 		if (open)
-			inode->open_registered = true; /* the acknowledgement says so */
-		inode->stored_drops -= work->stored;
+			inode_live(inode)->open_registered = true; /* the acknowledgement says so */
+		inode_live(inode)->stored_drops -= work->stored;
 		/* From here on nothing of it may arrive any more. */
-		if (work->stored && inode->stored.session.value == work->action.session.value) {
-			inode->stored = (struct stored_under){ .kept = false };
+		if (work->stored && inode->live->stored.session.value == work->action.session.value) {
+			inode_live(inode)->stored = (struct stored_under){ .kept = false };
 			calls_unbind(m, inode);
 		}
 	}
@@ -290,17 +290,17 @@ static void drop_done(struct mount *m, struct notifier_work *work)
 static void drop_memory(struct mount *m, struct inode *inode, const struct holder_action *action,
 			struct notifier_work *work)
 {
-	inode->dropping++;
+	inode_live(inode)->dropping++;
 	/* Drops of an earlier session, if they are not over, answer for nothing in this one. */
-	if (inode->drop_session.value != action->session.value)
-		inode->dropping_pages = 0;
-	inode->drop_session = action->session;
+	if (inode->live->drop_session.value != action->session.value)
+		inode_live(inode)->dropping_pages = 0;
+	inode_live(inode)->drop_session = action->session;
 	inode->attributes_instance = 0;
 	if (S_ISDIR(inode->type)) {
-		if (inode->listing)
-			listing_unref(inode->listing);
-		inode->listing = NULL;
-		inode->listing_serial++;
+		if (inode->live->listing)
+			listing_unref(inode->live->listing);
+		inode_live(inode)->listing = NULL;
+		inode_live(inode)->listing_serial++;
 		if (action->scope == RECALL_ALL) {
 			inode_names_forget(m, inode);
 			rules_recalled(m, inode);
@@ -308,15 +308,15 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 		for (uint32_t i = 0; i < action->name_count; i++)
 			inode_name_forget(m, inode, (struct slice){ action->names[i],
 								    action->name_length[i] });
-		if (inode->names_given)
+		if (inode->live->names_given)
 			work->epoch = true;
 	}
-	work->stored = inode->stored.session.value != 0;
+	work->stored = inode->live->stored.session.value != 0;
 	if (work->stored)
-		inode->stored_drops++;
+		inode_live(inode)->stored_drops++;
 	/* Of a file that is mapped for writing there are pages under the write lease only. */
-	work->pages = action->scope == RECALL_ALL && (work->stored || !inode->mapped);
-	inode->dropping_pages += work->pages;
+	work->pages = action->scope == RECALL_ALL && (work->stored || !inode->live->mapped);
+	inode_live(inode)->dropping_pages += work->pages;
 	work->recalled = inode;
 	drop_collect(m, work);
 }
@@ -339,7 +339,7 @@ void notifier_drop(struct mount *m, const struct holder_action *action)
 	if (inode) {
 		drop_memory(m, inode, action, work);
 		inode_use(m, inode);
-		if (inode->hold_count > 0 || inode->fence_count > 0)
+		if (inode->live->hold_count > 0 || inode->live->fence_count > 0)
 			calls_release_held(m, inode);
 	}
 	notifier_push(m, LANE_RECALL, work);

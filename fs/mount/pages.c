@@ -20,20 +20,20 @@ struct eviction {
 
 void pages_give_back(struct mount *m, struct inode *inode)
 {
-	if (!inode->pages)
+	if (!inode->live->pages)
 		return;
-	m->page_inodes[inode->guardian_slot] = NULL;
-	guardian_remove(m->guardian, inode->guardian_slot);
-	inode->guardian_slot = -1;
-	inode->pages = false;
+	m->page_inodes[inode->live->guardian_slot] = NULL;
+	guardian_remove(m->guardian, inode->live->guardian_slot);
+	inode_live(inode)->guardian_slot = -1;
+	inode_live(inode)->pages = false;
 }
 
 /* Nobody can put a page in: not mapped, since then the last close would not have come; or, where none
    is told, each READ asks for a slot. */
 static bool evictable(const struct inode *inode)
 {
-	return inode->pages && inode->open_count == 0 && inode->fills == 0 &&
-	       inode->stored.session.value == 0;
+	return inode->live->pages && inode->live->open_count == 0 && inode->live->fills == 0 &&
+	       inode->live->stored.session.value == 0;
 }
 
 static void evicted(struct mount *m, struct notifier_work *work)
@@ -97,18 +97,18 @@ bool pages_allow(struct mount *m, struct inode *inode)
 {
 	int slot;
 
-	if (inode->pages)
+	if (inode->live->pages)
 		return true;
 	if (!m->page_inodes)
 		m->page_inodes = calloc(guardian_room_max(m->guardian), sizeof(struct inode *));
 	slot = m->page_inodes ? guardian_add(m->guardian, inode->nodeid) : -ENOMEM;
 	if (slot >= 0) {
 		m->page_inodes[slot] = inode;
-		inode->pages = true;
-		inode->guardian_slot = slot;
+		inode_live(inode)->pages = true;
+		inode_live(inode)->guardian_slot = slot;
 	}
 	if (m->page_inodes &&
 	    guardian_room(m->guardian) < guardian_room_max(m->guardian) / SPARE_PART)
 		evict(m);
-	return inode->pages;
+	return inode->live->pages;
 }

@@ -112,7 +112,7 @@ void passthrough_probe(struct mount *m)
 bool passthrough_sealed(struct mount *m, struct inode *inode)
 {
 	/* What was registered under a seal has the inode's bytes for ever, whatever else changes. */
-	return inode->backing.id || inode_sealed(m, inode, mount_now(), NULL);
+	return inode->live->backing.id || inode_sealed(m, inode, mount_now(), NULL);
 }
 
 /* Under the lock. */
@@ -121,7 +121,7 @@ static struct mode_facts facts_of(struct mount *m, struct inode *inode)
 	return (struct mode_facts){
 		.can_pass = m->passthrough_on && S_ISREG(inode->type),
 		.sealed = passthrough_sealed(m, inode),
-		.pages = inode->pages && !m->unguarded,
+		.pages = inode->live->pages && !m->unguarded,
 		.backs_direct = m->passthrough_direct,
 	};
 }
@@ -153,7 +153,7 @@ void passthrough_prepare(struct mount *m, struct inode *inode, struct mode_reque
 	*ret_backing = backing;
 	pthread_mutex_lock(&m->lock);
 	facts = facts_of(m, inode);
-	wanted = mode_wants_backing(&inode->modes, &facts, request) &&
+	wanted = mode_wants_backing(&inode->live->modes, &facts, request) &&
 		 standing(m, inode, &backing.change, &size);
 	pthread_mutex_unlock(&m->lock);
 	if (!wanted)
@@ -181,17 +181,17 @@ struct mode_answer passthrough_answer(struct mount *m, struct inode *inode,
 	uint64_t size;
 	bool good = backing->id && standing(m, inode, &change, &size) &&
 		    change_equal(change, backing->change);
-	bool passes = inode->modes.passthrough > 0 ||
-		      (good && mode_wants_backing(&inode->modes, &facts, request));
+	bool passes = inode->live->modes.passthrough > 0 ||
+		      (good && mode_wants_backing(&inode->live->modes, &facts, request));
 
 	/* Without, it is DIRECT_IO; so is what could be stored to through a descriptor from before it was
 	   sealed. */
 	if (request.reads && !passes)
 		facts.pages = pages_allow(m, inode) && !m->unguarded &&
-			      !(inode->mappable > 0 && inode->final);
-	answer = mode_open(&inode->modes, &facts, request, good ? backing->id : 0);
+			      !(inode->live->mappable > 0 && inode->final);
+	answer = mode_open(&inode_live(inode)->modes, &facts, request, good ? backing->id : 0);
 	if (answer.backing_id && answer.backing_id == backing->id) {
-		inode->backing = *backing;
+		inode_live(inode)->backing = *backing;
 		*backing = (struct backing){ 0 };
 	}
 	if (answer.mode == MODE_PASSTHROUGH)
@@ -203,9 +203,9 @@ void passthrough_release(struct inode *inode, enum mode mode, struct mode_reques
 			 struct backing *ret_backing)
 {
 	*ret_backing = (struct backing){ 0 };
-	if (mode_release(&inode->modes, mode, request)) {
-		*ret_backing = inode->backing;
-		inode->backing = (struct backing){ 0 };
+	if (mode_release(&inode_live(inode)->modes, mode, request)) {
+		*ret_backing = inode->live->backing;
+		inode_live(inode)->backing = (struct backing){ 0 };
 	}
 }
 
@@ -262,10 +262,10 @@ char *passthrough_mode_text(struct mount *m, struct inode *inode)
 	char *text;
 
 	pthread_mutex_lock(&m->lock);
-	state = inode->modes;
+	state = inode->live->modes;
 	facts = facts_of(m, inode);
 	/* An inode gets its slot with its first open. */
-	facts.pages = !m->unguarded && (inode->pages || m->unopened || guardian_room(m->guardian) > 0);
+	facts.pages = !m->unguarded && (inode->live->pages || m->unopened || guardian_room(m->guardian) > 0);
 	leased = standing(m, inode, &change, &size);
 	lack = m->passthrough_lack ? m->passthrough_lack : "";
 	pthread_mutex_unlock(&m->lock);

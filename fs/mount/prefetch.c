@@ -346,7 +346,7 @@ static bool gap(struct mount *m, struct inode *inode, uint64_t *start, uint64_t 
 
 	while (file && *start < end) {
 		pthread_mutex_lock(&m->lock);
-		may = inode_lease(m, inode, mount_now(), &change) != 0 && !inode->no_ahead;
+		may = inode_lease(m, inode, mount_now(), &change) != 0 && !inode->live->no_ahead;
 		*start = read_fetched_to(inode, *start);
 		pthread_mutex_unlock(&m->lock);
 		to = (*start / BULK_BYTES_MAX + 1) * BULK_BYTES_MAX;
@@ -412,9 +412,9 @@ static enum progress list(struct prefetch *p, struct wish *wish, struct inode *d
 
 	pthread_mutex_lock(&m->lock);
 	instance = inode_lease(m, directory, mount_now(), NULL);
-	here = instance && directory->listing && directory->listing->instance == instance;
+	here = instance && directory->live->listing && directory->live->listing->instance == instance;
 	if (here)
-		prefetch_listed(m, directory, directory->listing, &credential);
+		prefetch_listed(m, directory, directory->live->listing, &credential);
 	full = m->inodes->count > PREFETCH_INODES_MAX;
 	pthread_mutex_unlock(&m->lock);
 	if (here || full || !S_ISDIR(directory->type))
@@ -622,8 +622,8 @@ static enum progress behind(struct prefetch *p, struct wish *wish, struct inode 
 
 	pthread_mutex_lock(&m->lock);
 	instance = inode_lease(m, directory, mount_now(), NULL);
-	if (instance && directory->listing && directory->listing->instance == instance)
-		listing = listing_ref(directory->listing);
+	if (instance && directory->live->listing && directory->live->listing->instance == instance)
+		listing = listing_ref(directory->live->listing);
 	pthread_mutex_unlock(&m->lock);
 	if (!listing)
 		return list(p, wish, directory, true);

@@ -65,15 +65,15 @@ static void reading_link(struct mount *m, struct reading *reading)
 {
 	struct inode *inode = reading->inode;
 
-	reading->next = inode->readings;
-	if (inode->readings)
-		inode->readings->previous = reading;
-	inode->readings = reading;
+	reading->next = inode->live->readings;
+	if (inode->live->readings)
+		inode->live->readings->previous = reading;
+	inode_live(inode)->readings = reading;
 	reading->all_next = m->readings;
 	if (m->readings)
 		m->readings->all_previous = reading;
 	m->readings = reading;
-	inode->fills++;
+	inode_live(inode)->fills++;
 	inode->fill_serial++;
 }
 
@@ -89,7 +89,7 @@ static fuse_req_t reading_take(struct mount *m, struct reading *reading)
 	if (reading->previous)
 		reading->previous->next = reading->next;
 	else
-		inode->readings = reading->next;
+		inode_live(inode)->readings = reading->next;
 	if (reading->next)
 		reading->next->previous = reading->previous;
 	if (reading->all_previous)
@@ -98,7 +98,7 @@ static fuse_req_t reading_take(struct mount *m, struct reading *reading)
 		m->readings = reading->all_next;
 	if (reading->all_next)
 		reading->all_next->all_previous = reading->all_previous;
-	inode->fills--;
+	inode_live(inode)->fills--;
 	return request;
 }
 
@@ -135,7 +135,7 @@ unsigned read_busy_ranges(const struct inode *inode, bool held, struct busy_rang
 	const uint64_t page = 4096;
 	unsigned count = 0, merged = 0;
 
-	for (const struct reading *r = inode->readings; r && count < max; r = r->next)
+	for (const struct reading *r = inode->live->readings; r && count < max; r = r->next)
 		if (!r->direct && (r->held || !held))
 			ranges[count++] = (struct busy_range){ r->offset & ~(page - 1),
 							       (r->offset + r->size + page - 1) &
@@ -210,7 +210,7 @@ void read_interrupts(struct mount *m)
 
 static void fetch_unlink(struct inode *inode, struct call *call)
 {
-	for (struct call **at = &inode->fetches; *at; at = &(*at)->fetch_next) {
+	for (struct call **at = &inode_live(inode)->fetches; *at; at = &(*at)->fetch_next) {
 		if (*at == call) {
 			*at = call->fetch_next;
 			return;
@@ -286,21 +286,21 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	if (held && !exclusive && inode_fills_wait(inode))
 		return USE_NONE;
 	if (node->instance && node->instance == held)
-		inode->filled_at = mount_now();
+		inode_live(inode)->filled_at = mount_now();
 	if (certain(m, call, node, held))
 		return USE_KEEP;
 	/* From before our own modification, which others may have seen, or a recall, that ended since:
 	   whoever joined after that must not see it. What is sent now is answered from after both. Nor
 	   does what a session that is over still drops: changes do not wait for that. */
-	if (inode->dropping_pages == 0 || inode->settle_serial != call->settle_serial ||
-	    (!exclusive && inode->hold_count > 0) ||
-	    inode->drop_session.value != call->session.value ||
+	if (inode->live->dropping_pages == 0 || inode->live->settle_serial != call->settle_serial ||
+	    (!exclusive && inode->live->hold_count > 0) ||
+	    inode->live->drop_session.value != call->session.value ||
 	    holder_session(m->holder).value != call->session.value)
 		return USE_NONE;
 	/* What is stored to such a page could not be written back; no drop waits for it (notifier.c). */
-	if (exclusive && inode->stored_drops == 0)
+	if (exclusive && inode->live->stored_drops == 0)
 		return USE_NONE;
-	inode->weak_fills++;
+	inode_live(inode)->weak_fills++;
 	return USE_ONCE;
 }
 
@@ -413,7 +413,7 @@ static void fetch_keep(struct mount *m, struct call *call, struct change change,
 	    call->ahead) {
 		/* What nobody waits for yet would only be fetched twice. */
 		pthread_mutex_lock(&m->lock);
-		call->inode->no_ahead = true;
+		inode_live(call->inode)->no_ahead = true;
 		pthread_mutex_unlock(&m->lock);
 	}
 	read_keep_zeros(m, call->inode, change, end, call->offset + stored->count - end);
@@ -466,7 +466,7 @@ static void fetch_work(struct mount *m, struct call *call)
 	if (use != USE_NONE) {
 		waiting = fetch_take_answered(m, call);
 		for (const struct reading *at = waiting; at; at = at->wait_next)
-			call->inode->filled_serial += !at->direct;
+			inode_live(call->inode)->filled_serial += !at->direct;
 		token = mount_reply_begin(m);
 	}
 	wanted = call->context || !call->ahead;
@@ -525,7 +525,7 @@ static struct call *fetch_of(const struct inode *inode, bool exclusive, uint64_t
 {
 	struct call *part = NULL;
 
-	for (struct call *call = inode->fetches; call; call = call->fetch_next) {
+	for (struct call *call = inode->live->fetches; call; call = call->fetch_next) {
 		if ((call->message.type == MESSAGE_read_exclusive) != exclusive ||
 		    call->offset > start || start - call->offset >= call->size)
 			continue;
@@ -565,13 +565,13 @@ static bool hold(struct reading *reading)
 {
 	struct inode *inode = reading->inode;
 
-	if (!reading->exclusive || inode->stored_drops == 0 || inode->invalidating ||
-	    inode->held_count == READ_HELD_MAX)
+	if (!reading->exclusive || inode->live->stored_drops == 0 || inode->live->invalidating ||
+	    inode->live->held_count == READ_HELD_MAX)
 		return false;
 	reading->held = true;
-	reading->wait_next = inode->held;
-	inode->held = reading;
-	inode->held_count++;
+	reading->wait_next = inode->live->held;
+	inode_live(inode)->held = reading;
+	inode_live(inode)->held_count++;
 	return true;
 }
 
@@ -580,9 +580,11 @@ void read_release_held(struct mount *m, struct inode *inode)
 	struct reading *reading, *next;
 
 	pthread_mutex_lock(&m->lock);
-	reading = inode->held;
-	inode->held = NULL;
-	inode->held_count = 0;
+	reading = inode->live->held;
+	if (reading) {
+		inode_live(inode)->held = NULL;
+		inode_live(inode)->held_count = 0;
+	}
 	for (next = reading; next; next = next->wait_next)
 		next->held = false;
 	pthread_mutex_unlock(&m->lock);
@@ -656,8 +658,8 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	prefetch_demand(m);
 	call->lock_file = reading->lock_file;
 	if (!call->lock_file) { /* it may fail for its descriptor alone: nobody joins it */
-		call->fetch_next = inode->fetches;
-		inode->fetches = call;
+		call->fetch_next = inode->live->fetches;
+		inode_live(inode)->fetches = call;
 	}
 	pthread_mutex_unlock(&m->lock);
 	call_send(m, call, fetch_work);
@@ -665,13 +667,13 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 
 uint64_t read_fetched_to(const struct inode *inode, uint64_t offset)
 {
-	const struct call *call = inode->fetches;
+	const struct call *call = inode->live->fetches;
 
 	while (call) {
 		if (call->message.type == MESSAGE_read && call->offset <= offset &&
 		    offset - call->offset < call->size) {
 			offset = call->offset + call->size;
-			call = inode->fetches; /* from the first again: they are in no order */
+			call = inode->live->fetches; /* from the first again: they are in no order */
 		} else {
 			call = call->fetch_next;
 		}
@@ -695,8 +697,8 @@ bool read_fetch_for(struct mount *m, struct inode *inode, const struct credentia
 	pthread_mutex_lock(&m->lock);
 	inode_use(m, inode);
 	call->inode = inode;
-	call->fetch_next = inode->fetches;
-	inode->fetches = call;
+	call->fetch_next = inode->live->fetches;
+	inode_live(inode)->fetches = call;
 	m->ahead_count += !unit;
 	pthread_mutex_unlock(&m->lock);
 	call_send(m, call, fetch_work);
@@ -797,7 +799,7 @@ static bool from_cache(struct mount *m, struct reading *reading)
 			pthread_mutex_unlock(&m->lock);
 			continue;
 		}
-		inode->filled_serial += !reading->direct;
+		inode_live(inode)->filled_serial += !reading->direct;
 		request = reading_take(m, reading);
 		token = mount_reply_begin(m);
 		pthread_mutex_unlock(&m->lock);
@@ -883,10 +885,10 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	sequence = ahead_count(file, offset, size, !direct);
 	if (sequence->count > 0 && !memory_is_short(m))
 		reading->ahead = ahead_of(m, file->inode);
-	reading->exclusive = !direct && file->inode->mappable > 0;
+	reading->exclusive = !direct && file->inode->live->mappable > 0;
 	/* Mapping it dropped what was there; from now on pages come under the write lease only. */
 	if (reading->exclusive && file->mappable)
-		file->inode->mapped = true;
+		inode_live(file->inode)->mapped = true;
 	reading_begin(m, reading, file->inode);
 	told = (struct access){
 		.type = ACCESS_READ,

@@ -56,7 +56,7 @@ static void node_remember(struct mount *m, const struct call *call,
 	if (node->instance && node->item.lease == LEASE_WRITE)
 		write_back_granted(m, inode, call, node->instance);
 	if (node->item.open)
-		inode->open_registered = true;
+		inode_live(inode)->open_registered = true;
 }
 
 void answer_work_in(struct mount *m, struct call *call, struct inode *directory,
@@ -132,7 +132,7 @@ double validity(struct mount *m, struct instant now)
 double attributes_validity(struct mount *m, struct inode *inode, struct instant now)
 {
 	/* With attributes the kernel keeps access control lists: xattr.c. */
-	if (inode->weak_acls > 0)
+	if (inode->live->weak_acls > 0)
 		return 0;
 	inode_give_attributes(inode);
 	return validity(m, now);
@@ -162,7 +162,7 @@ double name_validity(struct mount *m, struct inode *directory, struct slice name
 		return 0;
 	seconds = validity(m, now);
 	if (seconds > 0)
-		directory->names_given = true;
+		inode_live(directory)->names_given = true;
 	return seconds;
 }
 

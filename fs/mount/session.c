@@ -570,14 +570,14 @@ static void add_claim(struct mount *m, const struct handle *handle, struct chang
 {
 	struct inode *inode = inode_find(m, handle);
 	struct claim *claim = LIST_ADD(&m->session->claims);
-	bool open = inode && inode->open_count > 0;
+	bool open = inode && inode->live->open_count > 0;
 
 	/* Without memory it is not reclaimed: fetched again, never wrong. */
 	if (!claim)
 		return;
 	*claim = (struct claim){ *handle, change, open, kept };
 	if (open)
-		inode->open_registered = true; /* its close waits for the claim */
+		inode_live(inode)->open_registered = true; /* its close waits for the claim */
 }
 
 /* Open inodes without a lease to reclaim are named all the same: the origin registers the open. */
@@ -587,7 +587,7 @@ static void add_open_claims(struct mount *m)
 	size_t cursor = 0;
 
 	while ((inode = inode_next(m, &cursor)))
-		if (inode->open_count > 0)
+		if (inode->live->open_count > 0)
 			add_claim(m, &inode->handle, (struct change){ 0, 0 }, false);
 }
 

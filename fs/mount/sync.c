@@ -10,28 +10,28 @@
 /* Each loss once: the same one can be heard of in several answers. */
 static void lost(struct inode *inode, uint64_t incarnation)
 {
-	if (incarnation && inode->lost_incarnation == incarnation)
+	if (incarnation && inode->live->lost_incarnation == incarnation)
 		return;
-	inode->lost_incarnation = incarnation;
-	inode->lost_serial++;
-	inode->lost_told = false;
+	inode_live(inode)->lost_incarnation = incarnation;
+	inode_live(inode)->lost_serial++;
+	inode_live(inode)->lost_told = false;
 }
 
 void sync_opened(const struct mount *m, const struct inode *inode, struct sync_seen *ret_seen)
 {
-	bool untold = inode->lost_serial && !inode->lost_told;
+	bool untold = inode->live->lost_serial && !inode->live->lost_told;
 
-	ret_seen->lost_serial = inode->lost_serial - (untold ? 1 : 0);
+	ret_seen->lost_serial = inode->live->lost_serial - (untold ? 1 : 0);
 	ret_seen->incarnation = untold ? 0 : m->incarnation;
 }
 
 void sync_modified(struct mount *m, struct inode *inode, uint64_t incarnation)
 {
-	inode->write_serial++;
+	inode_live(inode)->write_serial++;
 	if (incarnation && incarnation == m->incarnation_before)
 		lost(inode, m->incarnation); /* it was heard of before the answer came */
-	else if (inode->unsynced_incarnation == 0)
-		inode->unsynced_incarnation = incarnation;
+	else if (inode->live->unsynced_incarnation == 0)
+		inode_live(inode)->unsynced_incarnation = incarnation;
 }
 
 static void incarnation_is(struct mount *m, uint64_t incarnation, uint64_t before)
@@ -42,10 +42,11 @@ static void incarnation_is(struct mount *m, uint64_t incarnation, uint64_t befor
 	m->incarnation_before = before;
 	m->incarnation = incarnation;
 	while ((inode = inode_next(m, &cursor))) {
-		if (inode->unsynced_incarnation == 0 || inode->unsynced_incarnation == incarnation)
+		if (inode->live->unsynced_incarnation == 0 ||
+		    inode->live->unsynced_incarnation == incarnation)
 			continue;
 		lost(inode, incarnation);
-		inode->unsynced_incarnation = 0;
+		inode_live(inode)->unsynced_incarnation = 0;
 	}
 }
 
@@ -64,15 +65,15 @@ void sync_heard(struct mount *m, uint64_t incarnation)
 
 bool sync_take(struct inode *inode, struct sync_seen *seen)
 {
-	bool later = seen->lost_serial + 1 == inode->lost_serial && seen->incarnation &&
-		     seen->incarnation == inode->lost_incarnation;
+	bool later = seen->lost_serial + 1 == inode->live->lost_serial && seen->incarnation &&
+		     seen->incarnation == inode->live->lost_incarnation;
 
-	if (seen->lost_serial == inode->lost_serial)
+	if (seen->lost_serial == inode->live->lost_serial)
 		return false;
-	seen->lost_serial = inode->lost_serial;
+	seen->lost_serial = inode->live->lost_serial;
 	if (later)
 		return false; /* opened after the loss, of which this host heard nothing */
-	inode->lost_told = true;
+	inode_live(inode)->lost_told = true;
 	return true;
 }
 
@@ -96,10 +97,11 @@ static void fsync_work(struct mount *m, struct call *call)
 			lost(inode, failed);
 		else if (is_write_error(call->status))
 			lost(inode, 0);
-		if (inode->unsynced_incarnation != 0 && inode->unsynced_incarnation != incarnation)
+		if (inode->live->unsynced_incarnation != 0 &&
+		    inode->live->unsynced_incarnation != incarnation)
 			lost(inode, incarnation);
 		/* What was answered meanwhile is not covered. */
-		inode->unsynced_incarnation = call->write_serial == inode->write_serial ?
+		inode_live(inode)->unsynced_incarnation = call->write_serial == inode->live->write_serial ?
 						      0 : incarnation;
 	}
 	/* With its caller waiting the descriptor is there. */

@@ -31,11 +31,11 @@ void write_back_granted(struct mount *m, struct inode *inode, const struct call 
 			uint64_t instance)
 {
 	holder_set_exclusive(m->holder, &inode->handle, instance);
-	inode->stored.session = call->session;
-	inode->stored.sequence = call->reply.recall_sequence;
-	inode->stored.kept = false;
-	if (!inode->stored.number)
-		inode->stored.number = ++m->stored_last;
+	inode_live(inode)->stored.session = call->session;
+	inode_live(inode)->stored.sequence = call->reply.recall_sequence;
+	inode_live(inode)->stored.kept = false;
+	if (!inode->live->stored.number)
+		inode_live(inode)->stored.number = ++m->stored_last;
 	calls_bind(m, inode);
 }
 
@@ -44,32 +44,32 @@ void write_back_reclaimed(struct mount *m, const struct handle *handle, struct s
 {
 	struct inode *inode = inode_find(m, handle);
 
-	if (!inode || !inode->stored.kept || holder_kept(m->holder, mount_now(), handle))
+	if (!inode || !inode->live->stored.kept || holder_kept(m->holder, mount_now(), handle))
 		return;
 	/* While a recall that overtook the answer is being worked in, it writes back, too. */
-	if (holder_exclusive(m->holder, mount_now(), handle) || inode->stored_drops > 0) {
-		inode->stored.session = session;
-		inode->stored.sequence = sequence;
-		inode->stored.kept = false;
+	if (holder_exclusive(m->holder, mount_now(), handle) || inode->live->stored_drops > 0) {
+		inode_live(inode)->stored.session = session;
+		inode_live(inode)->stored.sequence = sequence;
+		inode_live(inode)->stored.kept = false;
 	} else {
-		inode->stored = (struct stored_under){ .kept = false }; /* dropped by then */
+		inode_live(inode)->stored = (struct stored_under){ .kept = false }; /* dropped by then */
 	}
 	calls_session_changed(m);
 }
 
 bool write_back_expected(struct mount *m, const struct inode *inode)
 {
-	if (inode->stored.session.value == 0)
+	if (inode->live->stored.session.value == 0)
 		return false;
-	if (inode->stored.kept)
+	if (inode->live->stored.kept)
 		return holder_kept(m->holder, mount_now(), &inode->handle);
 	return holder_valid(m->holder, mount_now()) &&
-	       inode->stored.session.value == holder_session(m->holder).value;
+	       inode->live->stored.session.value == holder_session(m->holder).value;
 }
 
 uint64_t write_back_lease(struct mount *m, const struct inode *inode)
 {
-	if (inode->stored.kept || !write_back_expected(m, inode))
+	if (inode->live->stored.kept || !write_back_expected(m, inode))
 		return 0;
 	return holder_exclusive(m->holder, mount_now(), &inode->handle);
 }
@@ -158,7 +158,7 @@ void write_back_request(struct mount *m, fuse_req_t request, struct open_file *f
 	COUNT(m, writes_back);
 	pthread_mutex_lock(&m->lock);
 	expected = write_back_expected(m, inode);
-	under = inode->stored;
+	under = inode->live->stored;
 	pthread_mutex_unlock(&m->lock);
 	if (!expected) {
 		lost(m, inode);

@@ -132,7 +132,7 @@ static void acl_dropped(struct mount *m, struct notifier_work *work)
 	struct inode *inode = work->context;
 
 	pthread_mutex_lock(&m->lock);
-	inode->weak_acls--;
+	inode_live(inode)->weak_acls--;
 	inode_unuse(m, inode);
 	pthread_mutex_unlock(&m->lock);
 	free(work);
@@ -162,7 +162,7 @@ static void acl_work(struct mount *m, struct call *call)
 	if (work) {
 		inode_use(m, inode);
 		inode_use(m, inode); /* the notice's */
-		inode->weak_acls++;
+		inode_live(inode)->weak_acls++;
 		work->done = acl_dropped;
 		work->context = inode;
 		work->count = 1;

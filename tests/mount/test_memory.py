@@ -18,7 +18,7 @@ from leasehold import (Failure, Skip, eventually, expect, pattern, read_file, ru
 MIB = 1 << 20
 LIMIT = 64 * MIB
 GROUP_MORE = 16 * MIB  # for the guardian and what the kernel counts
-DIRECTORIES, FILES = 50, 1000
+DIRECTORIES, FILES = 120, 1000
 LARGE, LARGE_BYTES = 4, 24 * MIB
 
 
@@ -104,7 +104,7 @@ def test_a_tree_larger_than_the_limit_is_walked(w):
             raise Failure("nothing was given up: %d bytes" % status["memory"])
         expect(status["memory_max"], LIMIT, "limit in the status")
         # Both at once, and what was given up is there as before.
-        run_together([lambda: walk(host, DIRECTORIES // 5)] +
+        run_together([lambda: walk(host, DIRECTORIES // 12)] +
                     [lambda n=number: read_large(host, n) for number in range(LARGE)])
         write_file(host / "written", pattern(LARGE_BYTES, 9))
         expect(read_file(origin.path_of("written")) == pattern(LARGE_BYTES, 9), True,

@@ -148,7 +148,7 @@ START_TEST(a_whole_listing_knows_absent_names_until_one_is_recalled)
 	begin(&f);
 	directory = inode_get(&f.m, &d, S_IFDIR);
 	instance = lease(&f, directory);
-	directory->names_complete_instance = instance;
+	inode_live(directory)->names_complete_instance = instance;
 	ck_assert(inode_name_find(&f.m, directory, slice_of("absent"), at(1), &found));
 	ck_assert_ptr_null(found);
 	inode_name_forget(&f.m, directory, slice_of("other"));
@@ -207,7 +207,7 @@ START_TEST(what_nobody_used_since_is_given_up_with_its_lease_and_its_name)
 	instance = lease(&f, root);
 	inode_name_set(&f.m, root, slice_of("file"), file, instance);
 	inode_name_set(&f.m, root, slice_of("open"), open, instance);
-	root->names_complete_instance = instance;
+	inode_live(root)->names_complete_instance = instance;
 	(void)lease(&f, file);
 	(void)lease(&f, open);
 	(void)lease(&f, forgotten);
@@ -216,7 +216,7 @@ START_TEST(what_nobody_used_since_is_given_up_with_its_lease_and_its_name)
 	inode_unuse(&f.m, file);
 	inode_unuse(&f.m, open);
 	inode_unuse(&f.m, forgotten);
-	open->open_count = 1;
+	inode_live(open)->open_count = 1;
 	/* All were just used. */
 	ck_assert_uint_eq(inode_shed(&f.m, 4, nodeids, 4, &f.actions), 0);
 	ck_assert_uint_eq(f.m.inodes->count, 4);
@@ -231,7 +231,7 @@ START_TEST(what_nobody_used_since_is_given_up_with_its_lease_and_its_name)
 	inode_forget(&f.m, file, 1);
 	ck_assert_ptr_null(inode_find(&f.m, &b));
 	ck_assert_uint_eq(f.m.inodes->count, 2);
-	open->open_count = 0;
+	inode_live(open)->open_count = 0;
 	end(&f);
 }
 END_TEST
@@ -258,6 +258,44 @@ START_TEST(what_is_used_again_after_it_was_given_up_stays)
 }
 END_TEST
 
+START_TEST(what_only_some_have_goes_when_it_says_nothing_and_nobody_uses_it)
+{
+	struct fixture f;
+	struct handle a = handle_of(1), b = handle_of(2), c = handle_of(3);
+	const struct inode_live *nothing;
+	struct inode *root, *file;
+	uint64_t instance;
+
+	begin(&f);
+	root = inode_get(&f.m, &a, S_IFDIR);
+	file = inode_get(&f.m, &b, S_IFREG);
+	nothing = inode_get(&f.m, &c, S_IFREG)->live;
+	ck_assert_ptr_eq(file->live, nothing);
+	instance = lease(&f, root);
+	inode_looked_up(&f.m, file);
+	inode_live(file)->open_count = 1;
+	inode_name_set(&f.m, root, slice_of("file"), file, instance);
+	inode_unuse(&f.m, file);
+	ck_assert_uint_eq(file->live->open_count, 1);
+	inode_use(&f.m, file);
+	inode_live(file)->open_count = 0;
+	inode_live(file)->settle_serial++;
+	inode_use(&f.m, file);
+	inode_unuse(&f.m, file);
+	ck_assert_uint_eq(file->live->settle_serial, 1); /* somebody may remember it */
+	inode_unuse(&f.m, file);
+	ck_assert_ptr_eq(file->live, nothing); /* its name does not count */
+	ck_assert_uint_eq(root->live->names.count, 1);
+	inode_unuse(&f.m, root);
+	ck_assert_uint_eq(root->live->names.count, 1);
+	inode_use(&f.m, root);
+	inode_names_forget(&f.m, root);
+	inode_unuse(&f.m, root);
+	ck_assert_ptr_eq(root->live, nothing);
+	end(&f);
+}
+END_TEST
+
 static TCase *inode_case(void)
 {
 	TCase *tcase = tcase_create("inode");
@@ -269,6 +307,7 @@ static TCase *inode_case(void)
 	tcase_add_test(tcase, attributes_do_not_outlive_our_own_modification);
 	tcase_add_test(tcase, what_nobody_used_since_is_given_up_with_its_lease_and_its_name);
 	tcase_add_test(tcase, what_is_used_again_after_it_was_given_up_stays);
+	tcase_add_test(tcase, what_only_some_have_goes_when_it_says_nothing_and_nobody_uses_it);
 	tcase_add_test(tcase, a_listing_is_continued_at_any_cookie_that_it_has);
 	return tcase;
 }

@@ -280,7 +280,7 @@ START_TEST(an_access_list_without_any_lease_is_dropped_behind_its_answer)
 	ck_assert_uint_eq(out.attr_valid, 0);
 	ck_assert_uint_eq(out.attr_valid_nsec, 0);
 	kernel_let_notifications(false);
-	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->weak_acls == 0);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->live->weak_acls == 0);
 	ck_assert_uint_gt(attr_of(kernel_getattr(node)).attr_valid, 0);
 }
 END_TEST

@@ -65,7 +65,7 @@ START_TEST(an_open_does_not_fail_with_its_fetch)
 	unique = kernel_open(node, O_RDONLY);
 	late = origin_expect(MESSAGE_read);
 	ck_assert_int_eq(kernel_error(unique), 0);
-	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->open_count), 2);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->live->open_count + 0), 2);
 	origin_answer_status(late, STATUS_IO);
 }
 END_TEST
@@ -147,7 +147,7 @@ END_TEST
 
 static bool has_pages(uint64_t node)
 {
-	return inode_by_nodeid(&lab.m, node)->pages;
+	return inode_by_nodeid(&lab.m, node)->live->pages;
 }
 
 START_TEST(when_slots_run_out_those_of_closed_files_are_given_back)
@@ -166,7 +166,7 @@ START_TEST(when_slots_run_out_those_of_closed_files_are_given_back)
 	lab_round_trip();
 	ck_assert_uint_eq(kernel_notices(), before);
 	lab_close(f, fh);
-	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, f)->open_count == 0);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, f)->live->open_count == 0);
 	(void)lab_open(lab_find_file("h", FILE_NUMBER + 2, 5), O_RDONLY);
 	LAB_WAIT_MOUNT(!has_pages(f));
 	ck_assert_uint_eq(kernel_notices(), before + 1);
@@ -227,7 +227,7 @@ START_TEST(page_fills_of_files_that_nobody_opened_wait_for_slots)
 		origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER + i, 1, LEASE_READ,
 				   "12345", true);
 		ck_assert_int_eq(kernel_error(unique), 0);
-		LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node[i])->fills == 0);
+		LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node[i])->live->fills == 0);
 	}
 	/* What is given back is on its way, and stuck. */
 	unique = kernel_read(node[4], 0, 0, 4096);
@@ -284,7 +284,7 @@ START_TEST(a_refused_open_is_not_counted)
 	unique = kernel_open(node, O_RDONLY);
 	origin_answer_status(origin_expect(MESSAGE_open), STATUS_ACCES);
 	ck_assert_int_eq(kernel_error(unique), EACCES);
-	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->open_count), 0);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->live->open_count + 0), 0);
 }
 END_TEST
 
@@ -297,7 +297,7 @@ START_TEST(an_open_that_the_kernel_refuses_is_closed)
 	node = lab_find_file("f", FILE_NUMBER, 5);
 	lab.refuses = true;
 	(void)kernel_open(node, O_RDONLY);
-	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->open_count), 0);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, node)->live->open_count + 0), 0);
 	ck_assert_ptr_null(lab.m.open_files);
 }
 END_TEST

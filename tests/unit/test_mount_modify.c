@@ -80,7 +80,7 @@ START_TEST(names_go_by_epoch_before_one_is_made)
 	unsigned before;
 
 	begin();
-	ck_assert(LAB_GET(inode_by_nodeid(&lab.m, FUSE_ROOT_ID)->names_given));
+	ck_assert(LAB_GET(inode_by_nodeid(&lab.m, FUSE_ROOT_ID)->live->names_given + 0));
 	before = kernel_notices();
 	unique = kernel_name(FUSE_UNLINK, FUSE_ROOT_ID, "f");
 	LAB_WAIT(lab.received[MESSAGE_unlink] == 1);
@@ -359,7 +359,7 @@ START_TEST(what_loses_its_name_is_said_to_be_open)
 	ck_assert(handle_equal(&request->message.unlink.victim_open, &handle));
 	origin_answer_status(request, STATUS_OK);
 	ck_assert_int_eq(kernel_error(unique), 0);
-	ck_assert(LAB_GET(inode_by_nodeid(&lab.m, node)->open_registered));
+	ck_assert(LAB_GET(inode_by_nodeid(&lab.m, node)->live->open_registered + 0));
 }
 END_TEST
 

@@ -204,7 +204,7 @@ START_TEST(a_created_file_is_open_and_its_name_is_known)
 	memcpy(&opened, kernel_wait(unique)->data + sizeof(out), sizeof(opened));
 	ck_assert_uint_eq(out.attr_valid, 0);
 	ck_assert(opened.open_flags & FOPEN_DIRECT_IO);
-	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, out.nodeid)->open_count), 1);
+	ck_assert_uint_eq(LAB_GET(inode_by_nodeid(&lab.m, out.nodeid)->live->open_count + 0), 1);
 	(void)entry_of(kernel_lookup(FUSE_ROOT_ID, "f"));
 	ck_assert_uint_eq(origin_received(MESSAGE_lookup), 0);
 	/* The origin registered the open, so it hears of the close. */
@@ -230,7 +230,7 @@ START_TEST(a_create_that_nobody_takes_in_is_closed_again)
 	(void)kernel_wait(unique);
 	origin_answer_status(origin_expect(MESSAGE_close), STATUS_OK);
 	LAB_WAIT_MOUNT(!inode_find(&lab.m, &made.nodes[0].handle) ||
-		       (inode_find(&lab.m, &made.nodes[0].handle)->open_count == 0 &&
+		       (inode_find(&lab.m, &made.nodes[0].handle)->live->open_count == 0 &&
 			inode_find(&lab.m, &made.nodes[0].handle)->lookup_count == 0));
 }
 END_TEST

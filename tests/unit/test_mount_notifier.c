@@ -166,7 +166,7 @@ START_TEST(names_without_epochs_have_no_validity_and_need_no_invalidation)
 	memcpy(&out, kernel_wait(unique)->data, sizeof(out));
 	ck_assert_uint_eq(out.entry_valid, 0);
 	ck_assert_uint_eq(out.entry_valid_nsec, 0);
-	ck_assert(!inode_of(FUSE_ROOT_ID)->names_given);
+	ck_assert(!inode_of(FUSE_ROOT_ID)->live->names_given);
 	origin_wait_acknowledged(origin_recall(ROOT_NUMBER, "f"));
 	ck_assert_uint_eq(kernel_notices(), 0);
 }
@@ -186,7 +186,7 @@ START_TEST(a_drop_waits_for_replies_on_their_way)
 	token = mount_reply_begin(&lab.m);
 	pthread_mutex_unlock(&lab.m.lock);
 	sequence = origin_recall(FILE_NUMBER, NULL);
-	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->dropping);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->live->dropping);
 	lab_round_trip();
 	ck_assert_uint_eq(kernel_notices(), before);
 	mount_reply_end(&lab.m, token);
@@ -207,7 +207,7 @@ START_TEST(a_drop_takes_the_first_page_of_a_file_that_was_opened_meanwhile)
 	token = mount_reply_begin(&lab.m); /* the drop begins later */
 	pthread_mutex_unlock(&lab.m.lock);
 	sequence = origin_recall(FILE_NUMBER, NULL);
-	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->dropping);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->live->dropping);
 	fh = open_at_origin(node);
 	read = kernel_read(node, fh, 0, 5);
 	origin_answer_read(origin_expect(MESSAGE_read), FILE_NUMBER, 1, LEASE_NONE, "abcde", true);
@@ -289,7 +289,7 @@ START_TEST(our_own_change_drops_names_that_a_recall_is_about_to_drop)
 	(void)origin_recall(FILE_NUMBER + 1, NULL);
 	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
 	(void)origin_recall(ROOT_NUMBER, NULL); /* behind it */
-	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, FUSE_ROOT_ID)->dropping);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, FUSE_ROOT_ID)->live->dropping);
 	before = kernel_notices();
 	(void)kernel_name(FUSE_UNLINK, FUSE_ROOT_ID, "f");
 	origin_answer_status(origin_expect(MESSAGE_unlink), STATUS_NOENT);
@@ -335,7 +335,7 @@ START_TEST(an_inode_that_the_kernel_does_not_know_yet_is_invalidated_again)
 	lab.notify_error = 0;
 	pthread_mutex_unlock(&lab.lock);
 	origin_wait_acknowledged(sequence);
-	ck_assert_uint_eq(inode_of(node)->dropping, 0);
+	ck_assert_uint_eq(inode_of(node)->live->dropping, 0);
 }
 END_TEST
 

@@ -506,7 +506,7 @@ START_TEST(a_page_for_a_mapping_waits_for_the_end_of_a_recall)
 	token = mount_reply_begin(&lab.m); /* the drop begins later */
 	pthread_mutex_unlock(&lab.m.lock);
 	sequence = origin_recall(FILE_NUMBER, NULL);
-	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->dropping);
+	LAB_WAIT_MOUNT(inode_by_nodeid(&lab.m, node)->live->dropping);
 	unique = kernel_read(node, fh, 0, 3);
 	answer(origin_expect(MESSAGE_read_exclusive), 1, LEASE_NONE, "old");
 	mount_reply_end(&lab.m, token);
@@ -670,7 +670,7 @@ START_TEST(a_change_of_the_size_outlives_the_write_lease)
 	ck_assert_int_eq(kernel_error(size), 0);
 	lab_wait_calls();
 	pthread_mutex_lock(&lab.m.lock);
-	ck_assert_uint_eq(inode_by_nodeid(&lab.m, node)->hold_count, 0);
+	ck_assert_uint_eq(inode_by_nodeid(&lab.m, node)->live->hold_count, 0);
 	pthread_mutex_unlock(&lab.m.lock);
 }
 END_TEST
