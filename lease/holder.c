@@ -83,7 +83,7 @@ int holder_create(const struct holder_config *config, const struct allocator *al
 	h->allocator = allocator;
 	h->lease_count_max = config->lease_count_max;
 	rng_init(&h->rng, seed);
-	map_init(&h->nodes, allocator, MAP_HANDLE, offsetof(struct node, handle),
+	map_init(&h->nodes, allocator, MAP_HANDLE, offsetof(struct node, handle_length),
 		 rng_next(&h->rng));
 	list_init(&h->leases);
 	list_init(&h->candidates);
@@ -108,7 +108,7 @@ void holder_destroy(struct holder *h)
 	if (!h)
 		return;
 	while ((node = map_next(&h->nodes, &cursor)))
-		h->allocator->resize(h->allocator->context, node, sizeof(*node), 0);
+		node_free(h, node);
 	map_finish(&h->nodes);
 	window_destroy(h);
 	h->allocator->resize(h->allocator->context, h, sizeof(*h), 0);
@@ -205,11 +205,12 @@ static size_t check_list(const struct holder *h, const struct list *head, bool l
 
 	for (const struct list *at = head->next; at != head; at = at->next, count++) {
 		const struct node *node = LIST_ENTRY(at, const struct node, link);
+		const struct handle handle = node_handle(node);
 
 		assert((node->instance != 0) == leases);
 		assert(node->candidate == !leases);
 		assert(leases || node->exclusive == exclusive);
-		assert(map_get(&h->nodes, &node->handle) == node);
+		assert(node_get(h, &handle) == node);
 	}
 	return count;
 }

@@ -37,18 +37,20 @@ enum want {
 
 enum stream_state { STREAM_NONE, STREAM_OPENING, STREAM_ATTACHED, STREAM_WAITING };
 
-/* An inode with a lease, with a claim to one, or under modification by this host. */
+/* An inode with a lease, with a claim to one, or under modification by this host. There are as many as
+   inodes that the host knows, so it is as long as its handle asks for. */
 struct node {
-	struct handle handle; /* key */
 	struct list link;     /* holder.leases, .candidates, .claimed, .kept, .lost; else in none */
 	uint64_t instance;    /* 0: no lease */
 	struct change change;
-	bool exclusive;        /* the lease is the write lease */
-	bool candidate;        /* held under an earlier session; also `exclusive`: it is kept */
 	uint64_t incarnation;  /* of the last change that was known */
 	uint64_t instance_before; /* of a candidate: the instance that it was */
-	uint64_t session_before;  /* of a candidate: which of our sessions it stood in */
-	uint32_t modifying;
+	uint32_t session_before;  /* of a candidate: which of our sessions it stood in */
+	uint16_t modifying;
+	bool exclusive : 1;    /* the lease is the write lease */
+	bool candidate : 1;    /* held under an earlier session; also `exclusive`: it is kept */
+	uint8_t handle_length; /* key: from here on a struct handle, cut off behind its bytes */
+	uint8_t handle_bytes[];
 };
 
 /* A recall, from its arrival until it is acknowledged and no older request is in flight. */
@@ -157,6 +159,8 @@ bool session_is(const struct holder *h, struct session_id session);
 void stream_reopen(struct holder *h);
 
 /* holder_leases.c */
+struct handle node_handle(const struct node *node);
+void node_free(struct holder *h, struct node *node); /* which no list and no map has */
 struct node *node_get(const struct holder *h, const struct handle *handle);
 void node_put(struct holder *h, struct node *node);
 bool node_drop_lease(struct holder *h, const struct handle *handle);

@@ -8,6 +8,24 @@ struct node *node_get(const struct holder *h, const struct handle *handle)
 	return map_get(&h->nodes, handle);
 }
 
+static size_t node_bytes(size_t handle_length)
+{
+	return offsetof(struct node, handle_bytes) + handle_length;
+}
+
+struct handle node_handle(const struct node *node)
+{
+	struct handle handle = { .length = node->handle_length };
+
+	memcpy(handle.bytes, node->handle_bytes, node->handle_length);
+	return handle;
+}
+
+void node_free(struct holder *h, struct node *node)
+{
+	h->allocator->resize(h->allocator->context, node, node_bytes(node->handle_length), 0);
+}
+
 static struct node *node_make(struct holder *h, const struct handle *handle)
 {
 	struct node *node = node_get(h, handle);
@@ -16,11 +34,13 @@ static struct node *node_make(struct holder *h, const struct handle *handle)
 		return node;
 	if (map_reserve(&h->nodes, 1))
 		return NULL;
-	node = h->allocator->resize(h->allocator->context, NULL, 0, sizeof(*node));
+	assert(handle->length <= HANDLE_BYTES_MAX);
+	node = h->allocator->resize(h->allocator->context, NULL, 0, node_bytes(handle->length));
 	if (!node)
 		return NULL;
-	memset(node, 0, sizeof(*node));
-	node->handle = *handle;
+	memset(node, 0, node_bytes(handle->length));
+	node->handle_length = handle->length;
+	memcpy(node->handle_bytes, handle->bytes, handle->length);
 	list_init(&node->link);
 	map_insert(&h->nodes, node);
 	return node;
@@ -31,8 +51,8 @@ void node_put(struct holder *h, struct node *node)
 {
 	if (list_linked(&node->link) || node->modifying)
 		return;
-	map_remove(&h->nodes, &node->handle);
-	h->allocator->resize(h->allocator->context, node, sizeof(*node), 0);
+	map_remove(&h->nodes, &node->handle_length);
+	node_free(h, node);
 }
 
 /* One less is kept: after the last, the guardian may be told for how long this session lasts. */
@@ -75,7 +95,7 @@ bool lost_flush(struct holder *h, struct holder_actions *out)
 
 		if (!action)
 			return false;
-		action->handle = node->handle;
+		action->handle = node_handle(node);
 		list_remove(&node->link);
 		node_put(h, node);
 	}
@@ -145,7 +165,7 @@ static void release(struct holder *h, struct node *node, struct holder_actions *
 	/* Unsaid, the origin finds out when it recalls it. */
 	if (action) {
 		action->session = h->session;
-		action->handle = node->handle;
+		action->handle = node_handle(node);
 	}
 	h->counters.released++;
 	/* What was stored under it goes to the origin first: the recall takes it. */
@@ -348,7 +368,7 @@ uint64_t holder_lease_sealed(const struct holder *h, struct instant now,
 #endif
 	/* Under the next session the origin waits for nobody who has come back. */
 	if (h->state == HOLDER_ACTIVE || !node->candidate ||
-	    node->session_before != h->counters.sessions)
+	    node->session_before != (uint32_t)h->counters.sessions)
 		return 0;
 	return node->instance_before;
 }
@@ -367,7 +387,7 @@ int holder_modify_begin(struct holder *h, const struct handle *handle)
 {
 	struct node *node = node_make(h, handle);
 
-	if (!node)
+	if (!node || node->modifying == UINT16_MAX)
 		return -ENOMEM;
 	node->modifying++;
 	return 0;
@@ -438,7 +458,7 @@ void leases_become_candidates(struct holder *h, bool keep)
 		list_remove(&node->link);
 		list_append(node->exclusive ? &h->kept : &h->candidates, &node->link);
 		node->instance_before = node->instance;
-		node->session_before = h->counters.sessions;
+		node->session_before = (uint32_t)h->counters.sessions;
 		node->instance = 0;
 		node->candidate = true;
 		h->lease_count--;
@@ -466,7 +486,7 @@ static bool kept_flush(struct holder *h, struct holder_actions *out)
 		if (!action)
 			return false;
 		action->session = h->session;
-		action->handle = node->handle;
+		action->handle = node_handle(node);
 		action->change = node->change;
 		if (!change_known(node->change) || node->modifying)
 			action->change = (struct change){ node->incarnation, 0 };
@@ -502,7 +522,7 @@ bool candidates_flush(struct holder *h, struct holder_actions *out)
 		if (!action)
 			return false;
 		action->session = h->session;
-		action->handle = node->handle;
+		action->handle = node_handle(node);
 		action->change = node->change;
 		list_remove(&node->link);
 		list_append(&h->claimed, &node->link);
@@ -525,14 +545,15 @@ static void kept_reclaimed(struct holder *h, struct node *node, uint64_t stamp,
 			   uint64_t recall_sequence, struct change change, bool confirmed)
 {
 	bool same = change_known(change) && change_equal(node->change, change) && !node->modifying;
+	struct handle handle = node_handle(node);
 
 	if (!confirmed || !holder_valid(h, h->now)) {
 		node_lose(h, node);
 		return;
 	}
 	h->counters.reclaimed++;
-	if (window_dropping(h, &node->handle) ||
-	    holder_overtaken(h, stamp, recall_sequence, &node->handle, NULL)) {
+	if (window_dropping(h, &handle) ||
+	    holder_overtaken(h, stamp, recall_sequence, &handle, NULL)) {
 		node_clear(h, node); /* it is given up again: the drop writes back first */
 		return;
 	}
