@@ -193,11 +193,10 @@ def test_the_command_sets_gets_and_shows(w):
 
 
 def test_read_ahead_is_what_a_policy_says_of_a_file(w):
-    prepare(w)
-    a = w.host("a", "--prefetch", "off")
+    b, = prepare(w, "b")
     for name in ("plain.bin", "small.idx"):
-        with open(w.main_origin.path_of(name), "wb") as f:
-            f.write(os.urandom(1 << 20) * 24)
+        write_file(b / name, os.urandom(1 << 20) * 24)
+    a = w.host("a", "--prefetch", "off")
     os.setxattr(a.path, POLICY, b"*.idx readahead=0\n")
     become(a / "small.idx", {"readahead": ("0", "/:1")})
     for name in ("small.idx", "plain.bin"):
@@ -211,10 +210,10 @@ def test_read_ahead_is_what_a_policy_says_of_a_file(w):
 
 
 def test_what_is_not_to_be_fetched_ahead_is_not(w):
-    a, = prepare(w, "a")
+    b, = prepare(w, "b")
     for name in ("x.off", "x.meta"):
-        with open(w.main_origin.path_of(name), "wb") as f:
-            f.write(os.urandom(1 << 20) * 8)
+        write_file(b / name, os.urandom(1 << 20) * 8)
+    a = w.host("a")
     os.setxattr(a.path, POLICY, b"*.off prefetch=off\n*.meta meta-only\n")
     become(a / "x.off", {"prefetch": ("off", "/:1")})
     for name in ("x.off", "x.meta"):
@@ -257,16 +256,16 @@ def cached(host, name):
 
 
 def test_what_is_fetched_ahead_is_as_it_says(w):
-    a, = prepare(w, "a")
-    exported = w.main_origin.path_of
+    b, = prepare(w, "b")
     size = 3 << 20
     for name in ("d/whole.bin", "d/first.bin", "d/rest.bin", "d/off.bin", "d/plain.bin"):
-        os.makedirs(os.path.dirname(exported(name)), exist_ok=True)
-        write_file(exported(name), b"x" * size)
+        os.makedirs(os.path.dirname(b / name), exist_ok=True)
+        write_file(b / name, b"x" * size)
     for i in range(40):
         for directory in ("listed", "off"):
-            os.makedirs(exported(directory), exist_ok=True)
-            write_file(exported(directory, "f%d" % i), b"y" * 50000)
+            os.makedirs(b / directory, exist_ok=True)
+            write_file(b / ("%s/f%d" % (directory, i)), b"y" * 50000)
+    a = w.host("a")
     os.stat(a / "d")
     put("whole.bin prefetch=whole\nfirst.bin prefetch=1M\nrest.bin prefetch=rest\n"
         "/listed/** prefetch=on-list\n/off/** prefetch=off\noff.bin meta-only\n", a / "")
