@@ -97,7 +97,8 @@ def small_file(lab, case):
     lab.small_files("ten", count, 10240)
     for listed in (True, False):
         def subject():
-            host = lab.host(link=link)
+            host = lab.host(*(("--prefetch", "off") if lab.offers("--prefetch", "mount") else ()),
+                            link=link)
             os.stat(host / "ten")
             if listed:
                 with os.scandir(host / "ten") as entries:

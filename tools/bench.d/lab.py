@@ -109,7 +109,7 @@ class Lab:
         """name/0 .. name/COUNT-1."""
         if name in self.made:
             return name
-        os.mkdir(self.native_path(name))
+        os.makedirs(self.native_path(name))
         block = os.urandom(size)
         for i in range(count):
             with open(self.native_path(name, str(i)), "wb") as f:

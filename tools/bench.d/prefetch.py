@@ -197,13 +197,16 @@ def demand(lab, case):
     names = [lab.file("bulk/%d" % i, lab.bytes(256 * MIB)) for i in range(8)]
     link = slow_link(lab, GIGABIT)
     lab.small_files("asked", count, 64 << 10)
+    policy = os.path.join(lab.world.path, "policy")  # what is read is not guessed
+    with open(policy, "w") as f:
+        f.write("/asked/** prefetch=off\n")
 
     def read(job):
-        host = lab.host(link=link)
+        host = lab.host("--policy", policy, link=link)
         os.listdir(host / "asked")
         process = None
         if job:
-            process = subprocess.Popen([lab.args.binary, "prefetch", "--wait"] +
+            process = subprocess.Popen([lab.args.binary, "prefetch"] +
                                        [host / n for n in names], stdout=subprocess.DEVNULL)
             time.sleep(1)
         times = []
