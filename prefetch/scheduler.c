@@ -111,18 +111,24 @@ uint32_t scheduler_waiting(const struct scheduler *s)
 
 uint64_t scheduler_window(const struct scheduler *s)
 {
-	uint64_t most = 0, shortest = 0, product;
+	uint64_t most = 0, shortest = 0, of = 0, product;
 
 	if (s->sample >= SCHEDULER_SAMPLES - SCHEDULER_PROBES)
 		return SCHEDULER_BYTES_MIN;
 	for (unsigned i = 0; i < SCHEDULER_SAMPLES; i++) {
 		if (s->samples[i].bytes > most)
 			most = s->samples[i].bytes;
-		if (s->samples[i].ns && (!shortest || s->samples[i].ns < shortest))
+		if (s->samples[i].ns && (!shortest || s->samples[i].ns < shortest)) {
 			shortest = s->samples[i].ns;
+			of = s->samples[i].of;
+		}
 	}
 	product = most * (shortest / NS_PER_US) / (SCHEDULER_SAMPLE.ns / NS_PER_US);
-	product += product / 4 + SCHEDULER_BYTES_MIN;
+	/* The transfer itself took some of that time. */
+	product = product > of ? product - of : 0;
+	product += product / SCHEDULER_MORE_SHARE + SCHEDULER_BYTES_MORE;
+	if (product < SCHEDULER_BYTES_MIN)
+		return SCHEDULER_BYTES_MIN;
 	return product < s->bytes_max ? product : s->bytes_max;
 }
 
@@ -158,6 +164,8 @@ void scheduler_ended(struct scheduler *s, struct instant now, struct instant sen
 		s->sample_at = now;
 	}
 	s->samples[s->sample].bytes += arrived;
-	if (!s->samples[s->sample].ns || took < s->samples[s->sample].ns)
+	if (!s->samples[s->sample].ns || took < s->samples[s->sample].ns) {
 		s->samples[s->sample].ns = took ? took : 1;
+		s->samples[s->sample].of = bytes;
+	}
 }

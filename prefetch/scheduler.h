@@ -19,6 +19,9 @@
 #define SCHEDULER_WISHES_MAX 512
 #define SCHEDULER_DEMAND ((struct duration){ 500 * NS_PER_MS }) /* it goes on for so long */
 #define SCHEDULER_BYTES_MIN (UINT64_C(1) << 20)
+/* More than fits the link, to see whether it carries more. */
+#define SCHEDULER_MORE_SHARE 8
+#define SCHEDULER_BYTES_MORE (UINT64_C(256) << 10)
 #define SCHEDULER_COUNT_MIN 8u
 #define SCHEDULER_SAMPLE ((struct duration){ 100 * NS_PER_MS })
 #define SCHEDULER_SAMPLES 64 /* for which rate and round trip are remembered */
@@ -47,6 +50,7 @@ struct scheduler {
 	struct {
 		uint64_t bytes; /* that arrived */
 		uint64_t ns;    /* the shortest transfer; 0: there was none */
+		uint64_t of;    /* its bytes */
 	} samples[SCHEDULER_SAMPLES];
 	uint32_t sample;
 	struct instant sample_at; /* when that began */
