@@ -285,6 +285,8 @@ def test_what_is_fetched_ahead_is_as_it_says(w):
     os.listdir(a / "off")
     for i in range(0, 40, 3):
         read_file(a / ("off/f%d" % i))
+    # What was read comes to the cache behind its answer; what was not does not come.
+    eventually(lambda: all(cached(a, "off/f%d" % i) > 0 for i in range(0, 40, 3)), "read")
     time.sleep(0.5)
     expect(sum(cached(a, "off/f%d" % i) > 0 for i in range(40)), 14, "files of off")
 
