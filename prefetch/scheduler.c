@@ -24,8 +24,8 @@ static bool same(const struct intent *a, const struct intent *b)
 	       memcmp(a->name, b->name, a->name_length) == 0;
 }
 
-void scheduler_add(struct scheduler *s, const struct intent *intent, enum wish_class class,
-		   uint64_t who)
+struct wish *scheduler_add(struct scheduler *s, const struct intent *intent, enum wish_class class,
+			   uint64_t who)
 {
 	struct wish *place = NULL, *last = NULL;
 	struct wish wish = { .class = class, .who = who };
@@ -36,7 +36,7 @@ void scheduler_add(struct scheduler *s, const struct intent *intent, enum wish_c
 		if (at->order == 0)
 			place = place ? place : at;
 		else if (at->class == class && at->who == who && same(&at->intent, intent))
-			return;
+			return NULL;
 		else if (!last || behind(at, last))
 			last = at;
 	}
@@ -46,6 +46,7 @@ void scheduler_add(struct scheduler *s, const struct intent *intent, enum wish_c
 		place = last;
 	if (place)
 		*place = wish;
+	return place;
 }
 
 struct wish *scheduler_next(struct scheduler *s)

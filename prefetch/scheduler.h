@@ -35,6 +35,7 @@ struct wish {
 	enum wish_class class;
 	uint64_t who;      /* the owner's: on whose behalf */
 	uint64_t position; /* the owner's: how much of it was sent; 0 at first */
+	bool again;        /* the owner's: it waited for something, which has come */
 	uint64_t order;    /* of coming in; 0: the place is free */
 };
 
@@ -59,9 +60,10 @@ struct scheduler {
 
 /* An application waits for something. */
 void scheduler_demand(struct scheduler *s, struct instant now);
-/* A wish comes in; of the same class, one that is further away goes when all places are taken. */
-void scheduler_add(struct scheduler *s, const struct intent *intent, enum wish_class class,
-		   uint64_t who);
+/* A wish comes in; one that is further away goes when all places are taken. It, or NULL: it waits already,
+   or there is no place. */
+struct wish *scheduler_add(struct scheduler *s, const struct intent *intent, enum wish_class class,
+			   uint64_t who);
 /* May another transfer of `bytes` be sent now? */
 bool scheduler_may(const struct scheduler *s, struct instant now, uint64_t bytes);
 /* The wish that is next, or NULL. Good until the next call that changes the queue. */

@@ -18,7 +18,7 @@
 #define NAP_NS (300 * NS_PER_US) /* accesses come in bursts: the thread is not woken for each */
 #define NAPS 16u		 /* without anything to do, before it sleeps */
 #define LOOK_MS 50u		 /* wishes wait: may more be sent by now? */
-#define SCAN_MAX 512u		 /* entries of a listing that are looked at in one go */
+#define SCAN_MAX 512u		 /* wishes, or entries of a listing, that are looked at in one go */
 #define NAME_UNIT (32u << 10)	 /* what a name with its bytes is counted as */
 #define LIST_UNIT (8u << 10)	 /* what a listing is */
 #define SORTED_MAX 4u
@@ -270,6 +270,7 @@ void prefetch_ended(struct mount *m, struct prefetch_unit *unit, bool arrived,
 static void unit_end(struct prefetch *p, struct prefetch_unit *unit)
 {
 	struct intent *intent = &unit->wish.intent;
+	struct wish *wish;
 
 	scheduler_ended(&p->scheduler, unit->ended_at, unit->sent_at, unit->bytes,
 			unit->arrived ? unit->bytes : 0);
@@ -279,7 +280,9 @@ static void unit_end(struct prefetch *p, struct prefetch_unit *unit)
 	if (!unit->arrived)
 		return;
 	if (unit->resume) {
-		scheduler_add(&p->scheduler, intent, unit->wish.class, unit->wish.who);
+		wish = scheduler_add(&p->scheduler, intent, unit->wish.class, unit->wish.who);
+		if (wish)
+			wish->again = true;
 	} else if (unit->child && S_ISREG(unit->child_type) && intent->type == INTENT_FILE) {
 		intent->type = INTENT_RANGE;
 		intent->inode = unit->child;
@@ -625,8 +628,8 @@ static enum progress behind(struct prefetch *p, struct wish *wish, struct inode 
 	if (instance && directory->live->listing && directory->live->listing->instance == instance)
 		listing = listing_ref(directory->live->listing);
 	pthread_mutex_unlock(&m->lock);
-	if (!listing)
-		return list(p, wish, directory, true);
+	if (!listing) /* where others make names all the time, it is gone as soon as it is here */
+		return wish->again ? PROGRESS_OVER : list(p, wish, directory, true);
 	progress = entries(p, wish, directory, listing);
 	pthread_mutex_lock(&m->lock);
 	listing_unref(listing);
@@ -703,7 +706,7 @@ static bool dispatch(struct prefetch *p)
 	enum progress progress = PROGRESS_AGAIN;
 	bool busy = false;
 
-	while (progress != PROGRESS_FULL && !memory_is_short(p->m)) {
+	for (unsigned i = 0; i < SCAN_MAX && progress != PROGRESS_FULL && !memory_is_short(p->m); i++) {
 		struct wish *next, wish;
 
 		pthread_mutex_lock(&p->lock);
