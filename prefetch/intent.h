@@ -37,6 +37,9 @@ enum intent_type {
 
 #define INTENT_NAME_MAX 255
 
+/* The higher goes first, whoever wishes: a low one when nothing else waits. */
+enum intent_priority { PRIORITY_LOW = -1, PRIORITY_NORMAL, PRIORITY_HIGH };
+
 struct intent {
 	enum intent_type type;
 	enum predictor_id predictor;
@@ -44,6 +47,7 @@ struct intent {
 	uint64_t offset, length;   /* bytes */
 	uint32_t count;
 	uint32_t distance;         /* accesses until it is wanted, as guessed: the nearest goes first */
+	int8_t priority;           /* enum intent_priority; predictors leave it alone */
 	bool sorted;               /* FILES, LISTS: "behind" is by name (memcmp), not as it is listed */
 	uint8_t name_length;
 	char name[INTENT_NAME_MAX];

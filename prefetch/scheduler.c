@@ -9,6 +9,8 @@ void scheduler_demand(struct scheduler *s, struct instant now)
 /* The later one of two wishes. */
 static bool behind(const struct wish *a, const struct wish *b)
 {
+	if (a->intent.priority != b->intent.priority)
+		return a->intent.priority < b->intent.priority;
 	if (a->class != b->class)
 		return a->class > b->class;
 	if (a->intent.distance != b->intent.distance)
@@ -35,9 +37,12 @@ struct wish *scheduler_add(struct scheduler *s, const struct intent *intent, enu
 
 		if (at->order == 0)
 			place = place ? place : at;
-		else if (at->class == class && at->who == who && same(&at->intent, intent))
+		if (at->order && at->class == class && at->who == who && same(&at->intent, intent)) {
+			if (at->intent.priority < intent->priority)
+				at->intent.priority = intent->priority;
 			return NULL;
-		else if (!last || behind(at, last))
+		}
+		if (at->order && (!last || behind(at, last)))
 			last = at;
 	}
 	wish.intent = *intent;

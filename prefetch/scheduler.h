@@ -1,7 +1,7 @@
 /*
  * scheduler.h - which of the wishes is fetched next, and how much may be under way.
  *
- * Wishes wait in a bounded queue: by class, and within one the nearest first. What an application waits
+ * Wishes wait in a bounded queue: by priority, then class, and within one the nearest first. What an application waits
  * for is never one of them; it goes out at once, and whoever sends it says so (scheduler_demand). While
  * there is demand, only as much is under way here as keeps the link busy: its rate (the highest that was
  * seen lately) times its round trip (the lowest), and a little more, so that it can be seen to carry more.
@@ -27,7 +27,7 @@
 #define SCHEDULER_SAMPLES 64 /* for which rate and round trip are remembered */
 #define SCHEDULER_PROBES  2  /* of them: with little under way, to see the round trip as it is */
 
-/* The lower goes first. */
+/* The lower goes first, of one priority. */
 enum wish_class { WISH_ASKED, WISH_POLICY, WISH_GUESS };
 
 struct wish {
@@ -60,8 +60,8 @@ struct scheduler {
 
 /* An application waits for something. */
 void scheduler_demand(struct scheduler *s, struct instant now);
-/* A wish comes in; one that is further away goes when all places are taken. It, or NULL: it waits already,
-   or there is no place. */
+/* A wish comes in; one that is further away goes when all places are taken. It, or NULL: it waits already
+   (with the higher priority of both from now on), or there is no place. */
 struct wish *scheduler_add(struct scheduler *s, const struct intent *intent, enum wish_class class,
 			   uint64_t who);
 /* May another transfer of `bytes` be sent now? */

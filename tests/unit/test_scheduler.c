@@ -51,6 +51,35 @@ START_TEST(by_class_then_the_nearest_then_the_first)
 }
 END_TEST
 
+static void add_with(uint64_t inode, enum wish_class class, enum intent_priority priority)
+{
+	const struct intent intent = {
+		.type = INTENT_RANGE, .inode = inode, .length = MIB, .priority = (int8_t)priority
+	};
+
+	scheduler_add(&s, &intent, class, 0);
+}
+
+START_TEST(by_priority_before_class)
+{
+	begin();
+	add_with(1, WISH_ASKED, PRIORITY_LOW);
+	add_with(2, WISH_GUESS, PRIORITY_NORMAL);
+	add_with(3, WISH_ASKED, PRIORITY_NORMAL);
+	add_with(4, WISH_POLICY, PRIORITY_HIGH);
+	add_with(5, WISH_ASKED, PRIORITY_LOW);
+	/* Once more, and more urgent now; or less, which changes nothing. */
+	add_with(5, WISH_ASKED, PRIORITY_HIGH);
+	add_with(3, WISH_ASKED, PRIORITY_LOW);
+	ck_assert_uint_eq(scheduler_waiting(&s), 5);
+	ck_assert_uint_eq(take(), 5);
+	ck_assert_uint_eq(take(), 4);
+	ck_assert_uint_eq(take(), 3);
+	ck_assert_uint_eq(take(), 2);
+	ck_assert_uint_eq(take(), 1);
+}
+END_TEST
+
 START_TEST(a_wish_waits_once)
 {
 	begin();
@@ -167,6 +196,7 @@ static TCase *scheduler_case(void)
 	TCase *tcase = tcase_create("scheduler");
 
 	tcase_add_test(tcase, by_class_then_the_nearest_then_the_first);
+	tcase_add_test(tcase, by_priority_before_class);
 	tcase_add_test(tcase, a_wish_waits_once);
 	tcase_add_test(tcase, when_it_is_full_the_furthest_goes);
 	tcase_add_test(tcase, what_is_cancelled_is_not_wanted_any_more);
