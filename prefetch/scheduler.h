@@ -1,13 +1,14 @@
 /*
  * scheduler.h - which of the wishes is fetched next, and how much may be under way.
  *
- * Wishes wait in a bounded queue: by priority, then class, and within one the nearest first. What an application waits
- * for is never one of them; it goes out at once, and whoever sends it says so (scheduler_demand). While
- * there is demand, only as much is under way here as keeps the link busy: its rate (the highest that was
- * seen lately) times its round trip (the lowest), and a little more, so that it can be seen to carry more.
- * For a moment now and then it is less, since what waits behind ourselves looks like a long way.
- * Bytes beyond that would wait in a queue of the network in front of what is demanded (after Cardwell
- * and others, "BBR: Congestion-Based Congestion Control", ACM Queue 2016). Without demand, hard limits.
+ * Wishes wait in a bounded queue: by priority, then class, and within one the nearest first. What an
+ * application waits for is never one of them; it goes out at once, and whoever sends it says so
+ * (scheduler_demand). While there is demand, only as much is under way here as keeps the link busy: its
+ * rate (the highest that was seen lately) times its round trip (the lowest), and a little more, so that it
+ * can be seen to carry more. For a moment now and then it is less, since what waits behind ourselves looks
+ * like a long way. Bytes beyond that would wait in a queue of the network in front of what is demanded
+ * (after Cardwell and others, "BBR: Congestion-Based Congestion Control", ACM Queue 2016). Without demand,
+ * hard limits.
  *
  * Pure: no clock, no I/O, fixed size. The owner serializes calls. All zeros but the limits: nothing.
  */
