@@ -135,7 +135,7 @@ static void name_remove(struct mount *m, struct inode *directory, struct name_en
 	m->inodes->name_count--;
 	if (child && child->name == entry)
 		child->name = NULL;
-	free(entry);
+	slab_free(&m->inodes->slab, entry, name_entry_bytes(entry->length));
 	if (child)
 		inode_unuse(m, child);
 }
@@ -234,8 +234,8 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 
 	if (entry)
 		name_remove(m, directory, entry);
-	entry = m->inodes->name_count < NAME_COUNT_MAX ? calloc(1, sizeof(*entry) + name.length) :
-							 NULL;
+	entry = m->inodes->name_count < NAME_COUNT_MAX ?
+			slab_allocate(&m->inodes->slab, name_entry_bytes(name.length)) : NULL;
 	if (!entry) {
 		not_complete(directory);
 		return;
@@ -247,7 +247,7 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 	entry->directory = directory;
 	if (name_table_add(&inode_live(directory)->names, entry) < 0) {
 		not_complete(directory);
-		free(entry);
+		slab_free(&m->inodes->slab, entry, name_entry_bytes(entry->length));
 		return;
 	}
 	if (child) {
@@ -265,6 +265,7 @@ int inode_table_create(struct inode_table **ret_table)
 
 	if (!table)
 		return -ENOMEM;
+	slab_init(&table->slab);
 	table->idle_count_max = INODE_IDLE_COUNT_MAX;
 	map_init(&table->by_nodeid, &session_allocator, MAP_U64, offsetof(struct inode, nodeid),
 		 (uint64_t)(uintptr_t)table);
@@ -317,7 +318,7 @@ static void inode_dispose(struct mount *m, struct inode *inode)
 	free(inode->live->target);
 	if (inode->live != &nothing)
 		live_destroy(inode_live(inode));
-	free(inode);
+	slab_free(&m->inodes->slab, inode, sizeof(*inode));
 }
 
 /* Frees an idle inode that is not in the idle list. Its names may make others idle. */
@@ -351,6 +352,7 @@ void inode_table_destroy(struct mount *m)
 		inode_dispose(m, inode);
 	}
 	map_finish(&m->inodes->by_nodeid);
+	slab_finish(&m->inodes->slab);
 	free(m->inodes);
 	m->inodes = NULL;
 	free(m->page_inodes);
@@ -442,7 +444,8 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 		inode_use(m, inode);
 		return inode;
 	}
-	inode = map_reserve(&table->by_nodeid, 1) ? NULL : calloc(1, sizeof(*inode));
+	inode = map_reserve(&table->by_nodeid, 1) ? NULL :
+						    slab_allocate(&table->slab, sizeof(*inode));
 	if (!inode)
 		return NULL;
 	inode->handle = *handle;

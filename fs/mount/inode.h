@@ -17,6 +17,7 @@
 
 #include "fs/mount/mode.h"
 #include "fs/mount/name_table.h"
+#include "fs/mount/slab.h"
 #include "fs/mount/state.h"
 #include "lease/base/map.h"
 
@@ -154,6 +155,7 @@ static inline bool inode_fills_wait(const struct inode *inode)
 
 struct inode_table {
 	struct map by_nodeid;
+	struct slab slab; /* of inodes and names */
 	struct inode *root;
 	uint64_t displaced_max; /* how far a nodeid was from inode_nodeid() at most: never but by chance */
 	size_t shed_next;       /* where inode_shed() goes on */

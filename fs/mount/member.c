@@ -414,7 +414,9 @@ static int prepare(struct member *mb)
 		mount_log("error", "%s", *text ? text : strerror(-r));
 		return r;
 	}
-	r = holder_create(&holder, &session_allocator, seed, &m->holder);
+	slab_init(&m->holder_slab);
+	m->holder_allocator = slab_allocator(&m->holder_slab);
+	r = holder_create(&holder, &m->holder_allocator, seed, &m->holder);
 	if (r == 0)
 		r = inode_table_create(&m->inodes);
 	m->nodeids = nodeids_load(m);
@@ -625,6 +627,7 @@ static void unwind(struct member *mb, bool served)
 	calls_destroy(m);
 	locks_destroy(m);
 	holder_destroy(m->holder);
+	slab_finish(&m->holder_slab);
 	memory_free(m);
 	prefetch_free(m);
 	if (m->fuse)

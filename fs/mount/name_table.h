@@ -20,6 +20,12 @@ struct name_entry {
 	char name[];
 };
 
+/* That an entry with a name of this length needs: less than sizeof(struct name_entry) when it is short. */
+static inline size_t name_entry_bytes(size_t name_length)
+{
+	return offsetof(struct name_entry, name) + name_length;
+}
+
 struct name_table {
 	struct name_entry **heads;
 	uint32_t capacity; /* 0 or a power of two */

@@ -16,6 +16,7 @@
 #include "fs/cache/cache.h"
 #include "fs/mount/guardian.h"
 #include "fs/mount/mount.h"
+#include "fs/mount/slab.h"
 #include "fs/mount/sweep.h"
 #include "lease/holder.h"
 #include "lease/message.h"
@@ -117,6 +118,8 @@ struct mount {
 
 	pthread_mutex_t lock;
 	struct holder *holder;
+	struct slab holder_slab; /* its memory */
+	struct allocator holder_allocator;
 	struct inode_table *inodes;
 	bool pages_evicting; /* pages.c */
 	struct inode **page_inodes; /* by guardian slot; NULL: none had pages yet */
