@@ -803,6 +803,19 @@ bool rules_sets(const struct rules *rules, enum rules_attribute attribute)
 	return (rules->mask & 1u << attribute) != 0;
 }
 
+uint64_t rules_least(const struct rules *rules, enum rules_attribute attribute)
+{
+	uint64_t least = UINT64_MAX;
+
+	for (size_t i = 0; i < rules->setting_count; i++) {
+		const struct setting *setting = &rules->settings[i];
+
+		if (setting->attribute == attribute && !setting->unset && setting->value < least)
+			least = setting->value;
+	}
+	return least;
+}
+
 const char *rules_attribute_name(enum rules_attribute attribute)
 {
 	return attributes_known[attribute].name;

@@ -57,7 +57,7 @@
 	  "whether answers may be compressed on the way")                                          \
 	A(DISCONNECTED, "disconnected", DISCONNECTED, "mount, wait, fail or stale",                \
 	  RULES_DISCONNECTED_MOUNT, NOW, "what a call does while the origin is away")            \
-	A(SEAL, "seal", SEAL, "never, or after: and a time, like after:1h", RULES_ALL, LATER,      \
+	A(SEAL, "seal", SEAL, "never, or after: and a time, like after:1h", RULES_ALL, NOW,        \
 	  "files that were quiet for so long are sealed by the origin")
 
 enum rules_attribute {
@@ -158,6 +158,8 @@ uint32_t rules_line(const struct rules *rules, uint32_t index, struct slice *ret
 bool rules_on_mount(const struct rules *rules, uint32_t *index, struct slice *ret_below);
 /* Some line sets `attribute`. */
 bool rules_sets(const struct rules *rules, enum rules_attribute attribute);
+/* The lowest value that a line gives `attribute`; UINT64_MAX: none does. */
+uint64_t rules_least(const struct rules *rules, enum rules_attribute attribute);
 
 const char *rules_attribute_name(enum rules_attribute attribute);
 const char *rules_attribute_values(enum rules_attribute attribute);

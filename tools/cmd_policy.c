@@ -133,7 +133,8 @@ static bool store(const char *path, const char *text, size_t length)
 	complain(path, error == EINVAL ? "the origin refuses it; is it of another version?" :
 		       error == ENOTDIR ? "not a directory; only directories have policies" :
 		       error == EPERM || error == EACCES ?
-			       "only who may write to the directory may set its policy" :
+			       "only who may write to the directory may set its policy, and only root one "
+			       "that seals" :
 		       error == ENOSPC ? "the origin's file system has no room for so long an attribute" :
 		       error == EOPNOTSUPP ?
 			       "the origin's file system has no user.* attributes, so no policies" :

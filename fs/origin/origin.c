@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/origin/sealer.h"
 #include "fs/origin/service.h"
 #include "fs/origin/watch.h"
 #include "transport/tls.h"
@@ -51,6 +52,7 @@ struct origin {
 	struct service *service;
 	struct server *server;
 	struct watch *watch;
+	struct sealer *sealer;
 };
 
 static int complain(int error, const char *what, const char *subject)
@@ -318,6 +320,10 @@ static int open_service(struct origin *o)
 		fprintf(stderr, "leasehold origin: %s\n", text);
 		return error;
 	}
+	error = sealer_start(o->service, o->state_fd, &o->sealer);
+	if (error)
+		return complain(error, "cannot read which directories have a policy that seals",
+				options->state);
 	error = watch_start(o->service, exports, options->export_count, &o->watch);
 	return error ? complain(error, "cannot watch the exported directories", NULL) : 0;
 }
@@ -409,6 +415,7 @@ static void origin_finish(struct origin *o, bool clean)
 		service_set_server(o->service, NULL);
 		service_stop(o->service);
 	}
+	sealer_stop(o->sealer); /* the service's workers tell it */
 	/* Streams call back into the service until the server is gone. */
 	server_destroy(o->server);
 	service_destroy(o->service);

@@ -479,6 +479,8 @@ static void work(struct task *t)
 		service_plain(t);
 		break;
 	case TASK_RUN:
+		if (t->quiet_ms)
+			service_seal_run(t);
 		if (!t->request)
 			outside_over(t);
 		else if (t->op.kind != AUTHORITY_MODIFY)
@@ -496,6 +498,7 @@ static void work(struct task *t)
 		replay(t);
 		break;
 	case TASK_OUTSIDE:
+	case TASK_SEAL:
 		outside_over(t);
 		break;
 	case TASK_ORPHAN:

@@ -18,6 +18,7 @@
 #include "transport/server.h"
 
 struct service;
+struct stat;
 
 struct service_export {
 	struct store *store; /* borrowed */
@@ -58,6 +59,20 @@ uint32_t service_leased(struct service *s, size_t *cursor, struct handle *ret_ha
  * with `again`, since a look alone finds nothing any more.
  */
 int service_look(struct service *s, const struct handle *handle, bool again) MUST_CHECK;
+
+/* ---- seals by policy ---- */
+
+struct sealer;
+/* Whom to tell of policies that root sets; before requests come in. */
+void service_set_sealer(struct service *s, struct sealer *sealer);
+/*
+ * Has the file sealed with the usual term if it is not sealed, and is still quiet when everybody has given
+ * up his leases on it; no answer says so. 0; -EAGAIN: too many are under way; -ENOMEM.
+ */
+int service_seal_quiet(struct service *s, struct store *store, const struct handle *handle,
+		       uint64_t quiet_ms) MUST_CHECK;
+/* Neither modified nor changed in any other way for so long. `now_ns`: CLOCK_REALTIME. */
+bool service_is_quiet(const struct stat *st, int64_t now_ns, uint64_t quiet_ms);
 
 void service_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* For GET /status; the server may be NULL. */

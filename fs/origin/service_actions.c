@@ -268,41 +268,51 @@ enum lease_kind task_grant(struct task *t, const struct handle *handle, uint64_t
 	return kind;
 }
 
-bool service_outside(struct service *s, struct store *store, const struct handle *handle)
+int service_begin_own(struct task *t)
 {
-	struct task *t = task_create(s, TASK_OUTSIDE);
-	bool room;
+	struct service *s = t->service;
+	int error = 0;
 
-	if (!t)
-		return false;
-	t->store = store;
-	t->handle = *handle;
 	t->op = (struct authority_op){
 		.id = (uint64_t)(uintptr_t)t,
 		.kind = AUTHORITY_MODIFY,
 		.deadline = instant_add(service_now(), duration_ms(DEADLINE_MS_MAX)),
 		.target_count = 1,
-		.targets = { { .handle = *handle, .scope = RECALL_ALL } },
+		.targets = { { .handle = t->handle, .scope = RECALL_ALL } },
 	};
 	service_lock(s);
-	room = s->outside_count < OUTSIDE_COUNT_MAX;
-	if (!room) {
-		atomic_fetch_add(&s->outside_dropped, 1);
+	if (s->outside_count >= OUTSIDE_COUNT_MAX) {
+		error = -EAGAIN;
 	} else if (!s->stopping) {
 		s->outside_count++;
 		task_begun(t);
-		if (authority_begin(s->authority, service_now(), &t->op, &s->actions) == 0) {
-			t = NULL; /* its outcome comes through the queue */
-		} else {
+		error = authority_begin(s->authority, service_now(), &t->op, &s->actions);
+		if (error) {
 			service_task_over(t);
 			s->outside_count--;
-			room = false;
+		} else {
+			t = NULL;
 		}
 	}
 	(void)service_unlock(s, NULL);
 	if (t)
 		task_destroy(t);
-	return room;
+	return error;
+}
+
+bool service_outside(struct service *s, struct store *store, const struct handle *handle)
+{
+	struct task *t = task_create(s, TASK_OUTSIDE);
+	int error;
+
+	if (!t)
+		return false;
+	t->store = store;
+	t->handle = *handle;
+	error = service_begin_own(t);
+	if (error == -EAGAIN)
+		atomic_fetch_add(&s->outside_dropped, 1);
+	return error == 0;
 }
 
 bool service_changed(struct service *s, struct store *store, const struct identity *identity)

@@ -486,6 +486,7 @@ static int apply(struct task *t)
 	const struct message *m = &t->message;
 	struct inode *directory = t->inodes[TASK_DIRECTORY], *target = t->inodes[TASK_TARGET];
 	struct store *store = t->store;
+	int error;
 
 	switch (m->type) {
 	case MESSAGE_setattr:
@@ -497,8 +498,12 @@ static int apply(struct task *t)
 	case MESSAGE_setxattr:
 		if (slice_equal(m->setxattr.name, slice_of(DEAD_XATTR)))
 			return service_declare_dead(t, t->view.bulk);
-		return store_setxattr(store, &t->caller, target, m->setxattr.name, t->view.bulk,
-				      m->setxattr.create, m->setxattr.replace);
+		service_hear_policy(t, false); /* a crash from here on does not lose it */
+		error = store_setxattr(store, &t->caller, target, m->setxattr.name, t->view.bulk,
+				       m->setxattr.create, m->setxattr.replace);
+		if (!error)
+			service_hear_policy(t, true);
+		return error;
 	case MESSAGE_removexattr:
 		return store_removexattr(store, &t->caller, target, m->removexattr.name);
 	case MESSAGE_create:

@@ -44,6 +44,7 @@ enum task_step {
 	TASK_REFUSE,  /* its operation is over: `status` */
 	TASK_REPLAY,  /* it was done before */
 	TASK_OUTSIDE, /* an inode was modified behind our back: recall it */
+	TASK_SEAL,    /* a policy says so: as TASK_OUTSIDE, and then it is sealed */
 	TASK_ORPHAN,  /* nobody has the inode open any more */
 	TASK_SWEEP,   /* grace is over: remove orphans that nobody claimed */
 	TASK_RECORD,  /* write the record of sessions */
@@ -69,7 +70,8 @@ struct task {
 	struct message message;
 	struct store *store;
 	struct credential caller;
-	struct handle handle; /* TASK_OUTSIDE, TASK_ORPHAN */
+	struct handle handle; /* TASK_OUTSIDE, TASK_ORPHAN, TASK_SEAL */
+	uint64_t quiet_ms;    /* TASK_SEAL */
 
 	/* The operation; its id is the address of the task. */
 	bool begun;
@@ -125,6 +127,7 @@ struct service {
 	uint32_t export_count;
 	char *tls_directory;
 	struct server *server;
+	struct sealer *sealer; /* borrowed */
 	struct instant started;
 
 	/* The authority and what belongs to it. */
@@ -175,6 +178,8 @@ struct service {
 	uint32_t pool_count;
 
 	_Atomic uint64_t reaped; /* orphans removed */
+	_Atomic uint64_t policy_sealed; /* files, by policy */
+	_Atomic int policy_seal_error;	/* the latest, taken by who tells of it; 0: none */
 	_Atomic uint64_t requests, pushbacks, outside_dropped, retries, replays;
 };
 
@@ -226,6 +231,9 @@ bool service_outside(struct service *s, struct store *store, const struct handle
 bool service_begin(struct task *t) MUST_CHECK;
 /* With the lock held: the operation of `t` is no longer the authority's. */
 void service_task_over(struct task *t);
+/* An operation of our own on `t->handle`, which recalls every lease on it: its outcome comes through the
+   queue. 0; -EAGAIN: too many are under way; -ENOMEM. Unless it is 0, `t` is destroyed. */
+int service_begin_own(struct task *t) MUST_CHECK;
 /* The record of sessions is written soon. With the lock held. */
 void service_queue_record(struct service *s);
 /* Queues a step of our own; `handle` may be NULL. With the lock held. */
@@ -320,6 +328,10 @@ void service_replaced_end(struct service *s);
 
 /* Does a seal refuse the modification, as its inodes stand now? 0, -EPERM, or why it cannot be told. */
 int service_check_seals(struct task *t) MUST_CHECK;
+/* A policy is about to be set, or is. */
+void service_hear_policy(struct task *t, bool is_set);
+/* Every lease on the file is given up. The task goes on to its end. */
+void service_seal_run(struct task *t);
 /* PROTOCOL.md 11.4, for the record of sessions: who may rely on seals. With the lock held. */
 int service_record_seals(struct service *s, struct session_record *record) MUST_CHECK;
 /* Tells the new authority what the record of the run before says of that. */

@@ -1,9 +1,13 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "fs/origin/sealer.h"
 #include "fs/origin/service_private.h"
 #include "lease/seal.h"
 
@@ -174,6 +178,101 @@ int service_check_sealed(struct task *t, const struct inode *inode)
 uint16_t service_task_status(const struct task *t, int error)
 {
 	return t->sealed && error == -EPERM ? STATUS_SEALED : service_status(error);
+}
+
+/* ---- seals by policy (sealer.h) ---- */
+
+void service_set_sealer(struct service *s, struct sealer *sealer)
+{
+	s->sealer = sealer;
+}
+
+void service_hear_policy(struct task *t, bool is_set)
+{
+	const struct message *m = &t->message;
+
+	if (t->service->sealer && t->caller.uid == 0 && m->type == MESSAGE_setxattr &&
+	    slice_equal(m->setxattr.name, slice_of(POLICY_XATTR)))
+		sealer_hear(t->service->sealer, &m->setxattr.handle, t->view.bulk, is_set);
+}
+
+int service_seal_quiet(struct service *s, struct store *store, const struct handle *handle,
+		       uint64_t quiet_ms)
+{
+	struct task *t = task_create(s, TASK_SEAL);
+
+	if (!t)
+		return -ENOMEM;
+	t->store = store;
+	t->handle = *handle;
+	t->quiet_ms = quiet_ms ? quiet_ms : 1;
+	return service_begin_own(t);
+}
+
+bool service_is_quiet(const struct stat *st, int64_t now_ns, uint64_t quiet_ms)
+{
+	int64_t second = (int64_t)NS_PER_S;
+	int64_t modified = (int64_t)st->st_mtim.tv_sec * second + st->st_mtim.tv_nsec;
+	int64_t changed = (int64_t)st->st_ctim.tv_sec * second + st->st_ctim.tv_nsec;
+	int64_t quiet = now_ns - (modified > changed ? modified : changed);
+
+	return quiet >= 0 && (uint64_t)quiet / NS_PER_MS >= quiet_ms;
+}
+
+/* With the inode's lock. What was stored at a host was written back before its lease was given up. 1: it
+   is sealed now; 0: it was, or it is not quiet any more. */
+static int seal_if_quiet(struct task *t, struct inode *inode)
+{
+	static const struct credential root = { .uid = 0 };
+	struct store_touch touch;
+	struct item_node node;
+	struct synced synced;
+	struct timespec now;
+	struct stat st;
+	uint32_t term;
+	int error;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (fstat(inode->fd, &st) < 0)
+		return -errno;
+	error = store_check_seal(inode, false);
+	if (error)
+		return error == -EPERM ? 0 : error;
+	if (!S_ISREG(st.st_mode) || !store_seal_value((struct slice){ NULL, 0 }, &term) ||
+	    !service_is_quiet(&st, (int64_t)now.tv_sec * (int64_t)NS_PER_S + now.tv_nsec, t->quiet_ms))
+		return 0;
+	error = store_touch_begin(t->store, inode, &touch);
+	if (error)
+		return error;
+	error = store_seal(t->store, &root, inode, term);
+	if (!error)
+		error = store_fsync(t->store, inode, false, &synced);
+	store_touch_end(t->store, &touch, false, &node);
+	return error ? error : 1;
+}
+
+void service_seal_run(struct task *t)
+{
+	struct service *s = t->service;
+	struct store_locks locks;
+	struct inode *inode;
+	int result = store_get(t->store, &t->handle, &inode);
+	bool may;
+
+	if (result)
+		return; /* it is gone */
+	store_lock_exclusive(t->store, &inode, 1, &locks);
+	pthread_mutex_lock(&s->lock);
+	may = authority_may_apply(s->authority, service_now(), t->op.id);
+	pthread_mutex_unlock(&s->lock);
+	if (may)
+		result = seal_if_quiet(t, inode);
+	store_unlock_exclusive(t->store, &locks);
+	store_put(t->store, inode);
+	if (result > 0)
+		atomic_fetch_add(&s->policy_sealed, 1);
+	if (result < 0 && result != -ENOENT)
+		atomic_store(&s->policy_seal_error, result);
 }
 
 /* ---- who may rely on seals (PROTOCOL.md 11.4) ---- */

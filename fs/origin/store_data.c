@@ -504,10 +504,11 @@ static void *resize(void *context, void *pointer, size_t old_size, size_t size)
 	return NULL;
 }
 
-/* What makes no sense is not stored, so that the one before stays. */
-static int check_policy(const struct inode *inode, struct slice text)
+const struct allocator store_allocator = { resize, NULL };
+
+/* What makes no sense is not stored, so that the one before stays. Only root may seal, also so. */
+static int check_policy(const struct credential *caller, const struct inode *inode, struct slice text)
 {
-	static const struct allocator allocator = { resize, NULL };
 	struct rules_error error;
 	struct rules *rules;
 	int r;
@@ -516,9 +517,12 @@ static int check_policy(const struct inode *inode, struct slice text)
 		return -ENOTDIR;
 	if (text.length == 0)
 		return -EINVAL; /* none is taken away, and not set */
-	r = rules_compile(&allocator, text, &rules, &error);
-	if (r == 0)
-		rules_destroy(rules);
+	r = rules_compile(&store_allocator, text, &rules, &error);
+	if (r < 0)
+		return r;
+	if (caller->uid != 0 && rules_sets(rules, RULES_SEAL))
+		r = -EPERM;
+	rules_destroy(rules);
 	return r;
 }
 
@@ -537,7 +541,7 @@ int store_setxattr(struct store *s, const struct credential *caller, struct inod
 		return store_seal(s, caller, inode, term);
 	}
 	if (!error && strcmp(text, POLICY_XATTR) == 0)
-		error = check_policy(inode, value);
+		error = check_policy(caller, inode, value);
 	if (!error)
 		error = credentials_assume(caller);
 	if (error)

@@ -6,6 +6,7 @@
 
 #include "fs/origin/flow.h"
 #include "fs/origin/store.h"
+#include "lease/base/allocator.h"
 
 #define STORE_STRIPES 1024u
 #define ORPHAN_BUCKETS 256u
@@ -41,6 +42,8 @@ static inline uint32_t store_stripe(const struct changes_key *key)
 {
 	return (uint32_t)(key->words[0] >> 32) % STORE_STRIPES;
 }
+
+extern const struct allocator store_allocator; /* malloc(3) */
 
 /* A path to what `fd` refers to, symlinks themselves included, for calls without descriptors. */
 void store_proc_path(int fd, char ret_path[PROC_PATH_BYTES]);

@@ -145,7 +145,6 @@ static int set(const struct inode *inode, const char *name, uint32_t term)
 	return setxattr(path, name, value, length, 0) < 0 ? -errno : 0;
 }
 
-/* Seals by rule, of what has been quiet for a while, would come in here as well. */
 int store_seal(struct store *s, const struct credential *caller, struct inode *inode, uint32_t term)
 {
 	struct stat st;

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -267,6 +268,56 @@ def test_a_silent_host_is_waited_for(w):
     b.signal(signal.SIGCONT)
     leasehold.eventually(lambda: b.status()["state"] == "connected", "b is back")
     expect(os.path.exists(b / "d/f"), False)
+
+
+def test_a_policy_seals_what_was_quiet(w):
+    w.allow_log("")
+    a, b = prepare(w, "a", "b")
+    look_at_all(b)
+    os.makedirs(a / "d/never")
+    write_file(a / "d/never/f", b"1")
+    os.chmod(w.path, 0o755)
+    os.chown(a / "d/sub", 1000, 1000)
+
+    def sealed(path):
+        return b.xattr("sealed", path) == "sealed"
+
+    # Nobody but root has the origin seal.
+    result = subprocess.run([BINARY, "policy", "set", a / "d/sub"], user=1000, text=True, check=False,
+                            input="* seal=after:1s\n", stderr=subprocess.PIPE)
+    expect(result.returncode, 1)
+    expect("only root one that seals" in result.stderr, True, result.stderr)
+    written = time.monotonic()
+
+    def write_on():
+        """To a file that is sealed if that was so slow that it was quiet meanwhile."""
+        nonlocal written
+        try:
+            with open(a / "d/busy", "ab", buffering=0) as busy:
+                busy.write(b"x")
+        except PermissionError:
+            expect(time.monotonic() - written > 1, True, "it was quiet")
+        else:
+            written = time.monotonic()
+        return True
+
+    os.setxattr(a / "d", "user.leasehold.policy", b"* seal=after:1s\nnever/** seal=never\n")
+    for path in ("d/f", "d/sub/g"):
+        leasehold.eventually(lambda path=path: write_on() and sealed(path), path + " is sealed")
+    for path in ("d/never/f", "other", "d", "d/sub"):
+        expect(sealed(path), False, path)
+    expect(read_file(b / "d/f"), pattern(SIZE, 1))
+    for host in (a, b):
+        refused(os.open, host / "d/f", os.O_RDWR)
+    # It goes on after a restart, and with what is made then.
+    w.main_origin.kill()
+    w.main_origin.start()
+    write_file(a / "d/late", b"late")
+    leasehold.eventually(lambda: sealed("d/late") and sealed("d/busy"), "all are sealed")
+    os.removexattr(a / "d", "user.leasehold.policy")
+    write_file(a / "d/new", b"new")
+    time.sleep(2.5)
+    expect(sealed("d/new"), False, "the policy is gone")
 
 
 if __name__ == "__main__":
