@@ -724,6 +724,31 @@ void rules_attributes_init(struct rules_attributes *attributes)
 		attributes->lines[i] = 0;
 		attributes->layers[i] = RULES_LAYER_NONE;
 	}
+	attributes->level = 0;
+}
+
+/* Where what its pattern matches is below: bytes of it that stand for themselves, as whole parts. */
+static size_t base_length(const struct glob *glob)
+{
+	size_t length = glob->prefix;
+
+	if (glob->self || glob->last_part)
+		return 0;
+	if (!glob->literal)
+		while (length > 0 && glob->text[--length] != '/')
+			;
+	return length;
+}
+
+/* How many parts of `path`, which the pattern matches, are behind that. */
+static uint32_t level_of(const struct glob *glob, struct slice path)
+{
+	size_t from = base_length(glob);
+	uint32_t level = from == 0 && path.length > 0;
+
+	for (size_t i = from; i < path.length; i++)
+		level += path.data[i] == '/';
+	return level;
 }
 
 void rules_match(const struct rules *rules, struct slice path, bool is_directory, uint8_t layer,
@@ -749,6 +774,8 @@ void rules_match(const struct rules *rules, struct slice path, bool is_directory
 								 setting->value;
 			attributes->lines[a] = (uint16_t)rule->line;
 			attributes->layers[a] = layer;
+			if (a == RULES_DEPTH)
+				attributes->level = level_of(&rule->glob, path);
 		}
 		missing &= ~sets;
 	}
@@ -778,7 +805,6 @@ bool rules_on_mount(const struct rules *rules, uint32_t *index, struct slice *re
 	while (*index < rules->count) {
 		const struct rule *rule = &rules->rules[(*index)++];
 		const struct glob *glob = &rule->glob;
-		size_t length = glob->prefix;
 
 		for (uint32_t j = rule->first; j < rule->first + rule->count; j++) {
 			const struct setting *setting = &rules->settings[j];
@@ -786,12 +812,7 @@ bool rules_on_mount(const struct rules *rules, uint32_t *index, struct slice *re
 			if (setting->attribute != RULES_PREFETCH || setting->unset ||
 			    !(setting->value & RULES_ON_MOUNT))
 				continue;
-			if (glob->self || glob->last_part)
-				length = 0;
-			else if (!glob->literal)
-				while (length > 0 && glob->text[--length] != '/')
-					;
-			*ret_below = (struct slice){ (const uint8_t *)glob->text, length };
+			*ret_below = (struct slice){ (const uint8_t *)glob->text, base_length(glob) };
 			return true;
 		}
 	}

@@ -36,10 +36,10 @@
 	  NOW, "what is fetched before it is asked for, and when")                                 \
 	A(META_ONLY, "meta-only", FLAG, "on or off", 0, NOW,                                       \
 	  "only names and attributes are fetched ahead, no bytes")                                 \
-	A(DEPTH, "depth", COUNT, "1 to 1000, or all", RULES_ALL, LATER,                            \
-	  "levels below a directory that fetching ahead goes down")                                \
+	A(DEPTH, "depth", COUNT, "1 to 1000, or all", RULES_ALL, NOW,                              \
+	  "levels below its pattern's directory that fetching ahead goes down")                     \
 	A(PIN, "pin", FLAG, "on or off", 0, LATER, "what is cached is not evicted for other files")\
-	A(PRIORITY, "priority", PRIORITY, "low, normal or high", RULES_PRIORITY_NORMAL, LATER,     \
+	A(PRIORITY, "priority", PRIORITY, "low, normal or high", RULES_PRIORITY_NORMAL, NOW,       \
 	  "which of what is fetched ahead goes first")                                             \
 	A(BANDWIDTH, "bandwidth", RATE, "SIZE (bytes a second) or unlimited", RULES_ALL, LATER,    \
 	  "most that is fetched ahead in a second")                                                \
@@ -103,6 +103,7 @@ struct rules_attributes {
 	uint64_t values[RULES_ATTRIBUTE_COUNT];
 	uint16_t lines[RULES_ATTRIBUTE_COUNT];
 	uint8_t layers[RULES_ATTRIBUTE_COUNT]; /* as it was given to rules_match(); or RULES_LAYER_NONE */
+	uint32_t level; /* below where the pattern of RULES_DEPTH's line begins to vary (rules_on_mount) */
 };
 
 static inline unsigned rules_when(const struct rules_attributes *a)
@@ -117,6 +118,12 @@ static inline uint64_t rules_amount(const struct rules_attributes *a)
 
 	return a->values[RULES_META_ONLY] && amount != RULES_AMOUNT_OFF ? RULES_AMOUNT_METADATA :
 									  amount;
+}
+
+/* Whether depth lets it be fetched ahead; `inside`: what is in it, of a directory. */
+static inline bool rules_reaches(const struct rules_attributes *a, bool inside)
+{
+	return a->level + (inside ? 1u : 0u) <= a->values[RULES_DEPTH];
 }
 
 #define RULES_ERROR_TEXT_BYTES 256

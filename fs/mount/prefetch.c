@@ -204,12 +204,15 @@ static void obey(struct prefetch *p, const struct record *record)
 	if (inode) {
 		(void)rules_of(m, inode, &a);
 		amount = rules_when(&a) & RULES_ON_OPEN ? rules_amount(&a) : RULES_AMOUNT_OFF;
+		intent.priority = rules_priority(&a);
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (!inode)
 		return;
 	if (access->type == ACCESS_LISTED) {
-		intent = (struct intent){ .type = INTENT_FILES, .directory = access->inode };
+		intent.type = INTENT_FILES;
+		intent.directory = access->inode;
+		intent.inode = 0;
 		intent.count = access->files;
 		amount = access->files ? RULES_AMOUNT_WHOLE : RULES_AMOUNT_OFF; /* entry() asks for each */
 	}
@@ -228,6 +231,7 @@ static void hear(struct prefetch *p, const struct record *record)
 {
 	struct intents intents = { .items = p->intents, .capacity = PREFETCH_INTENTS_MAX };
 	const struct access *access = &record->access;
+	struct mount *m = p->m;
 
 	tracer_access(&p->tracer, mount_now(), access);
 	pthread_mutex_lock(&p->ledger_lock);
@@ -239,6 +243,10 @@ static void hear(struct prefetch *p, const struct record *record)
 	pthread_mutex_unlock(&p->ledger_lock);
 	if (intents.count == 0)
 		return;
+	pthread_mutex_lock(&m->lock);
+	for (uint32_t i = 0; i < intents.count && rules_set(m, RULES_PRIORITY, RULES_PRIORITY); i++)
+		intents.items[i].priority = rules_priority_of(m, &intents.items[i]);
+	pthread_mutex_unlock(&m->lock);
 	pthread_mutex_lock(&p->lock);
 	for (uint32_t i = 0; i < intents.count; i++)
 		/* What follows a reader is fetched where it reads (ahead.h). */

@@ -571,6 +571,31 @@ uint64_t rules_on_list(const struct rules_attributes *a)
 	return amount >= RULES_AMOUNT_BYTES ? amount - RULES_AMOUNT_BYTES : UINT64_MAX;
 }
 
+int8_t rules_priority(const struct rules_attributes *a)
+{
+	uint64_t value = a->values[RULES_PRIORITY];
+
+	return value == RULES_PRIORITY_HIGH ? PRIORITY_HIGH :
+	       value == RULES_PRIORITY_LOW  ? PRIORITY_LOW :
+					      PRIORITY_NORMAL;
+}
+
+int8_t rules_priority_of(struct mount *m, const struct intent *intent)
+{
+	const struct slice name = { (const uint8_t *)intent->name, intent->name_length };
+	bool in = intent->type == INTENT_RANGE || intent->type == INTENT_LIST;
+	struct inode *inode = inode_by_nodeid(m, in ? intent->inode : intent->directory);
+	struct rules_attributes a;
+
+	if (!inode || !rules_set(m, RULES_PRIORITY, RULES_PRIORITY))
+		return PRIORITY_NORMAL;
+	if (intent->type == INTENT_FILE)
+		(void)rules_of_name(m, inode, name, false, &a);
+	else
+		(void)rules_of(m, inode, &a);
+	return rules_priority(&a);
+}
+
 uint64_t rules_serial(const struct mount *m)
 {
 	return m->rules ? atomic_load(&m->rules->serial) : 0;

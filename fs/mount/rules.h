@@ -13,6 +13,7 @@
 #define FS_MOUNT_RULES_H
 
 #include "fs/mount/inode.h"
+#include "prefetch/intent.h"
 #include "prefetch/rules.h"
 
 #define RULES_DIRECTORY_COUNT_MAX 1024 /* with a policy; of more, those that came later say nothing */
@@ -62,6 +63,11 @@ bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules
 bool rules_may_guess(const struct rules_attributes *a);
 /* Of a file whose directory was listed: how many bytes are fetched; 0: nothing. Any thread. */
 uint64_t rules_on_list(const struct rules_attributes *a);
+
+/* In which order that is fetched: of what is not asked for by a user. Any thread. */
+int8_t rules_priority(const struct rules_attributes *a);
+/* The same of what predictors wish for. */
+int8_t rules_priority_of(struct mount *m, const struct intent *intent);
 
 /* Moves whenever a policy came, changed or went. Any thread, without the lock, too. */
 uint64_t rules_serial(const struct mount *m);

@@ -295,19 +295,23 @@ static uint64_t behind_name(const struct listing *listing, const uint32_t *order
 	return listing->count;
 }
 
-/* May it be fetched at all, on nobody's order, and how much? Under the mount's lock. */
+/* May it be fetched at all, on nobody's order, how much and how soon? Under the mount's lock. */
 static bool allowed(struct mount *m, const struct wish *wish, struct inode *directory,
-		    const struct listing *listing, const struct listing_entry *e, uint64_t *length)
+		    const struct listing *listing, const struct listing_entry *e, struct intent *one)
 {
 	const struct slice name = { (const uint8_t *)listing->names + e->name_at, e->name_length };
 	struct rules_attributes a;
 
-	if (wish->class == WISH_ASKED || !rules_set(m, RULES_PREFETCH, RULES_META_ONLY))
+	if (wish->class == WISH_ASKED || (!rules_set(m, RULES_PREFETCH, RULES_META_ONLY) &&
+					  !rules_set(m, RULES_PRIORITY, RULES_DEPTH)))
 		return wish->class != WISH_POLICY;
 	(void)rules_of_name(m, directory, name, S_ISDIR(e->type), &a);
+	one->priority = rules_priority(&a);
+	if (!rules_reaches(&a, S_ISDIR(e->type)))
+		return false;
 	if (wish->class == WISH_POLICY)
-		*length = rules_on_list(&a);
-	return wish->class == WISH_POLICY ? *length > 0 :
+		one->length = rules_on_list(&a);
+	return wish->class == WISH_POLICY ? one->length > 0 :
 	       S_ISDIR(e->type)           ? rules_amount(&a) != RULES_AMOUNT_OFF :
 					    rules_may_guess(&a);
 }
@@ -323,7 +327,7 @@ static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *
 	bool may;
 
 	pthread_mutex_lock(&m->lock);
-	may = allowed(m, wish, directory, listing, e, &one.length);
+	may = allowed(m, wish, directory, listing, e, &one);
 	if (may)
 		(void)listing_attributes(m, e, mount_now(), &child);
 	one.inode = child ? child->nodeid : 0;
@@ -404,9 +408,11 @@ static bool may(struct prefetch *p, const struct wish *wish, const struct inode 
 	if (wish->class != WISH_GUESS)
 		return true;
 	pthread_mutex_lock(&m->lock);
-	if (rules_set(m, RULES_PREFETCH, RULES_META_ONLY)) {
+	if (rules_set(m, RULES_PREFETCH, RULES_META_ONLY) || rules_set(m, RULES_DEPTH, RULES_DEPTH)) {
 		(void)rules_of(m, inode, &a);
 		may = S_ISDIR(inode->type) ? rules_amount(&a) != RULES_AMOUNT_OFF : rules_may_guess(&a);
+		if (wish->intent.type == INTENT_LIST)
+			may = may && rules_reaches(&a, true);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return may;

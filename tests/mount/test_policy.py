@@ -291,5 +291,29 @@ def test_what_is_fetched_ahead_is_as_it_says(w):
     expect(sum(cached(a, "off/f%d" % i) > 0 for i in range(40)), 14, "files of off")
 
 
+def idle(host):
+    """Nothing is wished for, and nothing under way."""
+    prefetch = host.status()["prefetch"]
+    return prefetch["waiting"] == 0 and prefetch["bytes_in_flight"] == 0
+
+
+def test_fetching_ahead_goes_no_deeper_than_it_says(w):
+    b, = prepare(w, "b")
+    for directory in ("t", "t/sub", "t/sub/sub", "last"):
+        os.makedirs(b / directory)
+        for i in range(5):
+            write_file(b / ("%s/f%d" % (directory, i)), b"y" * 50000)
+    a = w.host("a")
+    put("** prefetch=on-list\n/t/** depth=2 priority=low\n", a / "")
+    become(a / "last/f1", {"prefetch": ("on-list,whole", "/:1")})
+    for directory in ("t", "t/sub", "t/sub/sub", "last"):
+        os.listdir(a / directory)
+    for directory in ("t", "t/sub", "last"):
+        eventually(lambda directory=directory: all(
+            cached(a, "%s/f%d" % (directory, i)) == 50000 for i in range(5)), directory)
+    eventually(lambda: idle(a), "all is fetched")
+    expect([cached(a, "t/sub/sub/f%d" % i) for i in range(5)], [0] * 5)
+
+
 if __name__ == "__main__":
     leasehold.main(globals())

@@ -148,6 +148,44 @@ START_TEST(shorter_ways_to_say_it)
 }
 END_TEST
 
+START_TEST(depth_counts_from_where_a_pattern_begins_to_vary)
+{
+	static const struct {
+		const char *path;
+		uint32_t level;
+		bool reaches, inside; /* it; and what is in it, were it a directory */
+	} of_path[] = {
+		{ "data/a", 1, true, true },
+		{ "data/a/b", 2, true, false },
+		{ "data/a/b/c", 3, false, false },
+		{ "one/x.tar", 2, true, false },
+		{ "x.tar", 1, true, true },
+		{ "one/two/x.tar", 3, false, false },
+		{ "exact/file", 0, true, true },
+		{ "pre/fix1", 1, true, false },
+		{ "pre/fix1/a", 0, true, true },
+		{ "elsewhere/a/b/c/d/e", 0, true, true },
+		{ "data/free/a/b/c/d/e", 6, true, true },
+	};
+
+	compile("*.tar depth=2\n"
+		"/data/** depth=2\n"
+		"/exact/file depth=1\n"
+		"/pre/fix* depth=1\n"
+		"/data/free/** depth=3\n"
+		"/data/free/** !depth\n");
+	for (size_t i = 0; i < sizeof(of_path) / sizeof(of_path[0]); i++) {
+		struct rules_attributes a = of(of_path[i].path);
+
+		ck_assert_msg(rules_reaches(&a, false) == of_path[i].reaches, "%s", of_path[i].path);
+		ck_assert_msg(rules_reaches(&a, true) == of_path[i].inside, "%s", of_path[i].path);
+		if (a.values[RULES_DEPTH] != RULES_ALL)
+			ck_assert_msg(a.level == of_path[i].level, "%s: %u", of_path[i].path, a.level);
+	}
+	done();
+}
+END_TEST
+
 START_TEST(what_is_wrong_is_told_with_line_and_column)
 {
 	static const struct {
@@ -295,6 +333,7 @@ static TCase *rules_case(void)
 	tcase_add_test(t, a_later_layer_replaces_what_it_sets);
 	tcase_add_test(t, each_value_is_read_and_told_again);
 	tcase_add_test(t, shorter_ways_to_say_it);
+	tcase_add_test(t, depth_counts_from_where_a_pattern_begins_to_vary);
 	tcase_add_test(t, what_is_wrong_is_told_with_line_and_column);
 	tcase_add_test(t, limits_are_kept);
 	tcase_add_test(t, without_memory_nothing_is_left);
