@@ -83,6 +83,8 @@ void cache_file_put(struct cache_file *f);
  */
 void cache_file_pin(struct cache_file *f);
 void cache_file_unpin(struct cache_file *f);
+/* The same; and as nobody is going to need it, as far as is known, it goes first when room is needed. */
+void cache_file_unpin_done(struct cache_file *f);
 
 /* The change that the cached bytes belong to; {0,0}: nothing is cached. */
 struct change cache_file_change(struct cache_file *f);
@@ -141,6 +143,9 @@ uint64_t cache_file_ranges(struct cache_file *f, struct change change, char *tex
 
 /* Bytes that can come in before anything has to go, less a share that stays for what is asked for. */
 uint64_t cache_room(struct cache *c);
+
+/* What of the cap is pinned now. */
+uint64_t cache_pinned(struct cache *c);
 
 struct cache_counters {
 	uint64_t bytes, bytes_max, files, files_max, scanning; /* now */

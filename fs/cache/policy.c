@@ -58,7 +58,7 @@ void policy_limit(struct policy *p, uint64_t bytes)
 uint64_t policy_bytes(const struct policy *p)
 {
 	return p->lists[POLICY_WINDOW].bytes + p->lists[POLICY_MAIN].bytes +
-	       p->lists[POLICY_PINNED].bytes;
+	       p->lists[POLICY_PINNED].bytes + p->lists[POLICY_DONE].bytes;
 }
 
 int policy_init(struct policy *p, const struct allocator *allocator, uint64_t bytes_max)
@@ -335,6 +335,8 @@ void policy_use(struct policy *p, struct policy_item *item)
 		note_distance(p, age(p, item->used));
 		if (main_takes(p, item->bytes, true))
 			place = POLICY_MAIN;
+		else if (place == POLICY_DONE)
+			place = POLICY_WINDOW;
 	}
 	item->used = p->now;
 	list_move(p, item, place);
@@ -354,6 +356,14 @@ void policy_pin(struct policy *p, struct policy_item *item, bool pinned)
 		item->used = p->now;
 		list_move(p, item, pinned ? POLICY_PINNED : POLICY_MAIN);
 	}
+}
+
+void policy_done(struct policy *p, struct policy_item *item)
+{
+	if (item->place == POLICY_NOWHERE || item->place == POLICY_PINNED)
+		return;
+	item->used = p->now;
+	list_move(p, item, POLICY_DONE);
 }
 
 void policy_resize(struct policy *p, struct policy_item *item, uint64_t bytes)
@@ -394,7 +404,16 @@ struct policy_item *policy_victim(struct policy *p, struct policy_item *self, ui
 	struct policy_item *main_oldest = next_in_list(p->lists[POLICY_MAIN].oldest, self);
 	struct policy_item *window_oldest = next_in_list(p->lists[POLICY_WINDOW].oldest, self);
 	enum policy_place place = self ? self->place : POLICY_NOWHERE;
+	struct policy_item *done = next_in_list(p->lists[POLICY_DONE].oldest, self);
 
+	if (previous && previous->place == POLICY_DONE) {
+		done = next_in_list(previous->newer, self);
+		previous = NULL;
+	} else if (previous) {
+		done = NULL;
+	}
+	if (done)
+		return done;
 	if (previous)
 		return next_in_list(previous->newer, self);
 	if (place != POLICY_WINDOW && main_oldest && !is_protected(p, main_oldest))
@@ -433,5 +452,5 @@ static bool list_valid(const struct policy *p, enum policy_place place)
 bool policy_valid(const struct policy *p)
 {
 	return list_valid(p, POLICY_WINDOW) && list_valid(p, POLICY_MAIN) &&
-	       list_valid(p, POLICY_PINNED);
+	       list_valid(p, POLICY_PINNED) && list_valid(p, POLICY_DONE);
 }

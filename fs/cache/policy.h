@@ -23,7 +23,7 @@
 #include "lease/base/allocator.h"
 #include "lease/base/types.h"
 
-enum policy_place { POLICY_NOWHERE, POLICY_WINDOW, POLICY_MAIN, POLICY_PINNED, POLICY_PLACES };
+enum policy_place { POLICY_NOWHERE, POLICY_WINDOW, POLICY_MAIN, POLICY_PINNED, POLICY_DONE, POLICY_PLACES };
 
 struct policy_item {
 	struct policy_item *newer, *older;
@@ -84,6 +84,9 @@ void policy_fill(struct policy *p, struct policy_item *item);
 void policy_resize(struct policy *p, struct policy_item *item, uint64_t bytes);
 /* A pinned item is never a victim; what it takes is not to be had. Of one that is nowhere: nothing. */
 void policy_pin(struct policy *p, struct policy_item *item, bool pinned);
+/* Nobody is going to need it, as who read it says: it goes before all others, unless it is used again. One
+   that is nowhere or pinned stays as it is. */
+void policy_done(struct policy *p, struct policy_item *item);
 /* It goes, evicted or not: nowhere from here on. */
 void policy_remove(struct policy *p, struct policy_item *item, uint64_t hash);
 

@@ -225,6 +225,7 @@ int cache_reserve(struct cache_file *f, uint64_t length, uint64_t bytes)
 		policy_admit(&c->policy, &f->item, f->hash);
 	else
 		policy_fill(&c->policy, &f->item);
+	policy_pin(&c->policy, &f->item, f->pins > 0);
 	pthread_mutex_unlock(&c->lock);
 	rc = make_room(c, f, bytes);
 	if (rc < 0) {
@@ -280,7 +281,7 @@ void cache_file_pin(struct cache_file *f)
 	pthread_rwlock_unlock(&f->lock);
 }
 
-void cache_file_unpin(struct cache_file *f)
+static void unpin(struct cache_file *f, bool done)
 {
 	struct cache *c = f->cache;
 
@@ -288,5 +289,27 @@ void cache_file_unpin(struct cache_file *f)
 	assert(f->pins > 0);
 	f->pins--;
 	list(c, f);
+	if (done)
+		policy_done(&c->policy, &f->item);
 	pthread_mutex_unlock(&c->lock);
+}
+
+void cache_file_unpin(struct cache_file *f)
+{
+	unpin(f, false);
+}
+
+void cache_file_unpin_done(struct cache_file *f)
+{
+	unpin(f, true);
+}
+
+uint64_t cache_pinned(struct cache *c)
+{
+	uint64_t bytes;
+
+	pthread_mutex_lock(&c->lock);
+	bytes = c->policy.lists[POLICY_PINNED].bytes;
+	pthread_mutex_unlock(&c->lock);
+	return bytes;
 }

@@ -263,6 +263,38 @@ START_TEST(without_memory_it_remembers_less)
 }
 END_TEST
 
+START_TEST(what_is_done_with_goes_first)
+{
+	start(1);
+	make_files(0, 60, 1.5, true);
+	(void)epoch(0, 40, false); /* it is full */
+	policy_pin(&m.policy, &m.items[30], true);
+	policy_done(&m.policy, &m.items[30]);
+	policy_done(&m.policy, &m.items[50]); /* nowhere */
+	policy_done(&m.policy, &m.items[20]);
+	policy_done(&m.policy, &m.items[10]);
+	ck_assert(policy_valid(&m.policy));
+	ck_assert_ptr_eq(policy_victim(&m.policy, NULL, 1, NULL), &m.items[20]);
+	ck_assert_ptr_eq(policy_victim(&m.policy, NULL, 1, &m.items[20]), &m.items[10]);
+	/* When they cannot go, others do. */
+	ck_assert_ptr_nonnull(policy_victim(&m.policy, NULL, 1, &m.items[10]));
+	ck_assert_uint_ne(policy_victim(&m.policy, NULL, 1, &m.items[10])->place, POLICY_DONE);
+	/* What was pinned gets that room, and what is new does. */
+	ck_assert_ptr_eq(policy_victim(&m.policy, &m.items[30], 1, NULL), &m.items[20]);
+	(void)read_file(55);
+	ck_assert_uint_eq(m.items[20].bytes, 0);
+	ck_assert_uint_gt(m.items[10].bytes, 0);
+	/* Used again, later, it is one like others. */
+	policy_use(&m.policy, &m.items[10]);
+	ck_assert_uint_eq(m.items[10].place, POLICY_DONE);
+	policy_pass(&m.policy, CACHE_BYTES / 4);
+	policy_use(&m.policy, &m.items[10]);
+	ck_assert_uint_ne(m.items[10].place, POLICY_DONE);
+	ck_assert(policy_valid(&m.policy));
+	stop();
+}
+END_TEST
+
 static TCase *policy_case(void)
 {
 	TCase *tcase = tcase_create("policy");
@@ -275,6 +307,7 @@ static TCase *policy_case(void)
 	tcase_add_test(tcase, a_file_larger_than_the_cache_keeps_its_beginning);
 	tcase_add_test(tcase, what_was_found_goes_before_what_is_used);
 	tcase_add_test(tcase, without_memory_it_remembers_less);
+	tcase_add_test(tcase, what_is_done_with_goes_first);
 	return tcase;
 }
 
