@@ -41,7 +41,7 @@
 	A(PIN, "pin", FLAG, "on or off", 0, LATER, "what is cached is not evicted for other files")\
 	A(PRIORITY, "priority", PRIORITY, "low, normal or high", RULES_PRIORITY_NORMAL, NOW,       \
 	  "which of what is fetched ahead goes first")                                             \
-	A(BANDWIDTH, "bandwidth", RATE, "SIZE (bytes a second) or unlimited", RULES_ALL, LATER,    \
+	A(BANDWIDTH, "bandwidth", RATE, "SIZE (bytes a second) or unlimited", RULES_ALL, NOW,      \
 	  "most that is fetched ahead in a second")                                                \
 	A(TTL, "ttl", DURATION, "a time like 90s, 10m, 12h or 7d, or unlimited", RULES_ALL, LATER, \
 	  "what was not used for so long is evicted first")                                        \

@@ -54,12 +54,13 @@ struct wish *scheduler_add(struct scheduler *s, const struct intent *intent, enu
 	return place;
 }
 
-struct wish *scheduler_next(struct scheduler *s)
+struct wish *scheduler_next(struct scheduler *s, struct instant now)
 {
 	struct wish *first = NULL;
 
 	for (unsigned i = 0; i < SCHEDULER_WISHES_MAX; i++)
-		if (s->wishes[i].order != 0 && (!first || behind(first, &s->wishes[i])))
+		if (s->wishes[i].order != 0 && !instant_before(now, s->wishes[i].not_before) &&
+		    (!first || behind(first, &s->wishes[i])))
 			first = &s->wishes[i];
 	return first;
 }

@@ -37,6 +37,7 @@ struct wish {
 	uint64_t who;      /* the owner's: on whose behalf */
 	uint64_t position; /* the owner's: how much of it was sent; 0 at first */
 	bool again;        /* the owner's: it waited for something, which has come */
+	struct instant not_before; /* the owner's: others go meanwhile */
 	uint64_t order;    /* of coming in; 0: the place is free */
 };
 
@@ -67,8 +68,8 @@ struct wish *scheduler_add(struct scheduler *s, const struct intent *intent, enu
 			   uint64_t who);
 /* May another transfer of `bytes` be sent now? */
 bool scheduler_may(const struct scheduler *s, struct instant now, uint64_t bytes);
-/* The wish that is next, or NULL. Good until the next call that changes the queue. */
-struct wish *scheduler_next(struct scheduler *s);
+/* The wish that is next now, or NULL. Good until the next call that changes the queue. */
+struct wish *scheduler_next(struct scheduler *s, struct instant now);
 void scheduler_remove(struct scheduler *s, struct wish *wish);
 /* Wishes for this inode, or names in it, are not wanted any more. */
 void scheduler_cancel(struct scheduler *s, uint64_t inode);

@@ -10,6 +10,7 @@
 
 #include "fs/mount/prefetch.h"
 #include "fs/mount/tracer.h"
+#include "prefetch/bucket.h"
 #include "prefetch/predictors.h"
 #include "prefetch/scheduler.h"
 
@@ -64,6 +65,7 @@ struct prefetch {
 	struct ledger *ledger;
 	struct predictors *predictors;
 	struct intent intents[PREFETCH_INTENTS_MAX];
+	struct buckets buckets;
 	struct sorted sorted[PREFETCH_SORTED_MAX];
 	uint32_t sorted_at;
 };

@@ -475,6 +475,24 @@ static bool say(struct mount *m, const struct inode *inode, struct slice name, b
 	return true;
 }
 
+uint64_t rules_bandwidth(struct mount *m, const struct inode *inode, struct slice name, uint64_t *ret_key)
+{
+	struct rules_attributes a;
+	struct way w;
+	uint8_t layer;
+
+	*ret_key = 0;
+	rules_attributes_init(&a);
+	if (!rules_set(m, RULES_BANDWIDTH, RULES_BANDWIDTH) || !way_find(m, inode, name, false, &w))
+		return RULES_ALL;
+	way_match(m, &w, &a, NULL);
+	layer = a.layers[RULES_BANDWIDTH];
+	if (layer != RULES_LAYER_NONE && layer != RULES_LAYER_MOUNT)
+		*ret_key = w.places[w.count - 1 - layer].directory->nodeid;
+	*ret_key = *ret_key * RULES_TEXT_BYTES_MAX + a.lines[RULES_BANDWIDTH];
+	return a.values[RULES_BANDWIDTH];
+}
+
 bool rules_of(struct mount *m, const struct inode *inode, struct rules_attributes *ret_attributes)
 {
 	return say(m, inode, (struct slice){ NULL, 0 }, S_ISDIR(inode->type), ret_attributes);

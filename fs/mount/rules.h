@@ -69,6 +69,12 @@ int8_t rules_priority(const struct rules_attributes *a);
 /* The same of what predictors wish for. */
 int8_t rules_priority_of(struct mount *m, const struct intent *intent);
 
+/*
+ * How many bytes a second may be fetched of `name` in the directory, or, when it is empty, of `inode` itself;
+ * RULES_ALL: no limit. `*ret_key`: the same for all that the same line says it of.
+ */
+uint64_t rules_bandwidth(struct mount *m, const struct inode *inode, struct slice name, uint64_t *ret_key);
+
 /* Moves whenever a policy came, changed or went. Any thread, without the lock, too. */
 uint64_t rules_serial(const struct mount *m);
 /*

@@ -58,6 +58,7 @@ enum progress {
 	PROGRESS_OVER,	/* nothing is left of the wish */
 	PROGRESS_SENT,	/* something was sent; the wish may have more */
 	PROGRESS_AGAIN, /* nothing was sent, and the wish may have more */
+	PROGRESS_LATER, /* the same, but not yet */
 	PROGRESS_FULL,	/* nothing can be sent now */
 };
 
@@ -126,6 +127,26 @@ static bool gap(struct mount *m, struct inode *inode, uint64_t *start, uint64_t 
 	return false;
 }
 
+/*
+ * As many of `*size` bytes, of it or of `name` in it, as its bandwidth lets be fetched now. False: none can
+ * be, and the wish waits.
+ */
+static bool bandwidth(struct prefetch *p, struct wish *wish, const struct inode *inode, struct slice name,
+		      uint64_t *size)
+{
+	struct mount *m = p->m;
+	uint64_t rate = RULES_ALL, key = 0;
+
+	pthread_mutex_lock(&m->lock);
+	if (rules_set(m, RULES_BANDWIDTH, RULES_BANDWIDTH))
+		rate = rules_bandwidth(m, inode, name, &key);
+	pthread_mutex_unlock(&m->lock);
+	if (rate == RULES_ALL)
+		return true;
+	*size = buckets_take(&p->buckets, mount_now(), key, rate, *size, &wish->not_before);
+	return *size > 0;
+}
+
 /* Bytes of a file, from [offset + position of the wish) on. */
 static enum progress range(struct prefetch *p, struct wish *wish, struct inode *inode)
 {
@@ -148,6 +169,8 @@ static enum progress range(struct prefetch *p, struct wish *wish, struct inode *
 	pthread_mutex_unlock(&m->lock);
 	if (!known || !gap(m, inode, &start, end, &size))
 		return PROGRESS_OVER;
+	if (!bandwidth(p, wish, inode, (struct slice){ NULL, 0 }, &size))
+		return PROGRESS_LATER;
 	item = item_of(wish, inode->nodeid, start, size);
 	unit = unit_begin(p, wish, size, &item);
 	if (!unit)
@@ -194,8 +217,12 @@ static enum progress look_up(struct prefetch *p, struct wish *wish, struct inode
 			     const char *name)
 {
 	struct credential credential = credential_of(wish->who);
-	struct prefetch_unit *unit = unit_begin(p, wish, NAME_UNIT, NULL);
+	struct prefetch_unit *unit;
+	uint64_t size = NAME_UNIT;
 
+	if (!bandwidth(p, wish, directory, slice_of(name), &size))
+		return PROGRESS_LATER;
+	unit = unit_begin(p, wish, NAME_UNIT, NULL);
 	if (!unit)
 		return PROGRESS_FULL;
 	if (unit->wish.intent.type == INTENT_FILES)
@@ -210,6 +237,7 @@ static enum progress named_file(struct prefetch *p, struct wish *wish, struct in
 	struct mount *m = p->m;
 	char name[NAME_BYTES_MAX + 1];
 	struct inode *child = NULL;
+	enum progress progress;
 	bool known, absent;
 
 	memcpy(name, wish->intent.name, wish->intent.name_length);
@@ -229,7 +257,8 @@ static enum progress named_file(struct prefetch *p, struct wish *wish, struct in
 		return PROGRESS_OVER;
 	if (known)
 		return PROGRESS_AGAIN;
-	return look_up(p, wish, directory, name) == PROGRESS_FULL ? PROGRESS_FULL : PROGRESS_OVER;
+	progress = look_up(p, wish, directory, name);
+	return progress == PROGRESS_SENT ? PROGRESS_OVER : progress;
 }
 
 /* ---- wishes for what is behind a name in a listing ---- */
@@ -365,7 +394,7 @@ static enum progress entries(struct prefetch *p, struct wish *wish, struct inode
 
 		if ((e->type & S_IFMT) == type && !is_dots(listing, e)) {
 			progress = entry(p, wish, directory, listing, e);
-			if (progress == PROGRESS_FULL)
+			if (progress == PROGRESS_FULL || progress == PROGRESS_LATER)
 				return progress;
 			wish->intent.count--;
 			wish->intent.distance++;
@@ -473,7 +502,7 @@ bool wishes_dispatch(struct prefetch *p)
 
 		pthread_mutex_lock(&p->lock);
 		next = !p->stop && scheduler_may(&p->scheduler, mount_now(), LIST_UNIT) ?
-			       scheduler_next(&p->scheduler) :
+			       scheduler_next(&p->scheduler, mount_now()) :
 			       NULL;
 		if (next)
 			wish = *next;

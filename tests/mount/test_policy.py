@@ -315,5 +315,27 @@ def test_fetching_ahead_goes_no_deeper_than_it_says(w):
     expect([cached(a, "t/sub/sub/f%d" % i) for i in range(5)], [0] * 5)
 
 
+def test_no_more_is_fetched_ahead_in_a_second_than_it_says(w):
+    b, = prepare(w, "b")
+    size = 4 << 20
+    for name in ("slow", "fast"):
+        write_file(b / name, b"x" * size)
+    a = w.host("a")
+    put("* prefetch=whole\n/slow bandwidth=2M\n", a / "")
+    become(a / "slow", {"prefetch": ("on-open,whole", "/:1"), "bandwidth": ("2M", "/:2")})
+    began = time.monotonic()
+    files = [os.open(a / name, os.O_RDONLY) for name in ("slow", "fast")]
+    for fd in files:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(fd, 4096, 0)
+    # It is wished for first, and does not hold up what is behind it.
+    eventually(lambda: cached(a, "fast") == size, "without a limit")
+    eventually(lambda: cached(a, "slow") == size, "with one")
+    took = time.monotonic() - began
+    assert took > 1.2, "4 MiB at 2 MiB/s, of which a quarter second's bytes at once: %.2f s" % took
+    for fd in files:
+        os.close(fd)
+
+
 if __name__ == "__main__":
     leasehold.main(globals())

@@ -25,7 +25,7 @@ static void add(uint64_t inode, enum wish_class class, uint32_t distance)
 
 static uint64_t take(void)
 {
-	struct wish *wish = scheduler_next(&s);
+	struct wish *wish = scheduler_next(&s, now);
 	uint64_t inode = wish ? wish->intent.inode : 0;
 
 	if (wish)
@@ -76,6 +76,20 @@ START_TEST(by_priority_before_class)
 	ck_assert_uint_eq(take(), 4);
 	ck_assert_uint_eq(take(), 3);
 	ck_assert_uint_eq(take(), 2);
+	ck_assert_uint_eq(take(), 1);
+}
+END_TEST
+
+START_TEST(what_is_not_to_go_yet_holds_nothing_up)
+{
+	begin();
+	add(1, WISH_ASKED, 0);
+	add(2, WISH_GUESS, 0);
+	scheduler_next(&s, now)->not_before = instant_add(now, duration_ms(10));
+	ck_assert_uint_eq(take(), 2);
+	ck_assert_uint_eq(take(), 0);
+	ck_assert_uint_eq(scheduler_waiting(&s), 1);
+	now = instant_add(now, duration_ms(10));
 	ck_assert_uint_eq(take(), 1);
 }
 END_TEST
@@ -197,6 +211,7 @@ static TCase *scheduler_case(void)
 
 	tcase_add_test(tcase, by_class_then_the_nearest_then_the_first);
 	tcase_add_test(tcase, by_priority_before_class);
+	tcase_add_test(tcase, what_is_not_to_go_yet_holds_nothing_up);
 	tcase_add_test(tcase, a_wish_waits_once);
 	tcase_add_test(tcase, when_it_is_full_the_furthest_goes);
 	tcase_add_test(tcase, what_is_cancelled_is_not_wanted_any_more);
