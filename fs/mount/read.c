@@ -34,6 +34,7 @@ struct reading {
 	bool direct;    /* no page of the kernel's is filled */
 	bool exclusive; /* a fill of a file that may be mapped for writing: write_back.h */
 	bool held;
+	bool alone;     /* a fetch on another's behalf was refused: it joins none */
 	size_t ahead; /* read-ahead behind it, when it has to be fetched */
 };
 
@@ -227,10 +228,19 @@ static struct reading *fetch_take(struct call *call)
 	return first;
 }
 
+/* What one caller may not read, another one may. */
+static bool same_caller(const struct credential *a, const struct credential *b)
+{
+	return a->uid == b->uid && a->gid == b->gid && a->group_count == b->group_count &&
+	       memcmp(a->groups, b->groups, a->group_count * sizeof(a->groups[0])) == 0;
+}
+
 static void fetch_end(struct mount *m, struct call *call, int error)
 {
+	const struct credential caller = call->message.common.credential;
 	struct instant now = mount_now();
 	struct reading *reading, *next;
+	bool others;
 
 	pthread_mutex_lock(&m->lock);
 	fetch_unlink(call->inode, call);
@@ -245,9 +255,12 @@ static void fetch_end(struct mount *m, struct call *call, int error)
 		next = reading->wait_next;
 		reading->wait_next = NULL;
 		/* Who joined later has time left; the others failed as the fetch did. */
+		others = error && !same_caller(&reading->credential, &caller);
+		reading->alone |= others;
 		if (!reading->request)
 			reading_free(m, reading);
-		else if (error && (error != ETIMEDOUT || !instant_before(now, reading->deadline)))
+		else if (error && (error == ETIMEDOUT ? !instant_before(now, reading->deadline) :
+							!others))
 			reading_fail(m, reading, error);
 		else
 			reading_try(m, reading);
@@ -628,7 +641,8 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	bool joined;
 
 	pthread_mutex_lock(&m->lock);
-	joined = hold(reading) || (!reading->lock_file && fetch_join(m, reading, missing));
+	joined = hold(reading) ||
+		 (!reading->lock_file && !reading->alone && fetch_join(m, reading, missing));
 	pthread_mutex_unlock(&m->lock);
 	if (joined)
 		return;

@@ -93,6 +93,7 @@ static struct mount_lab {
 	pthread_cond_t changed;
 
 	pid_t caller; /* of the next requests; 0: one that is being killed */
+	uint32_t caller_uid;
 	uint64_t unique;
 	struct kernel_reply replies[RECORDS_MAX];
 	unsigned reply_count;
@@ -286,6 +287,7 @@ static inline uint64_t kernel_send(uint32_t opcode, uint64_t nodeid, const void 
 	header->unique = unique;
 	header->nodeid = nodeid;
 	header->pid = (uint32_t)lab.caller;
+	header->uid = lab.caller_uid;
 	if (size)
 		memcpy(bytes + sizeof(*header), argument, size);
 	if (tail_size)

@@ -237,6 +237,37 @@ START_TEST(all_who_share_a_fetch_fail_with_it)
 }
 END_TEST
 
+/* Or what is fetched ahead for somebody, by which nobody else may be kept from reading. */
+START_TEST(who_shares_the_fetch_of_another_user_is_not_refused_with_it)
+{
+	struct origin_request *read;
+	uint64_t first, second, third;
+
+	begin(LARGE_FILE_BYTES);
+	lab.caller_uid = 1001;
+	first = kernel_read(node, fh, 0, 8);
+	read = origin_expect(MESSAGE_read);
+	lab.caller_uid = 1002;
+	second = kernel_read(node, fh, 0, 4);
+	third = kernel_read(node, fh, 4, 4);
+	ck_assert_uint_eq(lab.m.counters.fetches_shared, 2);
+	origin_answer_status(read, STATUS_ACCES);
+	ck_assert_int_eq(kernel_error(first), EACCES);
+	/* Each asks for itself now, and fails with what it is told then. */
+	for (unsigned i = 0; i < 2; i++) {
+		read = origin_expect(MESSAGE_read);
+		ck_assert_uint_eq(read->message.common.credential.uid, 1002);
+		if (read->message.read.offset == 0)
+			origin_answer_read(read, FILE_NUMBER, 1, LEASE_READ, "abcd", false);
+		else
+			origin_answer_status(read, STATUS_ACCES);
+	}
+	kernel_expect_text(second, "abcd");
+	ck_assert_int_eq(kernel_error(third), EACCES);
+	ck_assert_uint_eq(origin_received(MESSAGE_read), 3);
+}
+END_TEST
+
 START_TEST(who_joined_a_fetch_later_has_time_left_when_it_times_out)
 {
 	struct origin_request *never;
@@ -688,6 +719,7 @@ static TCase *read_case(void)
 	tcase_add_test(tcase, a_range_that_no_fetch_covers_is_fetched_for_itself);
 	tcase_add_test(tcase, an_answer_that_is_too_short_is_asked_for_again);
 	tcase_add_test(tcase, all_who_share_a_fetch_fail_with_it);
+	tcase_add_test(tcase, who_shares_the_fetch_of_another_user_is_not_refused_with_it);
 	tcase_add_test(tcase, who_joined_a_fetch_later_has_time_left_when_it_times_out);
 	tcase_add_test(tcase, a_killed_reader_is_answered_and_the_others_go_on);
 	tcase_add_test(tcase, an_answer_under_the_lease_that_stands_needs_no_new_one);
