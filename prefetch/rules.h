@@ -53,7 +53,7 @@
 	  "an open waits until all of the file is cached")                                         \
 	A(READAHEAD, "readahead", SIZE, "SIZE, 0 for none, or mount", RULES_ALL, NOW,              \
 	  "most that is fetched ahead of a sequential reader; mount: as --read-ahead says")        \
-	A(COMPRESSION, "compression", COMPRESSION, "auto or off", RULES_COMPRESSION_AUTO, LATER,   \
+	A(COMPRESSION, "compression", COMPRESSION, "auto or off", RULES_COMPRESSION_AUTO, NOW,     \
 	  "whether answers may be compressed on the way")                                          \
 	A(DISCONNECTED, "disconnected", DISCONNECTED, "mount, wait, fail or stale",                \
 	  RULES_DISCONNECTED_MOUNT, NOW, "what a call does while the origin is away")            \

@@ -423,17 +423,18 @@ static int check_url(struct client *c, const char *url, char *text, size_t size)
 
 static struct curl_slist *make_headers(enum client_channel channel)
 {
-	const char *const common[] = { "content-type: " FRAME_CONTENT_TYPE, "Expect:" };
-	const char *const control[] = { "priority: " FRAME_URGENT };
-	const char *const data[] = { "accept-encoding: " COMPRESS_NAME,
-				     "priority: " FRAME_AHEAD };
-	const char *lines[4] = { common[0], common[1] };
-	size_t count = channel == CLIENT_AHEAD ? 4 : 3;
+	const char *const lines[] = {
+		"content-type: " FRAME_CONTENT_TYPE,
+		"Expect:",
+		channel == CLIENT_DATA || channel == CLIENT_AHEAD ? "accept-encoding: " COMPRESS_NAME : NULL,
+		channel == CLIENT_CONTROL ? "priority: " FRAME_URGENT :
+		channel == CLIENT_AHEAD || channel == CLIENT_AHEAD_PLAIN ? "priority: " FRAME_AHEAD : NULL,
+	};
 	struct curl_slist *list = NULL, *longer;
 
-	for (size_t i = 2; i < count; i++)
-		lines[i] = channel == CLIENT_CONTROL ? control[i - 2] : data[i - 2];
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		if (!lines[i])
+			continue;
 		longer = curl_slist_append(list, lines[i]);
 		if (!longer) {
 			curl_slist_free_all(list);

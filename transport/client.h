@@ -35,9 +35,10 @@ int client_create(const struct client_config *config, struct client **ret_client
 /* Cancels all calls and streams (each `done` and `ended` is called), joins the thread. */
 void client_destroy(struct client *c);
 
-/* CLIENT_AHEAD: data that nobody waits for yet; on the wire it comes behind what is waited for. */
-enum client_channel { CLIENT_CONTROL, CLIENT_DATA, CLIENT_AHEAD };
-#define CLIENT_CHANNELS 3u
+/* CLIENT_AHEAD: data that nobody waits for yet; on the wire it comes behind what is waited for. PLAIN: the
+   answer is not to be compressed. */
+enum client_channel { CLIENT_CONTROL, CLIENT_DATA, CLIENT_AHEAD, CLIENT_DATA_PLAIN, CLIENT_AHEAD_PLAIN };
+#define CLIENT_CHANNELS 5u
 
 struct client_answer {
 	int error;            /* 0, or -errno of the transport: -ECANCELED, -ETIMEDOUT,

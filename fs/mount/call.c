@@ -357,8 +357,7 @@ static void transmit(struct mount *m, struct call *call)
 	pthread_mutex_lock(&m->lock);
 	if (pending) {
 		*pending = (struct pending_send){ m, call };
-		r = client_call(m->client, call->ahead ? CLIENT_AHEAD : CLIENT_DATA, "/v1/rpc",
-				&call->message,
+		r = client_call(m->client, rules_channel(m, call), "/v1/rpc", &call->message,
 				(struct slice){ call->bulk, call->bulk_length },
 				(struct duration){ left.ns + NS_PER_S }, on_done, pending,
 				&transfer);

@@ -543,13 +543,34 @@ enum rules_disconnected rules_disconnected(struct mount *m, const struct inode *
 					      RULES_DISCONNECTED_WAIT;
 }
 
+/* What is said of the name that a lookup is for. False: it is none, nothing is set, or it is not known. */
+static bool said_of_lookup(struct mount *m, const struct call *call, enum rules_attribute attribute,
+			   struct rules_attributes *ret_attributes)
+{
+	return m->rules && (m->rules->sets & 1u << attribute) && call->inode &&
+	       call->operation == MESSAGE_lookup &&
+	       rules_of_name(m, call->inode, slice_of(call->names[0]), false, ret_attributes);
+}
+
+enum client_channel rules_channel(struct mount *m, const struct call *call)
+{
+	struct rules_attributes a;
+	uint64_t compression = RULES_COMPRESSION_AUTO;
+
+	if (said_of_lookup(m, call, RULES_COMPRESSION, &a))
+		compression = a.values[RULES_COMPRESSION];
+	else if (call->inode && call->message.type == MESSAGE_read)
+		compression = rules_value(m, call->inode, RULES_COMPRESSION);
+	if (compression == RULES_COMPRESSION_OFF)
+		return call->ahead ? CLIENT_AHEAD_PLAIN : CLIENT_DATA_PLAIN;
+	return call->ahead ? CLIENT_AHEAD : CLIENT_DATA;
+}
+
 bool rules_fail_call(struct mount *m, const struct call *call)
 {
 	struct rules_attributes a;
 
-	if (m->rules && (m->rules->sets & 1u << RULES_DISCONNECTED) && call->inode &&
-	    call->operation == MESSAGE_lookup &&
-	    rules_of_name(m, call->inode, slice_of(call->names[0]), false, &a) &&
+	if (said_of_lookup(m, call, RULES_DISCONNECTED, &a) &&
 	    a.values[RULES_DISCONNECTED] != RULES_DISCONNECTED_MOUNT)
 		return a.values[RULES_DISCONNECTED] == RULES_DISCONNECTED_FAIL;
 	if (!call->inode)

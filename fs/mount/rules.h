@@ -15,6 +15,7 @@
 #include "fs/mount/inode.h"
 #include "prefetch/intent.h"
 #include "prefetch/rules.h"
+#include "transport/client.h"
 
 #define RULES_DIRECTORY_COUNT_MAX 1024 /* with a policy; of more, those that came later say nothing */
 #define RULES_LAYER_MOUNT 254          /* that of --policy; others: how deep below the export's root */
@@ -51,6 +52,9 @@ uint64_t rules_value(struct mount *m, const struct inode *inode, enum rules_attr
 uint64_t rules_read_ahead(struct mount *m, const struct inode *inode);
 /* What a call does about it while the origin is away: policy or --disconnected. */
 enum rules_disconnected rules_disconnected(struct mount *m, const struct inode *inode);
+
+/* How the call is sent: behind others when it is ahead; and whether its answer may be compressed. */
+enum client_channel rules_channel(struct mount *m, const struct call *call);
 
 /* That ends the call: of a lookup, by what is said of the name. The second without the lock. */
 bool rules_fail_call(struct mount *m, const struct call *call);

@@ -335,16 +335,17 @@ class SlowLink:
 
 
 def test_a_slow_link_gets_bytes_compressed_that_can_be(w):
-    """Text is compressed, noise is not; and what arrives is the same."""
+    """Text is compressed, noise is not, nor what a policy says so of; and what arrives is the same."""
     needs_counters()
     o = w.origin()
     line = b"what is said again and again can be said in fewer words, and %09d times\n"
     block = b"".join(line % (i * i) for i in range(16384))
-    files = {"noise": os.urandom(24 << 20), "text": block * 40}
+    files = {"noise": os.urandom(24 << 20), "text": block * 40, "plain": block * 20}
     link = SlowLink(o.port, 20 << 20)
     host = w.host("far", start=False)
     host.url = lambda: "https://127.0.0.1:%d/default" % link.port
     host.start()
+    os.setxattr(host / "", "user.leasehold.policy", b"plain compression=off\n")
     moved = {}
     for name, content in files.items():
         write_file(o.path_of(name), content)
@@ -354,7 +355,8 @@ def test_a_slow_link_gets_bytes_compressed_that_can_be(w):
         moved[name] = [after[key] - before[key] for key in ("compressed_in", "compressed_out")]
     host.unmount()
     link.close()
-    expect(moved["noise"], [0, 0], "noise compressed, before and after")
+    for name in ("noise", "plain"):
+        expect(moved[name], [0, 0], name + " compressed, before and after")
     if not 0 < 2 * moved["text"][1] < moved["text"][0]:
         raise Failure("text compressed, before and after: %s" % moved["text"])
 
