@@ -6,6 +6,7 @@
 #include "fs/mount/inode.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
+#include "fs/mount/open_wait.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/pages.h"
 #include "fs/mount/passthrough.h"
@@ -202,12 +203,11 @@ void data_open_undo(struct mount *m, struct open_file *file)
 	data_close(m, file);
 }
 
-/* Answers an open that was counted. */
-static void open_answer(struct mount *m, fuse_req_t request, struct inode *inode,
-			const struct credential *credential, struct fuse_file_info *info)
+void data_open_answer(struct mount *m, fuse_req_t request, struct inode *inode,
+		      const struct credential *credential, struct fuse_file_info *info, int error)
 {
 	struct open_file *file;
-	int r = make_file(m, inode, credential, info, &file);
+	int r = error ? -error : make_file(m, inode, credential, info, &file);
 
 	if (r < 0) {
 		uncount_open(m, inode);
@@ -297,7 +297,7 @@ static void open_fetched(struct mount *m, struct call *call)
 		inode_live(inode)->open_unkept = (struct change){ 0, 0 };
 	pthread_mutex_unlock(&m->lock);
 	call_destroy(m, call);
-	open_answer(m, opening->request, inode, &credential, &opening->info);
+	data_open_answer(m, opening->request, inode, &credential, &opening->info, 0);
 	free(opening);
 	pthread_mutex_lock(&m->lock);
 	inode_unuse(m, inode);
@@ -345,14 +345,14 @@ static void tell_open(struct mount *m, fuse_req_t request, struct inode *inode)
 	pthread_mutex_unlock(&m->lock);
 }
 
-/* Answers an open that was counted: at once, or when the file is fetched. */
+/* Answers an open that was counted: at once, or when the file is fetched, or enough of it. */
 static void open_reply(struct mount *m, fuse_req_t request, struct inode *inode,
 		       const struct credential *credential, struct fuse_file_info *info)
 {
 	if ((info->flags & O_ACCMODE) != O_WRONLY)
 		tell_open(m, request, inode);
-	if (!open_fetch(m, request, inode, info))
-		open_answer(m, request, inode, credential, info);
+	if (!open_fetch(m, request, inode, info) && !open_wait(m, request, inode, credential, info))
+		data_open_answer(m, request, inode, credential, info, 0);
 }
 
 static void open_work(struct mount *m, struct call *call)

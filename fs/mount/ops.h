@@ -97,6 +97,9 @@ struct open_file;
 unsigned data_access(int flags);
 int data_open(struct mount *m, struct inode *inode, const struct credential *credential,
 	      struct fuse_file_info *info, struct open_file **ret_file);
+/* Answers an open that was counted; `error`: with that. Without the lock. */
+void data_open_answer(struct mount *m, fuse_req_t request, struct inode *inode,
+		      const struct credential *credential, struct fuse_file_info *info, int error);
 void data_open_undo(struct mount *m, struct open_file *file);
 /* At the end: descriptors that the kernel did not release, since the connection was aborted. */
 void data_forget_all(struct mount *m);

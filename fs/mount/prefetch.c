@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "fs/mount/open_wait.h"
 #include "fs/mount/prefetch_private.h"
 #include "fs/mount/rules.h"
 #include "fs/mount/session.h"
 
 #define NAP_NS (300 * NS_PER_US) /* accesses come in bursts: the thread is not woken for each */
 #define NAPS 16u		 /* without anything to do, before it sleeps */
+#define OPENS_MS 5u		 /* how often opens that wait are looked at, at most */
 #define LOOK_MS 50u		 /* wishes wait: may more be sent by now? */
 
 /* ---- what applications do ---- */
@@ -301,12 +303,43 @@ static void rest(struct prefetch *p)
 	}
 	p->sleeping = true;
 	if (!p->stop && p->count == 0 && p->ended == 0) {
-		if (scheduler_waiting(&p->scheduler) > 0)
+		if (scheduler_waiting(&p->scheduler) > 0 || p->opens_wait)
 			pthread_cond_timedwait(&p->wake, &p->lock, &until);
 		else
 			pthread_cond_wait(&p->wake, &p->lock);
 	}
 	p->sleeping = false;
+	pthread_mutex_unlock(&p->lock);
+}
+
+void prefetch_wake(struct mount *m)
+{
+	struct prefetch *p = m->prefetch;
+
+	pthread_mutex_lock(&p->lock);
+	p->opens_wait = true;
+	if (p->sleeping)
+		pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static void look_at_opens(struct prefetch *p)
+{
+	struct instant now = mount_now();
+	bool wait;
+
+	pthread_mutex_lock(&p->lock);
+	wait = p->opens_wait && instant_until(p->opens_at, now).ns >= OPENS_MS * NS_PER_MS;
+	if (wait)
+		p->opens_wait = false; /* before: others may come meanwhile */
+	pthread_mutex_unlock(&p->lock);
+	if (!wait)
+		return;
+	p->opens_at = now;
+	if (!open_wait_look(p->m))
+		return;
+	pthread_mutex_lock(&p->lock);
+	p->opens_wait = true;
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -321,6 +354,7 @@ static void *thread(void *context)
 		bool busy = look(p);
 
 		busy |= wishes_dispatch(p);
+		look_at_opens(p);
 		naps = busy ? 0 : naps + 1;
 		if (naps < NAPS) {
 			nanosleep(&nap, NULL);
@@ -389,6 +423,7 @@ void prefetch_stop(struct mount *m)
 	pthread_mutex_unlock(&p->lock);
 	pthread_join(p->thread, NULL);
 	p->started = false;
+	open_wait_end(m);
 	wishes_finish(p);
 }
 

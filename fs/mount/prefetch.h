@@ -50,6 +50,8 @@ void prefetch_demand(struct mount *m);
 bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid);
 /* Something that was asked for of these bytes, or this listing, waits or is under way. */
 bool prefetch_asked(struct mount *m, uint64_t nodeid, uint64_t start, uint64_t end);
+/* An open came to wait (open_wait.h). There is a prefetch. */
+void prefetch_wake(struct mount *m);
 /* What was asked for and was not sent yet is not. */
 void prefetch_cancel(struct mount *m, uint64_t nodeid);
 

@@ -57,6 +57,8 @@ struct prefetch {
 	struct scheduler scheduler;
 	struct prefetch_unit units[PREFETCH_UNITS_MAX];
 	atomic_bool demand;
+	bool opens_wait;	/* there may be some: open_wait.h */
+	struct instant opens_at; /* when they were looked at; the thread's */
 
 	struct tracer tracer; /* has a lock of its own */
 

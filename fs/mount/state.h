@@ -129,6 +129,10 @@ struct mount {
 	struct nodeids *nodeids; /* of earlier mounts; may be NULL */
 	struct call_table *calls;
 	struct open_file *open_files; /* descriptors; what is left at the end nobody releases */
+	struct waiting_open *waiting_opens; /* open_wait.c */
+	unsigned waiting_open_count;
+	bool waiting_opens_end; /* no further one waits */
+	struct instant waiting_opens_say; /* not before: a line in the log */
 	struct reading *readings; /* READs of the kernel that are not answered: read.c */
 	uint64_t reading_id;
 	unsigned ahead_count; /* fetches ahead of readers, in flight */

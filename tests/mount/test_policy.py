@@ -3,6 +3,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -289,6 +290,37 @@ def test_what_is_fetched_ahead_is_as_it_says(w):
     eventually(lambda: all(cached(a, "off/f%d" % i) > 0 for i in range(0, 40, 3)), "read")
     time.sleep(0.5)
     expect(sum(cached(a, "off/f%d" % i) > 0 for i in range(40)), 14, "files of off")
+
+
+def test_an_open_waits_until_all_of_the_file_is_there(w):
+    w.allow_log("does not wait for all")
+    b, = prepare(w, "b", options=("--lease-term", "60s"))
+    size = 24 << 20
+    for name in ("one.w", "two.w", "plain", "large.w"):
+        write_file(b / name, os.urandom(1 << 20) * (size >> 20) * (4 if name == "large.w" else 1))
+    a = w.host("a", "--cache-size", "64M")
+    put("*.w wait=open\n", a / "")
+    for name in ("one.w", "two.w", "large.w"):
+        become(a / name, {"wait": ("open", "/:1")})
+    with open(a / "one.w", "rb", buffering=0) as f:
+        expect(cached(a, "one.w"), size, "before it is read")
+        expect(f.read(4096), read_file(b / "one.w")[:4096])
+    with open(a / "plain", "rb", buffering=0):
+        pass
+    expect(cached(a, "plain") < size, True, "others do not wait")
+    # What does not fit is opened all the same.
+    with open(a / "large.w", "rb", buffering=0) as f:
+        expect(f.read(4096), read_file(b / "large.w")[:4096])
+    # Who waits can be killed.
+    os.stat(a / "two.w")
+    w.main_origin.signal(signal.SIGSTOP)
+    waiting = subprocess.Popen(["cat", a / "two.w"], stdout=subprocess.DEVNULL)
+    time.sleep(0.5)
+    expect(waiting.poll(), None, "it waits")
+    waiting.kill()
+    waiting.wait(timeout=leasehold.COMMAND_TIMEOUT_S)
+    w.main_origin.signal(signal.SIGCONT)
+    expect(len(read_file(a / "two.w")), size)
 
 
 def idle(host):
