@@ -49,7 +49,7 @@
 	  LATER, "most of the cache that what matches takes")                                      \
 	A(ADMIT, "admit", ADMIT, "first, second or never", RULES_ADMIT_FIRST, LATER,               \
 	  "at which access it goes into the cache")                                                \
-	A(WAIT, "wait", WAIT, "open or never", RULES_WAIT_NEVER, LATER,                            \
+	A(WAIT, "wait", WAIT, "open or never", RULES_WAIT_NEVER, NOW,                              \
 	  "an open waits until all of the file is cached")                                         \
 	A(READAHEAD, "readahead", SIZE, "SIZE, 0 for none, or mount", RULES_ALL, NOW,              \
 	  "most that is fetched ahead of a sequential reader; mount: as --read-ahead says")        \
