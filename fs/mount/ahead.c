@@ -8,7 +8,8 @@
 static bool allowed(struct mount *m, struct inode *inode, struct change *ret_change,
 		    uint64_t *ret_size)
 {
-	const struct attributes *attributes = inode_attributes(m, inode, mount_now());
+	struct attributes known;
+	const struct attributes *attributes = inode_attributes(m, inode, mount_now(), &known);
 
 	if (!attributes || inode->live->no_ahead || m->ahead_count >= AHEAD_COUNT_MAX || memory_is_short(m) ||
 	    !inode_lease(m, inode, mount_now(), ret_change))

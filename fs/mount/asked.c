@@ -20,6 +20,7 @@ bool asked_is_xattr(const char *name)
 static const char *state_here(struct mount *m, struct inode *inode, uint64_t start, uint64_t end)
 {
 	const struct attributes *attributes;
+	struct attributes heard;
 	struct cache_file *file = NULL;
 	uint64_t instance, gap_start, gap_end;
 	struct change change;
@@ -28,7 +29,7 @@ static const char *state_here(struct mount *m, struct inode *inode, uint64_t sta
 	if (S_ISREG(inode->type))
 		file = read_cache_file(m, inode);
 	pthread_mutex_lock(&m->lock);
-	attributes = inode_attributes(m, inode, mount_now());
+	attributes = inode_attributes(m, inode, mount_now(), &heard);
 	instance = inode_lease(m, inode, mount_now(), &change);
 	if (attributes && attributes->size < end)
 		end = attributes->size;

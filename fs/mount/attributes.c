@@ -18,13 +18,14 @@
 static void reply_attributes(struct mount *m, struct call *call, const struct attributes *answered)
 {
 	const struct attributes *attributes;
+	struct attributes heard;
 	double seconds = 0;
 	fuse_req_t request;
 	struct stat st;
 	unsigned token;
 
 	pthread_mutex_lock(&m->lock);
-	attributes = inode_attributes(m, call->inode, mount_now());
+	attributes = inode_attributes(m, call->inode, mount_now(), &heard);
 	attributes_stat(attributes ? attributes : answered, &st);
 	if (attributes)
 		seconds = attributes_validity(m, call->inode, mount_now());
@@ -48,10 +49,12 @@ static void reply_attributes(struct mount *m, struct call *call, const struct at
 static void reply_mountpoint(struct mount *m, struct call *call)
 {
 	fuse_req_t request = call_take_request(m, call);
+	struct attributes heard;
 	struct stat st;
 
 	pthread_mutex_lock(&m->lock);
-	attributes_stat(&call->inode->attributes, &st);
+	heard = inode_heard(m, call->inode);
+	attributes_stat(&heard, &st);
 	pthread_mutex_unlock(&m->lock);
 	st.st_size = 0;
 	st.st_blocks = 0;
@@ -70,18 +73,20 @@ static void reply_mountpoint(struct mount *m, struct call *call)
 static void reply_removed(struct mount *m, struct call *call)
 {
 	fuse_req_t request = call_take_request(m, call);
-	struct attributes *attributes = &call->inode->attributes;
+	struct attributes heard;
 	struct timespec now;
 	struct stat st;
 
 	(void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
 	pthread_mutex_lock(&m->lock);
-	if (attributes->nlink > 0 && (uint64_t)now.tv_sec >= attributes->ctime_s) {
-		attributes->ctime_s = (uint64_t)now.tv_sec;
-		attributes->ctime_ns = (uint32_t)now.tv_nsec;
+	heard = inode_heard(m, call->inode);
+	if (heard.nlink > 0 && (uint64_t)now.tv_sec >= heard.ctime_s) {
+		heard.ctime_s = (uint64_t)now.tv_sec;
+		heard.ctime_ns = (uint32_t)now.tv_nsec;
 	}
-	attributes->nlink = 0;
-	attributes_stat(attributes, &st);
+	heard.nlink = 0;
+	inode_set_attributes(m, call->inode, &heard, call->inode->attributes_instance);
+	attributes_stat(&heard, &st);
 	pthread_mutex_unlock(&m->lock);
 	call_destroy(m, call);
 	if (!request)
@@ -122,6 +127,7 @@ static void getattr_work(struct mount *m, struct call *call)
 static bool getattr_cached(struct mount *m, fuse_req_t request, fuse_ino_t nodeid)
 {
 	const struct attributes *attributes = NULL;
+	struct attributes heard;
 	struct inode *inode;
 	double seconds = 0;
 	struct stat st;
@@ -130,7 +136,7 @@ static bool getattr_cached(struct mount *m, fuse_req_t request, fuse_ino_t nodei
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode)
-		attributes = inode_attributes(m, inode, mount_now());
+		attributes = inode_attributes(m, inode, mount_now(), &heard);
 	if (!attributes) {
 		pthread_mutex_unlock(&m->lock);
 		return false;
@@ -155,7 +161,7 @@ void op_getattr(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *in
 	call = op_call(request, nodeid, MESSAGE_getattr);
 	if (!call)
 		return;
-	call->message.getattr.handle = call->inode->handle;
+	call->message.getattr.handle = inode_handle(call->inode);
 	call->ends_when_away = nodeid == FUSE_ROOT_ID && !session_fails_at_once(m);
 	call_send(m, call, getattr_work);
 }
@@ -301,7 +307,7 @@ void op_setattr(fuse_req_t request, fuse_ino_t nodeid, struct stat *attr, int va
 	if (valid & FUSE_SET_ATTR_SIZE)
 		call->lock_file = locks_number(m, info);
 	message = &call->message.setattr;
-	message->handle = call->inode->handle;
+	message->handle = inode_handle(call->inode);
 	for (unsigned i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
 		if (valid & flags[i].fuse)
 			message->valid |= flags[i].wire;
@@ -381,7 +387,7 @@ void op_readlink(fuse_req_t request, fuse_ino_t nodeid)
 	call = op_call(request, nodeid, MESSAGE_readlink);
 	if (!call)
 		return;
-	call->message.readlink.handle = call->inode->handle;
+	call->message.readlink.handle = inode_handle(call->inode);
 	call_send(m, call, readlink_work);
 }
 
@@ -448,6 +454,6 @@ void op_statfs(fuse_req_t request, fuse_ino_t nodeid)
 	/* Its deadline is not an error: statfs_work() answers, whatever comes of the call. */
 	call->deadline = instant_add(mount_now(), duration_ms(STATFS_WAIT_MS));
 	call->context = call_take_request(m, call);
-	call->message.statfs.handle = call->inode->handle;
+	call->message.statfs.handle = inode_handle(call->inode);
 	call_send(m, call, statfs_work);
 }

@@ -259,7 +259,7 @@ static void supersede(struct mount *m, struct call *call)
 	call->bulk = NULL;
 	call->bulk_length = 0;
 	call->message = (struct message){ .type = MESSAGE_setattr };
-	call->message.setattr.handle = call->inode->handle;
+	call->message.setattr.handle = inode_handle(call->inode);
 }
 
 /* The write lease that it belongs to is lost. Under the lock. */
@@ -275,7 +275,7 @@ static enum holder_lock_state lock_state(const struct mount *m, const struct cal
 	enum holder_lock_state state = HOLDER_LOCK_GOOD;
 
 	if (call->lock_file)
-		state = locks_file(m, &call->inode->handle, call->lock_file);
+		state = locks_file(m, INODE_HANDLE(call->inode), call->lock_file);
 	if (state == HOLDER_LOCK_GOOD && call->source_lock_file)
 		state = locks_file(m, &call->message.copy_range.source, call->source_lock_file);
 	return state;
@@ -325,7 +325,7 @@ static bool prepare(struct mount *m, struct call *call)
 	call->state = CALL_SENT;
 	if (call->inode) {
 		call->lease_instance =
-			holder_lease_held(m->holder, mount_now(), &call->inode->handle);
+			holder_lease_held(m->holder, mount_now(), INODE_HANDLE(call->inode));
 		call->settle_serial = call->inode->live->settle_serial;
 		call->write_serial = call->inode->live->write_serial;
 	}
@@ -415,7 +415,7 @@ static bool must_hold(struct mount *m, const struct call *call)
 	return (call->message.type == MESSAGE_read ||
 		call->message.type == MESSAGE_read_exclusive) &&
 	       inode_fills_wait(inode) &&
-	       holder_lease_held(m->holder, mount_now(), &inode->handle) != 0;
+	       holder_lease_held(m->holder, mount_now(), INODE_HANDLE(inode)) != 0;
 }
 
 void call_send(struct mount *m, struct call *call, call_work *work)

@@ -56,7 +56,7 @@ void data_closed(struct mount *m, struct inode *inode)
 		return;
 	call = call_new(m, NULL, MESSAGE_close);
 	if (call) {
-		call->message.close.handle = inode->handle;
+		call->message.close.handle = inode_handle(inode);
 		call_set_inode(m, call, inode);
 		call_send(m, call, close_work);
 		return;
@@ -237,17 +237,18 @@ static uint64_t open_fetch_max(struct mount *m, const struct inode *inode)
 static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret_size)
 {
 	const struct attributes *attributes;
+	struct attributes heard;
 	struct cache_file *file = NULL;
 	struct change change = { 0, 0 };
 	uint64_t size = 0;
 	bool wanted;
 
 	pthread_mutex_lock(&m->lock);
-	attributes = inode_attributes(m, inode, mount_now());
-	if (attributes && holder_lease(m->holder, mount_now(), &inode->handle) &&
+	attributes = inode_attributes(m, inode, mount_now(), &heard);
+	if (attributes && holder_lease(m->holder, mount_now(), INODE_HANDLE(inode)) &&
 	    attributes->size <= open_fetch_max(m, inode)) {
 		size = attributes->size;
-		change = holder_change(m->holder, &inode->handle);
+		change = holder_change(m->holder, INODE_HANDLE(inode));
 	}
 	wanted = size > 0 && !inode->live->open_fetching && !change_equal(change, inode->live->open_unkept);
 	pthread_mutex_unlock(&m->lock);
@@ -330,7 +331,7 @@ static bool open_fetch(struct mount *m, fuse_req_t request, struct inode *inode,
 	call_credential(request, &call->message.common.credential);
 	call_set_inode(m, call, inode);
 	prefetch_demand(m);
-	read_message(call, &inode->handle, 0, size);
+	read_message(call, INODE_HANDLE(inode), 0, size);
 	call_send(m, call, open_fetched);
 	return true;
 }
@@ -340,7 +341,7 @@ static void tell_open(struct mount *m, fuse_req_t request, struct inode *inode)
 	struct access access = { .type = ACCESS_OPEN };
 
 	pthread_mutex_lock(&m->lock);
-	access.size = inode->attributes.size;
+	access.size = inode_heard(m, inode).size;
 	prefetch_access(m, request, inode, &access);
 	pthread_mutex_unlock(&m->lock);
 }
@@ -397,6 +398,7 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	bool writable = (info->flags & O_ACCMODE) != O_RDONLY;
 	struct mount *m = fuse_req_userdata(request);
 	const struct attributes *attributes;
+	struct attributes heard;
 	struct inode *inode;
 	struct call *call;
 	bool known, refused;
@@ -414,7 +416,7 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	   sealed since somebody opened it for writing here has to be known. */
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
-	attributes = inode ? inode_attributes(m, inode, mount_now()) : NULL;
+	attributes = inode ? inode_attributes(m, inode, mount_now(), &heard) : NULL;
 	refused = writable && inode && inode->final;
 	known = inode && !refused && !inode->live->closing &&
 		((attributes && attributes->nlink > 0) ||
@@ -445,7 +447,7 @@ void op_open(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *info)
 	if (!call)
 		return;
 	call->file_info = *info;
-	call->message.open.handle = call->inode->handle;
+	call->message.open.handle = inode_handle(call->inode);
 	call->message.open.access = (uint8_t)data_access(info->flags);
 	pthread_mutex_lock(&m->lock);
 	count_open(call->inode);
@@ -549,7 +551,7 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 	memcpy(call->bulk, data, size);
 	call->bulk_length = size;
 	call->lock_file = file->lock_number;
-	call->message.write.handle = call->inode->handle;
+	call->message.write.handle = inode_handle(call->inode);
 	call->message.write.offset = (uint64_t)offset;
 	call->message.write.append = file->append || (info->flags & O_APPEND) != 0;
 	if (fuse_req_ctx(request)->uid != 0) /* CAP_FSETID */

@@ -87,12 +87,13 @@ static void plus_entry(struct mount *m, const struct listing_entry *e, struct sl
 {
 	struct inode *child = NULL;
 	const struct attributes *attributes = NULL;
+	struct attributes heard;
 	bool dots = slice_equal(name, slice_of(".")) || slice_equal(name, slice_of(".."));
 
 	*ret_child = NULL;
 	*ret_entry = (struct fuse_entry_param){ 0 };
 	if (!dots)
-		attributes = listing_attributes(m, e, mount_now(), &child);
+		attributes = listing_attributes(m, e, mount_now(), &heard, &child);
 	if (attributes) {
 		entry_fill(m, child, attributes, ret_entry);
 		*ret_child = child;
@@ -193,7 +194,7 @@ static void learn(struct mount *m, struct call *call, const struct item_dirent *
 	child = inode_get(m, &node->handle, node->attributes.mode);
 	if (!child)
 		return;
-	inode_set_attributes(child, &node->attributes, instance);
+	inode_set_attributes(m, child, &node->attributes, instance);
 	rules_heard(m, child);
 	if (!slice_equal(entry->name, slice_of(".")) && !slice_equal(entry->name, slice_of("..")))
 		answer_name(m, call, parent, call->inode, &entry->name, child);
@@ -208,7 +209,7 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 
 	if (!listing->eof || listing->first_cookie != 0 || listing->instance == 0 ||
 	    listing->serial != inode->live->listing_serial ||
-	    listing->instance != holder_lease_held(m->holder, mount_now(), &inode->handle))
+	    listing->instance != holder_lease_held(m->holder, mount_now(), INODE_HANDLE(inode)))
 		return;
 	for (uint32_t i = 0; i < listing->count && all_known; i++) {
 		const struct listing_entry *e = &listing->entries[i];
@@ -279,7 +280,7 @@ static void readdir_message(struct call *call, const struct open_directory *dire
 {
 	call_limit(call);
 	call->offset = cookie;
-	call->message.readdir.directory = call->inode->handle;
+	call->message.readdir.directory = inode_handle(call->inode);
 	call->message.readdir.cookie = cookie;
 	call->message.readdir.count = CHUNK_BYTES;
 	call->message.readdir.attributes = directory->nodes < LISTING_NODES_MAX;

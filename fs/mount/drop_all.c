@@ -210,7 +210,7 @@ static void all_dropped(struct mount *m, void *context)
 static bool keep_stored(struct mount *m, struct inode *inode)
 {
 	bool kept = inode->live->stored.session.value &&
-		    holder_kept(m->holder, mount_now(), &inode->handle);
+		    holder_kept(m->holder, mount_now(), INODE_HANDLE(inode));
 
 	if (kept)
 		inode_live(inode)->stored.kept = true;

@@ -111,7 +111,7 @@ static void settle(struct inode *inode)
 {
 	struct inode_live *live;
 
-	if (inode->live == &nothing || inode->use_count > (inode->name ? 1 : 0) ||
+	if (inode->live == &nothing || inode->use_count > (inode_name(inode) ? 1 : 0) ||
 	    !says_nothing(inode->live))
 		return;
 	live = inode_live(inode);
@@ -133,8 +133,8 @@ static void name_remove(struct mount *m, struct inode *directory, struct name_en
 
 	name_table_remove(&inode_live(directory)->names, entry);
 	m->inodes->name_count--;
-	if (child && child->name == entry)
-		child->name = NULL;
+	if (child && inode_name(child) == entry)
+		child->some_name = NULL;
 	slab_free(&m->inodes->slab, entry, name_entry_bytes(entry->length));
 	if (child)
 		inode_unuse(m, child);
@@ -169,17 +169,18 @@ void inode_name_forget(struct mount *m, struct inode *directory, struct slice na
 uint64_t inode_lease_strict(struct mount *m, const struct inode *inode, struct instant now,
 			    struct change *ret_change)
 {
-	uint64_t instance = holder_lease(m->holder, now, &inode->handle);
+	struct handle handle = inode_handle(inode);
+	uint64_t instance = holder_lease(m->holder, now, &handle);
 
 	if (instance) {
-		*ret_change = holder_change(m->holder, &inode->handle);
+		*ret_change = holder_change(m->holder, &handle);
 		return instance;
 	}
 	/* PROTOCOL.md 11.4: by what its attributes say. */
-	if (!inode->attributes_instance || !(inode->attributes.mode & MARK_SEALED))
+	if (!inode->attributes_instance || !(inode_heard_mode(m, inode) & MARK_SEALED))
 		return 0;
-	instance = holder_lease_sealed(m->holder, now, &inode->handle,
-				       seal_term_of_mode(inode->attributes.mode), ret_change);
+	instance = holder_lease_sealed(m->holder, now, &handle,
+				       seal_term_of_mode(inode_heard_mode(m, inode)), ret_change);
 	if (!instance || instance != inode->attributes_instance)
 		return 0;
 	COUNT(m, sealed);
@@ -200,7 +201,7 @@ uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant 
 	change = (struct change){ 0, 0 };
 	if (session_serves_stale(m, now) &&
 	    rules_disconnected(m, inode) == RULES_DISCONNECTED_STALE)
-		instance = holder_lease_before(m->holder, now, &inode->handle, &change);
+		instance = holder_lease_before(m->holder, now, INODE_HANDLE(inode), &change);
 	if (instance)
 		session_served_stale(m);
 	if (ret_change)
@@ -252,7 +253,7 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 	}
 	if (child) {
 		inode_use(m, child);
-		child->name = entry;
+		child->some_name = entry;
 	}
 	m->inodes->name_count++;
 }
@@ -266,6 +267,7 @@ int inode_table_create(struct inode_table **ret_table)
 	if (!table)
 		return -ENOMEM;
 	slab_init(&table->slab);
+	kinds_init(&table->kinds, &table->slab);
 	table->idle_count_max = INODE_IDLE_COUNT_MAX;
 	map_init(&table->by_nodeid, &session_allocator, MAP_U64, offsetof(struct inode, nodeid),
 		 (uint64_t)(uintptr_t)table);
@@ -273,35 +275,55 @@ int inode_table_create(struct inode_table **ret_table)
 	return 0;
 }
 
+/* The inode is used, or goes. */
 static void idle_remove(struct inode_table *table, struct inode *inode)
 {
-	if (inode->lru_previous)
-		inode->lru_previous->lru_next = inode->lru_next;
+	struct idle *idle = inode->idle;
+
+	if (!inode->in_idle)
+		return;
+	if (idle->previous)
+		idle->previous->next = idle->next;
 	else
-		table->idle_oldest = inode->lru_next;
-	if (inode->lru_next)
-		inode->lru_next->lru_previous = inode->lru_previous;
+		table->idle_oldest = idle->next;
+	if (idle->next)
+		idle->next->previous = idle->previous;
 	else
-		table->idle_newest = inode->lru_previous;
-	inode->lru_previous = inode->lru_next = NULL;
+		table->idle_newest = idle->previous;
+	inode->in_idle = false;
+	inode->some_name = NULL;
+	slab_free(&table->slab, idle, sizeof(*idle));
 	table->idle_count--;
 }
 
-static void idle_add(struct inode_table *table, struct inode *inode)
+/* False: no memory. */
+static bool idle_add(struct inode_table *table, struct inode *inode)
 {
-	inode->lru_previous = table->idle_newest;
-	inode->lru_next = NULL;
-	if (table->idle_newest)
-		table->idle_newest->lru_next = inode;
+	struct idle *idle = slab_allocate(&table->slab, sizeof(*idle));
+
+	if (!idle)
+		return false;
+	idle->inode = inode;
+	idle->previous = table->idle_newest;
+	if (idle->previous)
+		idle->previous->next = idle;
 	else
-		table->idle_oldest = inode;
-	table->idle_newest = inode;
+		table->idle_oldest = idle;
+	table->idle_newest = idle;
+	inode->in_idle = true;
+	inode->idle = idle;
 	table->idle_count++;
+	return true;
 }
 
 static bool is_idle(const struct inode *inode)
 {
 	return inode->use_count == 0 && inode->lookup_count == 0;
+}
+
+static size_t inode_bytes(size_t handle_length)
+{
+	return offsetof(struct inode, handle_bytes) + handle_length;
 }
 
 static void inode_dispose(struct mount *m, struct inode *inode)
@@ -318,7 +340,8 @@ static void inode_dispose(struct mount *m, struct inode *inode)
 	free(inode->live->target);
 	if (inode->live != &nothing)
 		live_destroy(inode_live(inode));
-	slab_free(&m->inodes->slab, inode, sizeof(*inode));
+	packed_clear(&m->inodes->kinds, &inode->attributes);
+	slab_free(&m->inodes->slab, inode, inode_bytes(inode->handle_length));
 }
 
 /* Frees an idle inode that is not in the idle list. Its names may make others idle. */
@@ -340,7 +363,9 @@ void inode_table_destroy(struct mount *m)
 
 	if (!m->inodes)
 		return;
-	m->inodes->idle_count_max = UINT64_MAX; /* none goes by itself now */
+	while (m->inodes->idle_oldest)
+		idle_remove(m->inodes, m->inodes->idle_oldest->inode);
+	m->inodes->ending = true;
 	while ((inode = inode_next(m, &cursor)))
 		inode_names_forget(m, inode);
 	cursor = 0;
@@ -352,6 +377,7 @@ void inode_table_destroy(struct mount *m)
 		inode_dispose(m, inode);
 	}
 	map_finish(&m->inodes->by_nodeid);
+	kinds_finish(&m->inodes->kinds);
 	slab_finish(&m->inodes->slab);
 	free(m->inodes);
 	m->inodes = NULL;
@@ -359,16 +385,22 @@ void inode_table_destroy(struct mount *m)
 	m->page_inodes = NULL;
 }
 
+static bool has_handle(const struct inode *inode, const struct handle *handle)
+{
+	return inode->handle_length == handle->length &&
+	       memcmp(inode->handle_bytes, handle->bytes, handle->length) == 0;
+}
+
 struct inode *inode_find(struct mount *m, const struct handle *handle)
 {
 	uint64_t nodeid = inode_nodeid(handle);
 	struct inode *inode = m->inodes->root;
 
-	if (inode && handle_equal(&inode->handle, handle))
+	if (inode && has_handle(inode, handle))
 		return inode;
 	for (uint64_t i = 0; i <= m->inodes->displaced_max; i++) {
 		inode = inode_by_nodeid(m, nodeid + i);
-		if (inode && handle_equal(&inode->handle, handle))
+		if (inode && has_handle(inode, handle))
 			return inode;
 	}
 	return NULL;
@@ -393,9 +425,14 @@ static void became_idle(struct mount *m, struct inode *inode)
 {
 	struct inode_table *table = m->inodes;
 
-	idle_add(table, inode);
+	if (table->ending)
+		return;
+	if (!idle_add(table, inode)) {
+		inode_free(m, inode);
+		return;
+	}
 	while (table->idle_count > table->idle_count_max) {
-		struct inode *oldest = table->idle_oldest;
+		struct inode *oldest = table->idle_oldest->inode;
 
 		idle_remove(table, oldest);
 		inode_free(m, oldest);
@@ -445,11 +482,12 @@ struct inode *inode_get(struct mount *m, const struct handle *handle, uint32_t m
 		return inode;
 	}
 	inode = map_reserve(&table->by_nodeid, 1) ? NULL :
-						    slab_allocate(&table->slab, sizeof(*inode));
+			slab_allocate(&table->slab, inode_bytes(handle->length));
 	if (!inode)
 		return NULL;
-	inode->handle = *handle;
-	inode->type = mode & S_IFMT;
+	inode->handle_length = handle->length;
+	memcpy(inode->handle_bytes, handle->bytes, handle->length);
+	inode->type = (uint16_t)(mode & S_IFMT);
 	inode->nodeid = nodeid_for(m, handle);
 	inode->use_count = 1;
 	inode->recent = true;
@@ -481,19 +519,44 @@ void inode_forget(struct mount *m, struct inode *inode, uint64_t count)
 		became_idle(m, inode);
 }
 
-const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now)
+bool inode_attributes_stand(struct mount *m, struct inode *inode, struct instant now)
 {
 	if (inode->attributes_instance == 0 ||
 	    inode_lease(m, inode, now, NULL) != inode->attributes_instance)
-		return NULL;
+		return false;
 	inode->recent = true;
-	return &inode->attributes;
+	return true;
 }
 
-void inode_set_attributes(struct inode *inode, const struct attributes *attributes,
+const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now,
+					  struct attributes *known)
+{
+	if (!inode_attributes_stand(m, inode, now))
+		return NULL;
+	*known = inode_heard(m, inode);
+	return known;
+}
+
+uint64_t inode_size(struct mount *m, struct inode *inode, struct instant now)
+{
+	return inode_attributes_stand(m, inode, now) ? inode_heard(m, inode).size : UINT64_MAX;
+}
+
+struct attributes inode_heard(const struct mount *m, const struct inode *inode)
+{
+	return packed_get(&m->inodes->kinds, &inode->attributes);
+}
+
+uint32_t inode_heard_mode(const struct mount *m, const struct inode *inode)
+{
+	return packed_mode(&m->inodes->kinds, &inode->attributes);
+}
+
+void inode_set_attributes(struct mount *m, struct inode *inode, const struct attributes *attributes,
 			  uint64_t instance)
 {
-	inode->attributes = *attributes;
+	if (packed_set(&m->inodes->kinds, &inode->attributes, attributes) < 0)
+		instance = 0;
 	inode->attributes_instance = instance;
 	if (attributes->mode & MARK_FINAL)
 		inode->final = true;
@@ -533,12 +596,12 @@ static void forget_names(struct mount *m, struct inode *inode)
 {
 	inode_names_forget(m, inode);
 	listing_forget(inode);
-	if (inode->name) {
-		struct inode *directory = inode->name->directory;
+	if (inode_name(inode)) {
+		struct inode *directory = inode_name(inode)->directory;
 
 		not_complete(directory);
 		listing_forget(directory);
-		name_remove(m, directory, inode->name);
+		name_remove(m, directory, inode_name(inode));
 	}
 }
 
@@ -550,7 +613,7 @@ static bool give_up(struct mount *m, struct inode *inode, struct holder_actions 
 	inode->recent = false;
 	if (--inode->use_count > 0)
 		return false; /* a name of another directory leads to it, or a call is about it */
-	holder_release(m->holder, &inode->handle, out);
+	holder_release(m->holder, INODE_HANDLE(inode), out);
 	COUNT(m, shed);
 	if (inode->lookup_count == 0) {
 		inode_free(m, inode);
@@ -664,10 +727,11 @@ int listing_append(struct listing *listing, const struct item_dirent *entry,
 }
 
 const struct attributes *listing_attributes(struct mount *m, const struct listing_entry *entry,
-					    struct instant now, struct inode **ret_child)
+					    struct instant now, struct attributes *known,
+					    struct inode **ret_child)
 {
 	struct inode *child = entry->nodeid ? inode_by_nodeid(m, entry->nodeid) : NULL;
-	const struct attributes *attributes = child ? inode_attributes(m, child, now) : NULL;
+	const struct attributes *attributes = child ? inode_attributes(m, child, now, known) : NULL;
 
 	/* Another inode may have the nodeid, by chance. */
 	if (attributes && attributes->inode != entry->number)

@@ -17,6 +17,7 @@
 
 #include "fs/mount/mode.h"
 #include "fs/mount/name_table.h"
+#include "fs/mount/packed.h"
 #include "fs/mount/slab.h"
 #include "fs/mount/state.h"
 #include "lease/base/map.h"
@@ -93,6 +94,7 @@ struct inode_live {
 	uint32_t open_count;
 	uint32_t hold_count;           /* our own modifications in flight that hold page fills */
 	uint32_t fence_count;          /* those that will, and hold them while they fence: modify.c */
+	uint32_t fill_serial;          /* page fills begun */
 	uint32_t filled_serial;        /* page fills that were answered with bytes */
 	uint32_t fills;                /* page fills in flight */
 	struct sequence together;      /* page fills, whoever asked for them */
@@ -123,25 +125,52 @@ struct inode_live {
 	bool lost_told;                /* somebody heard of the last one */
 };
 
-struct inode {
-	struct inode *lru_previous, *lru_next; /* of those without lookups: oldest first */
-	struct handle handle;
-	uint64_t nodeid;
-	uint64_t lookup_count;
-	const struct inode_live *live; /* never NULL; changed through inode_live() only */
-	uint32_t use_count;
-	uint32_t type;                 /* S_IFMT bits; never change, so read without the lock */
-	struct name_entry *name;       /* one of those that lead here; NULL: none */
-	struct cache_file *file;       /* regular files, once needed */
-	struct attributes attributes;
-	uint64_t attributes_instance;  /* 0: not cached */
-	uint32_t given_serial;         /* times that they were given to the kernel */
-	uint32_t fill_serial;          /* page fills begun */
-	bool attributes_given;         /* with a validity, until they were invalidated */
-	bool final;                    /* it was sealed: no byte of it changes any more (seal.h) */
-	bool recent;                   /* used since inode_shed() came by */
-	bool given_up;                 /* by it, and not used since: it goes when the kernel forgets it */
+/* One that the kernel does not know and nobody uses: kept for what is cached of it. */
+struct idle {
+	struct idle *previous, *next; /* oldest first */
+	struct inode *inode;
 };
+
+/* There are a million of them: as long as its handle asks for. */
+struct inode {
+	uint64_t nodeid;
+	uint64_t lookup_count : 48;    /* at a million a second, for eight years */
+	bool attributes_given : 1;     /* with a validity, until they were invalidated */
+	bool final : 1;                /* it was sealed: no byte of it changes any more (seal.h) */
+	bool recent : 1;               /* used since inode_shed() came by */
+	bool given_up : 1;             /* by it, and not used since: it goes when the kernel forgets it */
+	bool in_idle : 1;              /* it has `idle`, and no name leads here */
+	const struct inode_live *live; /* never NULL; changed through inode_live() only */
+	union {
+		struct name_entry *some_name; /* inode_name() */
+		struct idle *idle;
+	};
+	struct cache_file *file;       /* regular files, once needed */
+	struct packed attributes;      /* as heard last: inode_attributes() */
+	uint64_t attributes_instance;  /* 0: not cached */
+	uint32_t use_count;
+	uint32_t given_serial;         /* times that they were given to the kernel */
+	uint16_t type;                 /* S_IFMT bits; never change, so read without the lock */
+	uint8_t handle_length;         /* as these */
+	uint8_t handle_bytes[];
+};
+
+/* One of the names that lead here; NULL: none. */
+static inline struct name_entry *inode_name(const struct inode *inode)
+{
+	return inode->in_idle ? NULL : inode->some_name;
+}
+
+static inline struct handle inode_handle(const struct inode *inode)
+{
+	struct handle handle = { .length = inode->handle_length };
+
+	memcpy(handle.bytes, inode->handle_bytes, inode->handle_length);
+	return handle;
+}
+
+/* To be passed on: it lives to the end of the block. */
+#define INODE_HANDLE(inode) ((const struct handle[1]){ inode_handle(inode) })
 
 /* What it has, to be changed: made if it has none yet. */
 struct inode_live *inode_live(struct inode *inode);
@@ -159,7 +188,9 @@ struct inode_table {
 	struct inode *root;
 	uint64_t displaced_max; /* how far a nodeid was from inode_nodeid() at most: never but by chance */
 	size_t shed_next;       /* where inode_shed() goes on */
-	struct inode *idle_oldest, *idle_newest; /* no lookups, no uses */
+	struct kinds kinds;     /* of attributes */
+	struct idle *idle_oldest, *idle_newest;
+	bool ending;            /* none becomes idle any more */
 	uint64_t count; /* of inodes */
 	uint64_t idle_count;
 	uint64_t name_count;
@@ -209,9 +240,16 @@ uint64_t inode_lease(struct mount *m, const struct inode *inode, struct instant 
  */
 uint64_t inode_lease_strict(struct mount *m, const struct inode *inode, struct instant now,
 			    struct change *ret_change);
-/* Cached attributes that stand now, or NULL. */
-const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now);
-void inode_set_attributes(struct inode *inode, const struct attributes *attributes,
+/* Cached attributes that stand now: `known`, filled with them; or NULL. */
+const struct attributes *inode_attributes(struct mount *m, struct inode *inode, struct instant now,
+					  struct attributes *known);
+uint64_t inode_size(struct mount *m, struct inode *inode, struct instant now); /* UINT64_MAX: none stands */
+bool inode_attributes_stand(struct mount *m, struct inode *inode, struct instant now);
+/* What was heard last, whether it stands or not; all zero: nothing. */
+struct attributes inode_heard(const struct mount *m, const struct inode *inode);
+uint32_t inode_heard_mode(const struct mount *m, const struct inode *inode);
+/* Without an instance, as heard only. Failing to remember is no error. */
+void inode_set_attributes(struct mount *m, struct inode *inode, const struct attributes *attributes,
 			  uint64_t instance);
 /* The kernel gets attributes of it with a validity, or what it keeps for as long as these. */
 void inode_give_attributes(struct inode *inode);
@@ -230,9 +268,11 @@ struct listing *listing_ref(struct listing *listing);
 void listing_unref(struct listing *listing);
 int listing_append(struct listing *listing, const struct item_dirent *entry,
 		   const struct handle *handle) MUST_CHECK;
-/* The cached attributes of an entry's inode that stand now, with *ret_child; or NULL (and NULL). */
+/* The cached attributes of an entry's inode that stand now: `known`, with *ret_child; or NULL (and
+   NULL). */
 const struct attributes *listing_attributes(struct mount *m, const struct listing_entry *entry,
-					    struct instant now, struct inode **ret_child);
+					    struct instant now, struct attributes *known,
+					    struct inode **ret_child);
 /* Nothing more is appended: gives back what it has room for. */
 void listing_complete(struct listing *listing);
 /* Index of the entry that follows `cookie` (tried at `hint` first); count when it is the end; -1:

@@ -498,7 +498,7 @@ void locks_flush(struct mount *m, fuse_req_t request, const struct open_file *fi
 	wait->started = true;
 	holder_locks_flushed(m->locks->core, file->lock_number);
 	if (m->locks->shut ||
-	    !holder_locks_close(m->locks->core, mount_now(), &inode->handle, owner, wait->token,
+	    !holder_locks_close(m->locks->core, mount_now(), INODE_HANDLE(inode), owner, wait->token,
 				&actions))
 		answer(m, wait, 0);
 	act(m, &actions);
@@ -513,7 +513,7 @@ void locks_release(struct mount *m, struct inode *inode, uint64_t file)
 	if (!m->locks || !file)
 		return;
 	pthread_mutex_lock(&m->lock);
-	holder_locks_release(m->locks->core, mount_now(), &inode->handle, file, &actions);
+	holder_locks_release(m->locks->core, mount_now(), INODE_HANDLE(inode), file, &actions);
 	act(m, &actions);
 	pthread_mutex_unlock(&m->lock);
 	locks_reply(m);
@@ -552,7 +552,7 @@ static void ask(fuse_req_t request, struct open_file *file, struct lock_request 
 	wait->tests = test;
 	wait->started = true;
 	number = file_number(m, file);
-	lock->handle = file->inode->handle;
+	lock->handle = inode_handle(file->inode);
 	if (lock->kind == LOCK_KIND_FLOCK)
 		lock->owner = number;
 	if (m->locks->shut)

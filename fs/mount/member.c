@@ -207,7 +207,8 @@ static int make_root(struct mount *m, const struct item_node *root)
 	inode = inode_get(m, &root->handle, root->attributes.mode);
 	if (inode) {
 		inode_looked_up(m, inode);
-		inode->attributes = root->attributes; /* not cached: attributes.c, reply_mountpoint() */
+		/* Not cached: attributes.c, reply_mountpoint(). */
+		inode_set_attributes(m, inode, &root->attributes, 0);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return inode ? 0 : -ENOMEM;

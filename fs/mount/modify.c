@@ -180,9 +180,9 @@ static void tell_victim(struct call *call)
 	    victim->live->open_count == 0)
 		return;
 	if (renames)
-		call->message.rename.victim_open = victim->handle;
+		call->message.rename.victim_open = inode_handle(victim);
 	else
-		call->message.unlink.victim_open = victim->handle;
+		call->message.unlink.victim_open = inode_handle(victim);
 	inode_live(victim)->open_registered = true;
 	inode_live(victim)->open_told++;
 	call->modify_marks |= MARK_TOLD;
@@ -202,7 +202,7 @@ void modify_send(struct mount *m, struct call *call, const struct modify_scope *
 	for (unsigned i = 0; i < 4 && !failed; i++) {
 		if (!inodes[i])
 			continue;
-		if (holder_modify_begin(m->holder, &inodes[i]->handle) < 0) {
+		if (holder_modify_begin(m->holder, INODE_HANDLE(inodes[i])) < 0) {
 			failed = true;
 		} else {
 			call->modify_marks |= 1u << i;
@@ -234,7 +234,7 @@ void modify_send_ahead(struct mount *m, struct call *call, call_work *work)
 	call->modifying = true;
 	call->work = work;
 	pthread_mutex_lock(&m->lock);
-	failed = holder_modify_begin(m->holder, &call->inode->handle) < 0;
+	failed = holder_modify_begin(m->holder, INODE_HANDLE(call->inode)) < 0;
 	if (!failed)
 		call->modify_marks |= 1u << 0;
 	pthread_mutex_unlock(&m->lock);
@@ -252,7 +252,7 @@ static bool moved(const struct call *call, const struct inode *inode, struct cha
 	struct item_node node;
 
 	while (item_node_read(&r, &node)) {
-		if (!handle_equal(&node.handle, &inode->handle))
+		if (!handle_equal(&node.handle, INODE_HANDLE(inode)))
 			continue;
 		*ret_before = node.before;
 		*ret_after = node.change;
@@ -319,7 +319,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		if (call->status == STATUS_OK && !(call->durable && i == 0))
 			sync_modified(m, inodes[i], call->reply.incarnation);
 		known = call->replied && moved(call, inodes[i], &before, &after);
-		stands = holder_modify_end(m->holder, &inodes[i]->handle, known, before, after);
+		stands = holder_modify_end(m->holder, INODE_HANDLE(inodes[i]), known, before, after);
 		if (i == 0) {
 			kept = known && stands;
 			*ret_before = before;
@@ -339,7 +339,7 @@ bool modify_end(struct mount *m, struct call *call, struct answer *ret_answer,
 		struct slice names[2];
 
 		if (call->modify_marks & 1u << i)
-			holder_modified(m->holder, &inodes[i]->handle, names,
+			holder_modified(m->holder, INODE_HANDLE(inodes[i]), names,
 					touched(call, i, names));
 	}
 	told = call->modify_marks & MARK_TOLD;

@@ -134,7 +134,7 @@ static void lookup_fetched(struct mount *m, struct call *call)
 
 static void lookup_message(struct call *call, const char *name)
 {
-	call->message.lookup.directory = call->inode->handle;
+	call->message.lookup.directory = inode_handle(call->inode);
 	call->message.lookup.name = call_name(call, 0, name);
 	call->message.lookup.data_bytes_max = SMALL_FILE_BYTES_MAX;
 }
@@ -161,6 +161,7 @@ bool lookup_fetch(struct mount *m, struct inode *directory, const char *name,
 static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent, const char *name)
 {
 	const struct attributes *attributes;
+	struct attributes heard;
 	struct fuse_entry_param entry = { 0 };
 	struct instant now = mount_now();
 	struct inode *directory, *child = NULL;
@@ -172,7 +173,7 @@ static bool lookup_cached(struct mount *m, fuse_req_t request, fuse_ino_t parent
 		pthread_mutex_unlock(&m->lock);
 		return false;
 	}
-	attributes = child ? inode_attributes(m, child, now) : NULL;
+	attributes = child ? inode_attributes(m, child, now, &heard) : NULL;
 	if (child && !attributes) {
 		pthread_mutex_unlock(&m->lock);
 		return false;
@@ -225,7 +226,7 @@ static void lookup_self(fuse_req_t request, fuse_ino_t nodeid)
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode)
-		handle = inode->handle;
+		handle = inode_handle(inode);
 	pthread_mutex_unlock(&m->lock);
 	if (!inode && !nodeids_find(m->nodeids, nodeid, &handle)) {
 		fuse_reply_err(request, ESTALE);
@@ -249,7 +250,7 @@ static void lookup_parent(fuse_req_t request, fuse_ino_t nodeid)
 	if (!call)
 		return;
 	call_limit(call);
-	call->message.lookup.directory = call->inode->handle;
+	call->message.lookup.directory = inode_handle(call->inode);
 	call->message.lookup.name = call_name(call, 0, "..");
 	call_send(mount_of(request), call, dots_work);
 }
@@ -335,7 +336,7 @@ void op_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mo
 	call = op_call(request, parent, MESSAGE_mknod);
 	if (!call)
 		return;
-	call->message.mknod.directory = call->inode->handle;
+	call->message.mknod.directory = inode_handle(call->inode);
 	call->message.mknod.name = call_name(call, 0, name);
 	call->message.mknod.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask);
 	call->message.mknod.rdev = rdev;
@@ -368,7 +369,7 @@ void op_symlink(fuse_req_t request, const char *target, fuse_ino_t parent, const
 		return;
 	}
 	memcpy(call->bytes, target, length + 1);
-	call->message.symlink.directory = call->inode->handle;
+	call->message.symlink.directory = inode_handle(call->inode);
 	call->message.symlink.name = call_name(call, 0, name);
 	call->message.symlink.target = (struct slice){ call->bytes, length };
 	make(m, call);
@@ -400,8 +401,8 @@ void op_link(fuse_req_t request, fuse_ino_t nodeid, fuse_ino_t parent, const cha
 	call = op_call(request, parent, MESSAGE_link);
 	if (!call || !add_inode(mount_of(request), call, nodeid, &call->child))
 		return;
-	call->message.link.directory = call->inode->handle;
-	call->message.link.handle = call->child->handle;
+	call->message.link.directory = inode_handle(call->inode);
+	call->message.link.handle = inode_handle(call->child);
 	call->message.link.name = call_name(call, 0, name);
 	make(mount_of(request), call);
 }
@@ -479,7 +480,7 @@ void op_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t m
 	if (!call)
 		return;
 	call->file_info = *info;
-	call->message.create.directory = call->inode->handle;
+	call->message.create.directory = inode_handle(call->inode);
 	call->message.create.name = call_name(call, 0, name);
 	call->message.create.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask) |
 				    data_access(info->flags) << MODE_ACCESS_SHIFT;
@@ -502,7 +503,7 @@ void op_tmpfile(fuse_req_t request, fuse_ino_t parent, mode_t mode, struct fuse_
 	if (!call)
 		return;
 	call->file_info = *info;
-	call->message.tmpfile.directory = call->inode->handle;
+	call->message.tmpfile.directory = inode_handle(call->inode);
 	call->message.tmpfile.mode = MODE_WITH_UMASK(mode, fuse_req_ctx(request)->umask);
 	call_limit(call);
 	modify_send(m, call, &scope, create_work);
@@ -545,7 +546,7 @@ static void remove_name(fuse_req_t request, fuse_ino_t parent, const char *name,
 	pthread_mutex_lock(&m->lock);
 	call->child = known_child(m, call->inode, name);
 	pthread_mutex_unlock(&m->lock);
-	call->message.unlink.directory = call->inode->handle;
+	call->message.unlink.directory = inode_handle(call->inode);
 	call->message.unlink.name = call_name(call, 0, name);
 	call->message.unlink.is_directory = is_directory;
 	call_limit(call);
@@ -589,9 +590,9 @@ void op_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino
 		call->child2 = NULL;
 	}
 	pthread_mutex_unlock(&m->lock);
-	call->message.rename.directory = call->inode->handle;
+	call->message.rename.directory = inode_handle(call->inode);
 	call->message.rename.name = call_name(call, 0, name);
-	call->message.rename.new_directory = to->handle;
+	call->message.rename.new_directory = inode_handle(to);
 	call->message.rename.new_name = call_name(call, 1, new_name);
 	call->message.rename.flags = flags;
 	call_limit(call);

@@ -143,8 +143,8 @@ static bool write_all(struct mount *m, FILE *file)
 	writer_u32(&w, VERSION);
 	good = fwrite(header, sizeof(header), 1, file) == 1;
 	while ((inode = inode_next(m, &cursor))) {
-		if (good && count < NODEIDS_MAX && inode->nodeid == inode_nodeid(&inode->handle)) {
-			good = record_write(file, inode->nodeid, &inode->handle);
+		if (good && count < NODEIDS_MAX && inode->nodeid == inode_nodeid(INODE_HANDLE(inode))) {
+			good = record_write(file, inode->nodeid, INODE_HANDLE(inode));
 			count++;
 		}
 	}

@@ -49,17 +49,14 @@ static bool ask(struct mount *m, const struct waiting_open *w)
 static enum verdict look(struct mount *m, struct waiting_open *w)
 {
 	struct cache_file *file = read_cache_file(m, w->inode);
-	const struct attributes *attributes;
-	uint64_t size = 0, gap, gap_end;
+	uint64_t size, gap, gap_end;
 	struct cache_counters cache;
 	struct change change;
 	bool leased, full;
 
 	pthread_mutex_lock(&m->lock);
-	attributes = inode_attributes(m, w->inode, mount_now());
-	leased = attributes && inode_lease(m, w->inode, mount_now(), &change) != 0;
-	if (leased)
-		size = attributes->size;
+	size = inode_size(m, w->inode, mount_now());
+	leased = size != UINT64_MAX && inode_lease(m, w->inode, mount_now(), &change) != 0;
 	full = w->inode->live->no_ahead;
 	pthread_mutex_unlock(&m->lock);
 	if (!leased)

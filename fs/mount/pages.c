@@ -51,7 +51,7 @@ static void evicted(struct mount *m, struct notifier_work *work)
 		struct inode *inode = eviction->items[i].inode;
 
 		/* Unless it was opened and read meanwhile. */
-		if (evictable(inode) && inode->fill_serial == eviction->items[i].fill_serial)
+		if (evictable(inode) && inode->live->fill_serial == eviction->items[i].fill_serial)
 			pages_give_back(m, inode);
 		inode_unuse(m, inode);
 	}
@@ -83,7 +83,7 @@ static void evict(struct mount *m)
 		}
 		inode_use(m, inode);
 		eviction->items[eviction->count].inode = inode;
-		eviction->items[eviction->count++].fill_serial = inode->fill_serial;
+		eviction->items[eviction->count++].fill_serial = inode->live->fill_serial;
 	}
 	if (eviction->count == 0) {
 		free(eviction);

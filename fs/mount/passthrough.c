@@ -131,7 +131,8 @@ static bool standing(struct mount *m, struct inode *inode, struct change *ret_ch
 		     uint64_t *ret_size)
 {
 	struct instant now = mount_now();
-	const struct attributes *attributes = inode_attributes(m, inode, now);
+	struct attributes known;
+	const struct attributes *attributes = inode_attributes(m, inode, now, &known);
 
 	if (!attributes || !inode_lease(m, inode, now, ret_change))
 		return false;
@@ -158,7 +159,7 @@ void passthrough_prepare(struct mount *m, struct inode *inode, struct mode_reque
 	pthread_mutex_unlock(&m->lock);
 	if (!wanted)
 		return;
-	backing.file = cache_file_get(m->cache, m->cache_space, &inode->handle);
+	backing.file = cache_file_get(m->cache, m->cache_space, INODE_HANDLE(inode));
 	if (!backing.file)
 		return;
 	cache_file_pin(backing.file);
@@ -242,7 +243,7 @@ static bool is_complete(struct mount *m, struct inode *inode, bool leased, struc
 
 	if (!leased)
 		return false;
-	file = cache_file_get(m->cache, m->cache_space, &inode->handle);
+	file = cache_file_get(m->cache, m->cache_space, INODE_HANDLE(inode));
 	complete = file && cache_file_complete(file, change, size);
 	if (file)
 		cache_file_put(file);

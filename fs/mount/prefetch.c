@@ -41,7 +41,7 @@ static void tell(struct prefetch *p, const struct access *access, uint64_t who)
 static struct access complete(const struct inode *inode, const struct access *access)
 {
 	struct access told = *access;
-	const struct name_entry *name = inode ? inode->name : NULL;
+	const struct name_entry *name = inode ? inode_name(inode) : NULL;
 
 	told.at = mount_now();
 	if (!inode)

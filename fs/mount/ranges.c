@@ -77,7 +77,7 @@ void op_fallocate(fuse_req_t request, fuse_ino_t nodeid, int mode, off_t offset,
 	call->offset = (uint64_t)offset;
 	call->size = (size_t)length;
 	call->lock_file = locks_number(m, info);
-	call->message.fallocate.handle = call->inode->handle;
+	call->message.fallocate.handle = inode_handle(call->inode);
 	call->message.fallocate.offset = (uint64_t)offset;
 	call->message.fallocate.length = (uint64_t)length;
 	call_limit(call);
@@ -126,7 +126,7 @@ void op_lseek(fuse_req_t request, fuse_ino_t nodeid, off_t offset, int whence,
 		return;
 	call_limit(call); /* under the inode's lock */
 	call->lock_file = locks_number(m, info);
-	call->message.seek.handle = call->inode->handle;
+	call->message.seek.handle = inode_handle(call->inode);
 	call->message.seek.offset = (uint64_t)offset;
 	call->message.seek.hole = whence == SEEK_HOLE;
 	call_send(m, call, seek_work);
@@ -173,7 +173,7 @@ void op_copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset,
 	pthread_mutex_lock(&m->lock);
 	source = inode_by_nodeid(m, from);
 	if (source)
-		call->message.copy_range.source = source->handle;
+		call->message.copy_range.source = inode_handle(source);
 	pthread_mutex_unlock(&m->lock);
 	if (!source) {
 		reply_error(m, call, ESTALE);
@@ -185,7 +185,7 @@ void op_copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset,
 	call->lock_file = locks_number(m, info);
 	call->source_lock_file = locks_number(m, from_info);
 	call->message.copy_range.source_offset = (uint64_t)from_offset;
-	call->message.copy_range.handle = call->inode->handle;
+	call->message.copy_range.handle = inode_handle(call->inode);
 	call->message.copy_range.offset = (uint64_t)offset;
 	call->message.copy_range.length = call->size | (uint64_t)file->sync << COPY_SYNC_SHIFT;
 	call->durable = file->sync != SYNC_NONE;

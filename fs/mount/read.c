@@ -75,7 +75,7 @@ static void reading_link(struct mount *m, struct reading *reading)
 		m->readings->all_previous = reading;
 	m->readings = reading;
 	inode_live(inode)->fills++;
-	inode->fill_serial++;
+	inode_live(inode)->fill_serial++;
 }
 
 /* Takes the request out: from here on it must be answered by the caller. Under the lock. */
@@ -281,9 +281,9 @@ static bool certain(struct mount *m, const struct call *call, const struct answe
 	if (!held || (node->instance && node->instance == held))
 		return held != 0;
 	return held == call->lease_instance &&
-	       change_equal(holder_change(m->holder, &call->inode->handle), node->item.change) &&
+	       change_equal(holder_change(m->holder, INODE_HANDLE(call->inode)), node->item.change) &&
 	       !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
-				 &call->inode->handle, NULL);
+				 INODE_HANDLE(call->inode), NULL);
 }
 
 /* By whom may what the answer brought be used? The kernel's pages outlive it. Under the lock. */
@@ -292,7 +292,7 @@ static enum use usable(struct mount *m, const struct call *call, const struct an
 	struct inode *inode = call->inode;
 	bool exclusive = call->message.type == MESSAGE_read_exclusive;
 	uint64_t held = exclusive ? write_back_lease(m, inode) :
-				    holder_lease_held(m->holder, mount_now(), &inode->handle);
+				    holder_lease_held(m->holder, mount_now(), INODE_HANDLE(inode));
 
 	/* Sent beside our own modification, since there was no lease to hold it under, and answered
 	   from before it: others may see the new state already. It is sent again behind it. */
@@ -446,7 +446,7 @@ void read_fetched(struct mount *m, struct call *call)
 	node = &answer.nodes[NODE_TARGET];
 	kept = node->present && !inode_fills_wait(call->inode) &&
 	       certain(m, call, node,
-		       holder_lease_held(m->holder, mount_now(), &call->inode->handle));
+		       holder_lease_held(m->holder, mount_now(), INODE_HANDLE(call->inode)));
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, &answer);
 	if (!kept)
@@ -552,13 +552,12 @@ static struct call *fetch_of(const struct inode *inode, bool exclusive, uint64_t
 /* Waits for fetches in flight that bring all of it that is not cached. Under the lock. */
 static bool fetch_join(struct mount *m, struct reading *reading, uint64_t missing)
 {
-	const struct attributes *attributes = inode_attributes(m, reading->inode, mount_now());
-	uint64_t end = reading->offset + reading->size;
+	uint64_t end = reading->offset + reading->size, known = inode_size(m, reading->inode, mount_now());
 	struct call *call;
 
 	call = fetch_of(reading->inode, reading->exclusive, reading->offset, end);
-	if (!call && attributes && attributes->size < end)
-		end = attributes->size;
+	if (!call && known < end)
+		end = known;
 	if (!call && missing < end)
 		call = fetch_of(reading->inode, reading->exclusive, missing, end);
 	if (!call)
@@ -614,12 +613,12 @@ void read_release_held(struct mount *m, struct inode *inode)
 static void fetch_message(struct call *call, const struct reading *reading)
 {
 	if (reading->exclusive) {
-		call->message.read_exclusive.handle = reading->inode->handle;
+		call->message.read_exclusive.handle = inode_handle(reading->inode);
 		call->message.read_exclusive.offset = call->offset;
 		call->message.read_exclusive.count = (uint32_t)call->size;
 		return;
 	}
-	read_message(call, &reading->inode->handle, call->offset, call->size);
+	read_message(call, INODE_HANDLE(reading->inode), call->offset, call->size);
 }
 
 void read_message(struct call *call, const struct handle *handle, uint64_t offset, size_t size)
@@ -635,7 +634,7 @@ void read_message(struct call *call, const struct handle *handle, uint64_t offse
 static void reading_fetch(struct mount *m, struct reading *reading)
 {
 	struct inode *inode = reading->inode;
-	const struct attributes *attributes;
+	uint64_t known;
 	uint64_t missing = first_missing(m, reading);
 	struct call *call;
 	bool joined;
@@ -661,10 +660,9 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 	pthread_mutex_lock(&m->lock);
 	inode_use(m, inode);
 	call->inode = inode;
-	attributes = inode_attributes(m, inode, mount_now());
-	if (attributes && attributes->size > call->offset &&
-	    attributes->size - call->offset < call->size) {
-		uint64_t left = attributes->size - call->offset;
+	known = inode_size(m, inode, mount_now());
+	if (known > call->offset && known - call->offset < call->size) {
+		uint64_t left = known - call->offset;
 
 		call->size = left > reading->size ? (size_t)left : reading->size;
 	}
@@ -707,7 +705,7 @@ bool read_fetch_for(struct mount *m, struct inode *inode, const struct credentia
 	call->ends_when_away = true;
 	call->deadline = instant_add(mount_now(), duration_ms(m->options->timeout));
 	call->message.common.credential = *credential;
-	read_message(call, &inode->handle, offset, size);
+	read_message(call, INODE_HANDLE(inode), offset, size);
 	pthread_mutex_lock(&m->lock);
 	inode_use(m, inode);
 	call->inode = inode;
@@ -736,7 +734,7 @@ struct cache_file *read_cache_file(struct mount *m, struct inode *inode)
 	pthread_mutex_unlock(&m->lock);
 	if (file)
 		return file;
-	file = cache_file_get(m->cache, m->cache_space, &inode->handle);
+	file = cache_file_get(m->cache, m->cache_space, INODE_HANDLE(inode));
 	pthread_mutex_lock(&m->lock);
 	if (inode->file) {
 		struct cache_file *other = inode->file;
@@ -781,6 +779,7 @@ static bool from_cache(struct mount *m, struct reading *reading)
 
 	for (unsigned i = 0; i < TRY_MAX; i++) {
 		const struct attributes *attributes;
+		struct attributes heard;
 		struct change change, change_now;
 		fuse_req_t request;
 		uint64_t instance;
@@ -789,9 +788,9 @@ static bool from_cache(struct mount *m, struct reading *reading)
 
 		pthread_mutex_lock(&m->lock);
 		instance = inode_lease(m, inode, mount_now(), &change);
-		attributes = inode_attributes(m, inode, mount_now());
+		attributes = inode_attributes(m, inode, mount_now(), &heard);
 		if (!instance || !attributes ||
-		    locks_file(m, &inode->handle, reading->lock_file) != HOLDER_LOCK_GOOD ||
+		    locks_file(m, INODE_HANDLE(inode), reading->lock_file) != HOLDER_LOCK_GOOD ||
 		    (reading->exclusive && !write_back_lease(m, inode))) {
 			pthread_mutex_unlock(&m->lock);
 			return false;
@@ -907,7 +906,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 	told = (struct access){
 		.type = ACCESS_READ,
 		.reader = (uint64_t)(uintptr_t)file,
-		.size = file->inode->attributes.size,
+		.size = inode_heard(m, file->inode).size,
 		.offset = offset,
 		.length = size,
 	};

@@ -29,8 +29,8 @@ void answer_name(struct mount *m, const struct call *call, const struct answer_n
 
 	if (parent->present && parent->item.lease != LEASE_NONE &&
 	    !holder_overtaken(m->holder, call->stamp, call->reply.recall_sequence,
-			      &directory->handle, name))
-		instance = holder_lease_held(m->holder, mount_now(), &directory->handle);
+			      INODE_HANDLE(directory), name))
+		instance = holder_lease_held(m->holder, mount_now(), INODE_HANDLE(directory));
 	/* With instance 0 it is a hint only: what unlink would take from under a descriptor that
 	   is open here. An absent name is no hint. */
 	if (instance || child)
@@ -50,8 +50,8 @@ static void node_remember(struct mount *m, const struct call *call,
 	if (node->item.attributes.mode & MARK_FINAL)
 		inode->final = true;
 	/* Without a lease they are only what was heard last: attributes.c. */
-	if (node->instance || !inode_attributes(m, inode, mount_now()))
-		inode_set_attributes(inode, &node->item.attributes, node->instance);
+	if (node->instance || !inode_attributes_stand(m, inode, mount_now()))
+		inode_set_attributes(m, inode, &node->item.attributes, node->instance);
 	rules_heard(m, inode);
 	if (node->instance && node->item.lease == LEASE_WRITE)
 		write_back_granted(m, inode, call, node->instance);
@@ -142,7 +142,8 @@ void entry_fill(struct mount *m, struct inode *child, const struct attributes *a
 		struct fuse_entry_param *ret_entry)
 {
 	struct instant now = mount_now();
-	const struct attributes *attributes = inode_attributes(m, child, now);
+	struct attributes known;
+	const struct attributes *attributes = inode_attributes(m, child, now, &known);
 
 	*ret_entry = (struct fuse_entry_param){ .ino = child->nodeid, .generation = 1 };
 	attributes_stat(attributes ? attributes : answered, &ret_entry->attr);

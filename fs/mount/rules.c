@@ -208,7 +208,7 @@ static void fetch(struct mount *m, struct inode *inode)
 
 	if (call) {
 		call_set_inode(m, call, inode);
-		call->message.getxattr.handle = inode->handle;
+		call->message.getxattr.handle = inode_handle(inode);
 		call->message.getxattr.name = call_name(call, 0, POLICY_XATTR);
 		call->message.getxattr.size = XATTR_BYTES_MAX;
 		call_send(m, call, fetched);
@@ -238,7 +238,7 @@ static struct policy *next_wanted(struct mount *m, struct instant now)
 			continue;
 		if (policy->wanted ||
 		    (connected && (!policy->instance ||
-				   holder_lease(m->holder, now, &policy->inode->handle) !=
+				   holder_lease(m->holder, now, INODE_HANDLE(policy->inode)) !=
 					   policy->instance)))
 			return policy;
 	}
@@ -291,7 +291,7 @@ static void *run(void *context)
 void rules_heard(struct mount *m, struct inode *inode)
 {
 	struct rules_state *s = m->rules;
-	bool has = (inode->attributes.mode & MARK_POLICY) != 0;
+	bool has = (inode_heard_mode(m, inode) & MARK_POLICY) != 0;
 	struct policy *policy;
 
 	if (!s || !S_ISDIR(inode->type) || (!has && !s->policies))
@@ -424,7 +424,7 @@ static bool way_find(struct mount *m, const struct inode *inode, struct slice na
 	if (S_ISDIR(inode->type) && !way_place(w, inode))
 		return false;
 	while (inode->nodeid != FUSE_ROOT_ID) {
-		const struct name_entry *entry = inode->name;
+		const struct name_entry *entry = inode_name(inode);
 
 		if (!entry || !way_prepend(w, entry->name, entry->length) ||
 		    !way_place(w, entry->directory))

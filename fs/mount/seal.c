@@ -3,7 +3,8 @@
 /* enum attribute_marks, as known under a lease that stands; with disconnected=stale, also one that did. */
 static uint32_t marks(struct mount *m, struct inode *inode, struct instant now)
 {
-	const struct attributes *attributes = inode_attributes(m, inode, now);
+	struct attributes known;
+	const struct attributes *attributes = inode_attributes(m, inode, now, &known);
 
 	return attributes ? attributes->mode & (MARK_SEALED | MARK_FINAL) : 0;
 }
@@ -27,7 +28,7 @@ const char *inode_seal_text(struct mount *m, struct inode *inode, struct instant
 {
 	uint32_t known = marks(m, inode, now);
 
-	if (!inode_attributes(m, inode, now))
+	if (!inode_attributes_stand(m, inode, now))
 		return "unknown";
 	if (known & MARK_SEALED)
 		return "sealed";

@@ -588,7 +588,7 @@ static void add_open_claims(struct mount *m)
 
 	while ((inode = inode_next(m, &cursor)))
 		if (inode->live->open_count > 0)
-			add_claim(m, &inode->handle, (struct change){ 0, 0 }, false);
+			add_claim(m, INODE_HANDLE(inode), (struct change){ 0, 0 }, false);
 }
 
 void session_claim_open(struct mount *m, const struct inode *inode)
@@ -596,7 +596,7 @@ void session_claim_open(struct mount *m, const struct inode *inode)
 	/* Without a session the next one claims everything that is open. */
 	if (m->session->stopping || holder_state(m->holder) != HOLDER_ACTIVE)
 		return;
-	add_claim(m, &inode->handle, (struct change){ 0, 0 }, false);
+	add_claim(m, INODE_HANDLE(inode), (struct change){ 0, 0 }, false);
 	pump(m);
 }
 

@@ -20,9 +20,9 @@
 
 static struct change standing_change(struct mount *m, const struct inode *inode)
 {
-	if (!holder_lease_held(m->holder, mount_now(), &inode->handle))
+	if (!holder_lease_held(m->holder, mount_now(), INODE_HANDLE(inode)))
 		return (struct change){ 0, 0 };
-	return holder_change(m->holder, &inode->handle);
+	return holder_change(m->holder, INODE_HANDLE(inode));
 }
 
 static void set(json_t *object, const char *name, uint64_t value)
@@ -193,7 +193,7 @@ static char *lease_text(struct mount *m, struct inode *inode)
 	char *text = NULL;
 
 	pthread_mutex_lock(&m->lock);
-	instance = holder_lease_held(m->holder, mount_now(), &inode->handle);
+	instance = holder_lease_held(m->holder, mount_now(), INODE_HANDLE(inode));
 	left = holder_remaining(m->holder, mount_now());
 	pthread_mutex_unlock(&m->lock);
 	if (!instance)
@@ -218,7 +218,7 @@ static char *cache_text(struct mount *m, struct inode *inode, bool ranges)
 	pthread_mutex_unlock(&m->lock);
 	/* A file of an earlier run is found by its handle. */
 	if (!file && S_ISREG(inode->type))
-		file = found = cache_file_get(m->cache, m->cache_space, &inode->handle);
+		file = found = cache_file_get(m->cache, m->cache_space, INODE_HANDLE(inode));
 	if (file && change_known(change))
 		bytes = cache_file_ranges(file, change, list, RANGES_TEXT_BYTES);
 	if (found)

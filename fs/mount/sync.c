@@ -124,7 +124,7 @@ void sync_request(fuse_req_t request, fuse_ino_t nodeid, bool data_only, struct 
 
 	if (!call)
 		return;
-	call->message.fsync.handle = call->inode->handle;
+	call->message.fsync.handle = inode_handle(call->inode);
 	call->message.fsync.data_only = data_only;
 	call->context = seen;
 	call_send(fuse_req_userdata(request), call, fsync_work);

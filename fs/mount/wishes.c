@@ -154,6 +154,7 @@ static enum progress range(struct prefetch *p, struct wish *wish, struct inode *
 	struct credential credential = credential_of(wish->who);
 	uint64_t start = wish->intent.offset + wish->position, end, size = 0;
 	const struct attributes *attributes;
+	struct attributes heard;
 	struct prefetch_unit *unit;
 	struct ledger_item item;
 	bool known;
@@ -162,7 +163,7 @@ static enum progress range(struct prefetch *p, struct wish *wish, struct inode *
 		      UINT64_MAX :
 		      wish->intent.offset + wish->intent.length;
 	pthread_mutex_lock(&m->lock);
-	attributes = inode_attributes(m, inode, mount_now());
+	attributes = inode_attributes(m, inode, mount_now(), &heard);
 	known = S_ISREG(inode->type) && attributes && inode_lease(m, inode, mount_now(), NULL);
 	if (known && attributes->size < end)
 		end = attributes->size;
@@ -245,7 +246,7 @@ static enum progress named_file(struct prefetch *p, struct wish *wish, struct in
 	pthread_mutex_lock(&m->lock);
 	known = inode_name_find(m, directory, slice_of(name), mount_now(), &child);
 	absent = known && !child;
-	if (child && inode_attributes(m, child, mount_now())) {
+	if (child && inode_attributes_stand(m, child, mount_now())) {
 		wish->intent.type = INTENT_RANGE;
 		wish->intent.inode = child->nodeid;
 		wish->intent.offset = 0;
@@ -349,6 +350,7 @@ static bool allowed(struct mount *m, const struct wish *wish, struct inode *dire
 static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *directory,
 			   const struct listing *listing, const struct listing_entry *e)
 {
+	struct attributes heard;
 	struct mount *m = p->m;
 	struct intent one = wish->intent;
 	char name[NAME_BYTES_MAX + 1];
@@ -358,7 +360,7 @@ static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *
 	pthread_mutex_lock(&m->lock);
 	may = allowed(m, wish, directory, listing, e, &one);
 	if (may)
-		(void)listing_attributes(m, e, mount_now(), &child);
+		(void)listing_attributes(m, e, mount_now(), &heard, &child);
 	one.inode = child ? child->nodeid : 0;
 	pthread_mutex_unlock(&m->lock);
 	if (!may)

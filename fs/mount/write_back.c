@@ -30,7 +30,7 @@ void write_back_limit(dev_t device)
 void write_back_granted(struct mount *m, struct inode *inode, const struct call *call,
 			uint64_t instance)
 {
-	holder_set_exclusive(m->holder, &inode->handle, instance);
+	holder_set_exclusive(m->holder, INODE_HANDLE(inode), instance);
 	inode_live(inode)->stored.session = call->session;
 	inode_live(inode)->stored.sequence = call->reply.recall_sequence;
 	inode_live(inode)->stored.kept = false;
@@ -62,7 +62,7 @@ bool write_back_expected(struct mount *m, const struct inode *inode)
 	if (inode->live->stored.session.value == 0)
 		return false;
 	if (inode->live->stored.kept)
-		return holder_kept(m->holder, mount_now(), &inode->handle);
+		return holder_kept(m->holder, mount_now(), INODE_HANDLE(inode));
 	return holder_valid(m->holder, mount_now()) &&
 	       inode->live->stored.session.value == holder_session(m->holder).value;
 }
@@ -71,7 +71,7 @@ uint64_t write_back_lease(struct mount *m, const struct inode *inode)
 {
 	if (inode->live->stored.kept || !write_back_expected(m, inode))
 		return 0;
-	return holder_exclusive(m->holder, mount_now(), &inode->handle);
+	return holder_exclusive(m->holder, mount_now(), INODE_HANDLE(inode));
 }
 
 static void lost(struct mount *m, struct inode *inode)
@@ -79,7 +79,7 @@ static void lost(struct mount *m, struct inode *inode)
 	COUNT(m, stores_lost);
 	mount_log("warning", "inode %llu: stores through a mapping are lost with the lease that they "
 		  "were made under; msync and fsync say EIO",
-		  (unsigned long long)inode->attributes.inode);
+		  (unsigned long long)inode_heard(m, inode).inode);
 }
 
 static void told(struct mount *m, struct notifier_work *work)
@@ -97,7 +97,7 @@ static void tell_of_mode(struct mount *m, struct inode *inode, uint32_t mode)
 	struct notifier_work *work = NULL;
 
 	pthread_mutex_lock(&m->lock);
-	if (inode->attributes.mode != mode)
+	if (inode_heard_mode(m, inode) != mode)
 		work = calloc(1, sizeof(*work));
 	if (work) {
 		work->done = told;
@@ -121,7 +121,7 @@ static void write_back_work(struct mount *m, struct call *call)
 	bool kept;
 
 	pthread_mutex_lock(&m->lock);
-	mode = inode->attributes.mode;
+	mode = inode_heard_mode(m, inode);
 	pthread_mutex_unlock(&m->lock);
 	kept = modify_end(m, call, &answer, &before, &after);
 	answer_done(m, &answer);
@@ -182,7 +182,7 @@ void write_back_request(struct mount *m, fuse_req_t request, struct open_file *f
 	call->deadline_errno = EIO;
 	/* The kernel writes it back as nobody in particular: it is who opened the file who stored. */
 	call->message.common.credential = file->credential;
-	call->message.write_back.handle = inode->handle;
+	call->message.write_back.handle = inode_handle(inode);
 	call->message.write_back.offset = offset;
 	call->message.write_back.lease_sequence = under.sequence;
 	modify_send_ahead(m, call, write_back_work);

@@ -156,7 +156,7 @@ static void acl_work(struct mount *m, struct call *call)
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, NULL, NULL, &answer);
 	granted = answer.nodes[NODE_TARGET].instance != 0;
-	again = !granted && call->request && holder_lease(m->holder, mount_now(), &inode->handle);
+	again = !granted && call->request && holder_lease(m->holder, mount_now(), INODE_HANDLE(inode));
 	if (!granted && !again)
 		work = calloc(1, sizeof(*work));
 	if (work) {
@@ -256,6 +256,7 @@ static bool known_absent(struct mount *m, fuse_req_t request, fuse_ino_t nodeid,
 {
 	uint32_t bit = lacks_bit(name);
 	const struct attributes *attributes = NULL;
+	struct attributes heard;
 	struct inode *inode;
 	bool absent;
 	unsigned token = 0;
@@ -265,7 +266,7 @@ static bool known_absent(struct mount *m, fuse_req_t request, fuse_ino_t nodeid,
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode)
-		attributes = inode_attributes(m, inode, mount_now());
+		attributes = inode_attributes(m, inode, mount_now(), &heard);
 	absent = attributes && (attributes->mode & bit);
 	if (absent) {
 		if (is_acl(name))
@@ -308,7 +309,7 @@ void op_getxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, size_t
 	if (!call)
 		return;
 	call->size = size;
-	call->message.getxattr.handle = call->inode->handle;
+	call->message.getxattr.handle = inode_handle(call->inode);
 	call->message.getxattr.name = call_name(call, 0, name);
 	call->message.getxattr.size = size < XATTR_BYTES_MAX ? (uint32_t)size : XATTR_BYTES_MAX;
 	call->ends_when_away = nodeid == FUSE_ROOT_ID && is_acl(name) &&
@@ -323,7 +324,7 @@ void op_listxattr(fuse_req_t request, fuse_ino_t nodeid, size_t size)
 	if (!call)
 		return;
 	call->size = size;
-	call->message.listxattr.handle = call->inode->handle;
+	call->message.listxattr.handle = inode_handle(call->inode);
 	call->message.listxattr.size = size < XATTR_BYTES_MAX ? (uint32_t)size : XATTR_BYTES_MAX;
 	call_send(fuse_req_userdata(request), call, getxattr_work);
 }
@@ -403,7 +404,7 @@ void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const 
 	}
 	memcpy(call->bulk, value, size);
 	call->bulk_length = size;
-	call->message.setxattr.handle = call->inode->handle;
+	call->message.setxattr.handle = inode_handle(call->inode);
 	call->message.setxattr.name = call_name(call, 0, name);
 	call->message.setxattr.create = (flags & XATTR_CREATE) != 0;
 	call->message.setxattr.replace = (flags & XATTR_REPLACE) != 0;
@@ -423,7 +424,7 @@ void op_removexattr(fuse_req_t request, fuse_ino_t nodeid, const char *name)
 	call = op_call(request, nodeid, MESSAGE_removexattr);
 	if (!call)
 		return;
-	call->message.removexattr.handle = call->inode->handle;
+	call->message.removexattr.handle = inode_handle(call->inode);
 	call->message.removexattr.name = call_name(call, 0, name);
 	call_limit(call);
 	modify_send(fuse_req_userdata(request), call, &scope, change_work);

@@ -906,7 +906,7 @@ static inline void lab_make_root(const struct item_node *root)
 	inode = inode_get(&lab.m, &root->handle, root->attributes.mode);
 	ck_assert_ptr_nonnull(inode);
 	inode_looked_up(&lab.m, inode);
-	inode->attributes = root->attributes;
+	inode_set_attributes(&lab.m, inode, &root->attributes, 0);
 	pthread_mutex_unlock(&lab.m.lock);
 }
 

@@ -63,7 +63,7 @@ static void end(struct fixture *f)
 static uint64_t lease(struct fixture *f, const struct inode *inode)
 {
 	uint64_t stamp = holder_request_begin(f->m.holder);
-	uint64_t instance = holder_grant(f->m.holder, at(1), stamp, 0, &inode->handle,
+	uint64_t instance = holder_grant(f->m.holder, at(1), stamp, 0, INODE_HANDLE(inode),
 					 (struct change){ 9, 1 }, &f->actions);
 
 	holder_request_end(f->m.holder, stamp);
@@ -166,10 +166,10 @@ START_TEST(attributes_do_not_outlive_our_own_modification)
 
 	begin(&f);
 	inode = inode_get(&f.m, &a, S_IFREG);
-	inode_set_attributes(inode, &attributes, lease(&f, inode));
-	ck_assert_ptr_nonnull(inode_attributes(&f.m, inode, at(1)));
+	inode_set_attributes(&f.m, inode, &attributes, lease(&f, inode));
+	ck_assert(inode_attributes_stand(&f.m, inode, at(1)));
 	ck_assert_int_eq(holder_modify_begin(f.m.holder, &a), 0);
-	ck_assert_ptr_null(inode_attributes(&f.m, inode, at(1)));
+	ck_assert(!inode_attributes_stand(&f.m, inode, at(1)));
 	end(&f);
 }
 END_TEST

@@ -506,9 +506,9 @@ START_TEST(entries_with_attributes_count_as_lookups)
 	unique = list(FUSE_READDIR, fh);
 	answer_listing(origin_expect(MESSAGE_readdir));
 	ck_assert_int_eq(kernel_error(unique), 0);
-	ck_assert_uint_eq(LAB_GET(inode_find(&lab.m, &handle)->lookup_count), 0);
+	ck_assert_uint_eq(LAB_GET((uint64_t)inode_find(&lab.m, &handle)->lookup_count), 0);
 	ck_assert_int_eq(kernel_error(list(FUSE_READDIRPLUS, fh)), 0);
-	ck_assert_uint_eq(LAB_GET(inode_find(&lab.m, &handle)->lookup_count), 1);
+	ck_assert_uint_eq(LAB_GET((uint64_t)inode_find(&lab.m, &handle)->lookup_count), 1);
 	close_directory(fh);
 }
 END_TEST
