@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fs/mount/bulk.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/read.h"
 #include "fs/mount/rules.h"
@@ -184,7 +185,7 @@ void call_destroy(struct mount *m, struct call *call)
 	if (table->parked)
 		pthread_cond_signal(&table->tick); /* somebody may wait for the slot */
 	pthread_mutex_unlock(&m->lock);
-	free(call->bulk);
+	bulk_drop(m, call);
 	free(call->bytes);
 	free(call->answer);
 	free(call);
@@ -255,9 +256,7 @@ static void supersede(struct mount *m, struct call *call)
 {
 	call->superseding = true;
 	call->sequence = ++m->calls->slots[call->slot].sequence;
-	free(call->bulk);
-	call->bulk = NULL;
-	call->bulk_length = 0;
+	bulk_drop(m, call);
 	call->message = (struct message){ .type = MESSAGE_setattr };
 	call->message.setattr.handle = inode_handle(call->inode);
 }

@@ -49,7 +49,8 @@ struct call {
 	uint64_t request_thread;   /* thread id of the caller */
 	enum message_type operation; /* what it is; the message may become another (supersede) */
 	struct message message;
-	void *bulk;                /* owned */
+	void *bulk;                /* bulk.h */
+	void *bulk_memory;         /* owned: what it is in */
 	size_t bulk_length;
 	char names[2][NAME_BYTES_MAX + 1]; /* copies for the message */
 	void *bytes;               /* owned: a link's target */

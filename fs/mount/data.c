@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "fs/mount/bulk.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
@@ -542,14 +543,11 @@ void op_write(fuse_req_t request, fuse_ino_t nodeid, const char *data, size_t si
 		return;
 	if (info->flags & O_DIRECT)
 		call->direct = file;
-	call->bulk = malloc(size ? size : 1);
-	if (!call->bulk) {
+	if (bulk_set(call, data, size) < 0) {
 		note_direct(m, call);
 		reply_error(m, call, ENOMEM);
 		return;
 	}
-	memcpy(call->bulk, data, size);
-	call->bulk_length = size;
 	call->lock_file = file->lock_number;
 	call->message.write.handle = inode_handle(call->inode);
 	call->message.write.offset = (uint64_t)offset;

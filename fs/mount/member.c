@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "fs/mount/bdi.h"
+#include "fs/mount/bulk.h"
 #include "fs/mount/call.h"
 #include "fs/mount/handover.h"
 #include "fs/mount/inode.h"
@@ -83,6 +84,7 @@ void member_destroy(struct member *mb)
 	if (!mb)
 		return;
 	m = &mb->mount;
+	bulk_finish(m);
 	free(m->export);
 	free(m->origin_url);
 	free(mb->tls_directory);
@@ -140,7 +142,10 @@ static void *loop(void *context)
 	struct fuse_buf buffer = { 0 };
 
 	while (!fuse_session_exited(m->fuse)) {
-		int r = fuse_session_receive_buf(m->fuse, &buffer);
+		int r;
+
+		bulk_receive(m, &buffer);
+		r = fuse_session_receive_buf(m->fuse, &buffer);
 
 		if (r == -EINTR || r == -EAGAIN)
 			continue;

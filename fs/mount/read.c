@@ -407,8 +407,8 @@ static int fill_holes(struct call *call, struct stored *ret_stored)
 			return -ENOMEM;
 		if (stored.length)
 			memcpy(bytes + stored.zeros, call->data.data, stored.length);
-		free(call->bulk); /* of an answer that was not used */
-		call->bulk = bytes;
+		free(call->bulk_memory); /* of an answer that was not used */
+		call->bulk = call->bulk_memory = bytes;
 		call->data = (struct slice){ bytes, stored.count };
 	}
 	*ret_stored = stored;

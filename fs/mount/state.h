@@ -29,6 +29,7 @@
 #define LOCKED_TIMEOUT_NS (30 * NS_PER_S)
 #define CALL_COUNT_MAX 4096          /* in flight; beyond it a request fails with EAGAIN, counted */
 #define COMPLETION_THREADS 4
+#define BULK_SPARE_COUNT 8     /* memory of requests, a MiB each, that is kept for the next ones */
 #define PAGE_INODE_COUNT_MAX 65536   /* inodes with pages in the kernel: what fencing must cover */
 #define SMALL_FILE_BYTES_MAX 32768   /* a lookup brings a whole file up to this size */
 
@@ -147,6 +148,7 @@ struct mount {
 	unsigned replies[2];
 	pthread_cond_t replies_done;
 	struct instant given_until; /* the latest end of a validity that was ever given */
+	void *_Atomic bulk_spare[BULK_SPARE_COUNT]; /* memory for requests: bulk.h */
 	uint32_t drop_walkers; /* threads of drop_all.c; the last one signals replies_done */
 
 	struct mount_counters counters;

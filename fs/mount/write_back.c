@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "fs/mount/bdi.h"
+#include "fs/mount/bulk.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/notifier.h"
 
@@ -171,13 +172,10 @@ void write_back_request(struct mount *m, fuse_req_t request, struct open_file *f
 		return;
 	}
 	call_set_inode(m, call, inode);
-	call->bulk = malloc(size ? size : 1);
-	if (!call->bulk) {
+	if (bulk_set(call, data, size) < 0) {
 		reply_error(m, call, ENOMEM);
 		return;
 	}
-	memcpy(call->bulk, data, size);
-	call->bulk_length = size;
 	call->bound = under.number;
 	call->deadline_errno = EIO;
 	/* The kernel writes it back as nobody in particular: it is who opened the file who stored. */

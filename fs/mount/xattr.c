@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "fs/mount/asked.h"
+#include "fs/mount/bulk.h"
 #include "fs/mount/inode.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/notifier.h"
@@ -397,13 +398,10 @@ void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const 
 	call = op_call(request, nodeid, MESSAGE_setxattr);
 	if (!call)
 		return;
-	call->bulk = malloc(size ? size : 1);
-	if (!call->bulk) {
+	if (bulk_set(call, value, size) < 0) {
 		reply_error(m, call, ENOMEM);
 		return;
 	}
-	memcpy(call->bulk, value, size);
-	call->bulk_length = size;
 	call->message.setxattr.handle = inode_handle(call->inode);
 	call->message.setxattr.name = call_name(call, 0, name);
 	call->message.setxattr.create = (flags & XATTR_CREATE) != 0;
