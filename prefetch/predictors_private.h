@@ -127,6 +127,8 @@ struct directory {
 	uint32_t children_placed;
 	uint32_t children_listed;
 	uint32_t lists_ahead; /* subdirectories wished for and not come to */
+	uint32_t lists_asked; /* from the start of the listing */
+	uint32_t lists_missed; /* in a row that it came to before their listings were here */
 	bool expanded, come, seen; /* wished for; the walk came to it; its files are counted */
 	struct order list_order;
 };
@@ -150,6 +152,8 @@ struct walk {
 	uint32_t serial; /* 0: none */
 	uint32_t used;
 	uint32_t asked, consumed; /* directories */
+	uint64_t at, reach;       /* places: of the last that it came to, the farthest with wishes */
+	bool unordered;           /* not in the order of listings */
 	/* Files in those that it came to; of them visited; wished for. Whether it reads them, too. */
 	uint32_t files_seen, files_opened, files_asked;
 	bool reads;

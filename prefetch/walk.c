@@ -12,12 +12,18 @@
 #define AHEAD_MIN 64u
 #define AHEAD_MAX 2048u
 #define AHEAD_FACTOR 8u
-/* Of a directory, not fewer subdirectories at a time, unless it has no more. */
+/*
+ * Of a directory, not fewer subdirectories at a time, unless it has no more: where the walk is, and of
+ * those that it comes to later. A part has to be here when the next is wished for.
+ */
 #define PART_MIN 16u
+#define PART_LATER_MIN 128u
 /* Between a directory and what is in it. */
 #define MEMORY_ACCESSES 65536u
 /* Of readers that are not known, or threads that walk together, so many subdirectories. */
 #define CHILDREN_MIN 3u
+/* So many subdirectories in a row that were not here, though others were wished for: another order. */
+#define MISSES_MAX 4u
 
 struct walk *predict_walk_of(struct predictors *p, const struct directory *d)
 {
@@ -51,6 +57,8 @@ static void join(struct directory *d, struct directory *parent, const struct wal
 	if (d->walk == w->serial)
 		return;
 	d->walk = w->serial;
+	d->lists_missed = 0;
+	d->lists_asked = 0;
 	d->expanded = d->come = d->seen = false;
 	d->lists_ahead = 0;
 	d->children_placed = 0;
@@ -65,6 +73,19 @@ static void join(struct directory *d, struct directory *parent, const struct wal
 	}
 }
 
+/*
+ * How many directories the walk comes to before what is in `d`, about: what was wished for is spread
+ * evenly between where it is and the farthest place of that.
+ */
+static uint32_t distance_of(const struct walk *w, const struct directory *d)
+{
+	uint64_t ahead = w->asked > w->consumed ? w->asked - w->consumed : 0;
+	uint64_t all = w->reach > w->at ? (w->reach - w->at) >> 32 : 0;
+	uint64_t part = d->place > w->at ? (d->place - w->at) >> 32 : 0;
+
+	return 1 + (uint32_t)(part < all ? ahead * part / all : part ? ahead : 0);
+}
+
 /* Subdirectories of `d` behind `name` that fit. False: none do. */
 static bool wish_lists(struct predictors *p, struct walk *w, struct directory *d, struct slice name,
 		       struct intents *intents)
@@ -73,17 +94,22 @@ static bool wish_lists(struct predictors *p, struct walk *w, struct directory *d
 	uint32_t before = name.length ? d->lists_ahead : 0;
 	uint32_t left = name.length ? known - (uint32_t)least(known, d->children_listed) : known;
 	const struct intent intent = { .type = INTENT_LISTS, .predictor = PREDICTOR_WALK,
-				       .directory = d->entry.key, .distance = 1,
+				       .directory = d->entry.key,
+				       .distance = name.length ? 1 : distance_of(w, d),
 				       .sorted = name.length && d->list_order.ascents >= 5,
 				       .count = (uint32_t)least(left, before + room) };
 
-	if (intent.count <= before || intent.count - before < least(left - before, PART_MIN))
+	if (intent.count <= before ||
+	    intent.count - before < least(left - before, d->come ? PART_MIN : PART_LATER_MIN))
 		return false;
 	if (!predictors_wish(p, intents, &intent, name))
 		return false;
 	w->asked += intent.count - before;
 	d->lists_ahead = intent.count;
+	if (!name.length)
+		d->lists_asked = intent.count;
 	d->expanded = true;
+	w->reach = most(w->reach, d->place);
 	return true;
 }
 
@@ -132,14 +158,44 @@ static bool walks(const struct predictors *p, const struct directory *parent,
 	       parent->children_listed >= CHILDREN_MIN;
 }
 
-/* The walk came to a subdirectory of `parent`: keep some ahead of it. */
+/*
+ * The order is not that of the listing, maybe the reverse, as of walks that keep a stack: of all of them
+ * as many as fit, wherever the walk is. What is here costs nothing.
+ */
+static void wish_any(struct predictors *p, struct walk *w, struct directory *d, struct intents *intents)
+{
+	const struct intent intent = {
+		.type = INTENT_LISTS, .predictor = PREDICTOR_WALK, .directory = d->entry.key,
+		.distance = 1,
+		.count = (uint32_t)least(d->directories, (uint64_t)d->lists_asked + room_of(w))
+	};
+
+	if (d->lists_asked >= d->directories)
+		return;
+	/* Each goes through those before: larger and larger parts. */
+	if (intent.count - d->lists_asked < least(d->directories - d->lists_asked,
+						  most(d->lists_asked / 2, PART_MIN)) ||
+	    !predictors_wish(p, intents, &intent, (struct slice){ 0 }))
+		return;
+	w->asked += intent.count - d->lists_asked;
+	d->lists_asked = intent.count;
+	d->expanded = true;
+}
+
+/* The walk came to a subdirectory of `parent`, whose listing is `here` or not: keep some ahead of it. */
 static void next_in(struct predictors *p, struct walk *w, struct directory *parent,
-		    struct slice name, struct intents *intents)
+		    struct slice name, bool here, struct intents *intents)
 {
 	(void)predict_order_next(&parent->list_order, name);
+	parent->lists_missed = here || !parent->expanded ? 0 : parent->lists_missed + 1;
+	if (parent->lists_missed >= MISSES_MAX)
+		w->unordered = true;
+	parent->come = true;
 	if (parent->lists_ahead)
 		parent->lists_ahead--;
-	if (!parent->expanded)
+	if (w->unordered && parent->listed)
+		wish_any(p, w, parent, intents);
+	else if (!parent->expanded)
 		(void)wish_lists(p, w, parent, (struct slice){ 0 }, intents);
 	else if (name.length && parent->listed && parent->lists_ahead < room_of(w) / 2)
 		(void)wish_lists(p, w, parent, name, intents);
@@ -149,6 +205,7 @@ void predict_walk_list(struct predictors *p, const struct access *access, struct
 {
 	struct directory *d = predictors_directory_of(p, access), *parent = NULL;
 	struct walk *w = NULL;
+	bool here;
 
 	if (d->parent)
 		parent = table_get(&p->directories, d->parent);
@@ -171,13 +228,15 @@ void predict_walk_list(struct predictors *p, const struct access *access, struct
 		d->walk = 0; /* maybe the start of one */
 		return;
 	}
+	here = d->listed && d->walk == w->serial;
 	join(d, parent, w);
+	w->at = d->place;
 	w->used = (uint32_t)p->accesses;
 	w->consumed++;
 	if (w->asked < w->consumed)
 		w->asked = w->consumed;
 	d->come = true;
-	next_in(p, w, parent, access->name, intents);
+	next_in(p, w, parent, access->name, here, intents);
 	if (d->listed)
 		predict_sweep_walk(p, w, d, intents);
 	if (d->listed && d->directories && !d->expanded)

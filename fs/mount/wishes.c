@@ -184,6 +184,19 @@ static enum progress range(struct prefetch *p, struct wish *wish, struct inode *
 	return start + size < end ? PROGRESS_SENT : PROGRESS_OVER;
 }
 
+/* A listing that is under way already. */
+static bool list_comes(struct prefetch *p, uint64_t nodeid)
+{
+	bool comes = false;
+
+	pthread_mutex_lock(&p->lock);
+	for (unsigned i = 0; i < PREFETCH_UNITS_MAX && !comes; i++)
+		comes = p->units[i].state == UNIT_SENT && p->units[i].nodeid == nodeid &&
+			p->units[i].offset == LEDGER_LISTING;
+	pthread_mutex_unlock(&p->lock);
+	return comes;
+}
+
 /* Its listing; `resume`: the wish needs it, and comes back. */
 static enum progress list(struct prefetch *p, struct wish *wish, struct inode *directory, bool resume)
 {
@@ -202,6 +215,8 @@ static enum progress list(struct prefetch *p, struct wish *wish, struct inode *d
 	full = m->inodes->count > PREFETCH_INODES_MAX;
 	pthread_mutex_unlock(&m->lock);
 	if (here || full || !S_ISDIR(directory->type))
+		return PROGRESS_OVER;
+	if (!resume && wish->class == WISH_GUESS && list_comes(p, directory->nodeid))
 		return PROGRESS_OVER;
 	item = item_of(wish, directory->nodeid, LEDGER_LISTING, LIST_UNIT);
 	unit = unit_begin(p, wish, LIST_UNIT, &item);

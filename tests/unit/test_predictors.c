@@ -583,15 +583,13 @@ START_TEST(directory_after_directory_is_fetched_before_it_is_come_to)
 END_TEST
 
 /* `find`: each directory's listing is there when it is come to. */
-START_TEST(a_walk_has_the_listings_ahead_of_it)
+static unsigned walk_flat(const unsigned *order)
 {
 	struct tree *t = calloc(1, sizeof(*t));
-	unsigned missed = 0, order[2000];
+	unsigned missed = 0;
 
 	ck_assert_ptr_nonnull(t);
 	t->directories = 2000;
-	for (unsigned i = 0; i < 2000; i++)
-		order[i] = i;
 	list(9, 0, 1, "");
 	listed(0, 1, "", 0, 2000);
 	for (unsigned i = 0; i < 2000; i++) {
@@ -605,8 +603,59 @@ START_TEST(a_walk_has_the_listings_ahead_of_it)
 			listed(1, 10 + i, name, 25, 0);
 		serve(t);
 	}
-	ck_assert_uint_le(missed, 2);
 	free(t);
+	return missed;
+}
+
+START_TEST(a_walk_has_the_listings_ahead_of_it)
+{
+	unsigned order[2000];
+
+	for (unsigned i = 0; i < 2000; i++)
+		order[i] = i;
+	ck_assert_uint_le(walk_flat(order), 2);
+}
+END_TEST
+
+/* Who keeps directories on a stack comes to the last one first. */
+START_TEST(a_walk_in_reverse_has_most_listings_ahead_of_it)
+{
+	unsigned order[2000];
+
+	for (unsigned i = 0; i < 2000; i++)
+		order[i] = 1999 - i;
+	ck_assert_uint_le(walk_flat(order), 400);
+}
+END_TEST
+
+/* What is in a directory that a walk comes to sooner is nearer. */
+START_TEST(wishes_of_a_walk_go_out_in_its_order)
+{
+	uint32_t last = 0;
+
+	list(9, 0, 1, "");
+	listed(0, 1, "", 0, 20);
+	list(9, 1, 10, "a");
+	for (unsigned i = 0; i < 20; i++) {
+		char name[2] = { (char)('a' + i), 0 };
+
+		listed(1, 10 + i, name, 0, 200);
+	}
+	for (unsigned i = 0; i < 40; i++) { /* it goes on in the first */
+		char name[8];
+
+		(void)snprintf(name, sizeof(name), "n%u", i);
+		intents.count = 0;
+		list(9, 10, 1000 + i, name);
+		for (uint32_t k = 0; k < intents.count; k++) {
+			if (items[k].type != INTENT_LISTS || items[k].directory == 10)
+				continue;
+			ck_assert_uint_ge(items[k].directory, last);
+			ck_assert_uint_gt(items[k].distance, 1);
+			last = (uint32_t)items[k].directory;
+		}
+	}
+	ck_assert_uint_gt(last, 10);
 }
 END_TEST
 
@@ -824,6 +873,8 @@ static TCase *predictors_case(void)
 	tcase_add_test(t, a_shuffled_tree_is_fetched_long_before_it_is_read);
 	tcase_add_test(t, directory_after_directory_is_fetched_before_it_is_come_to);
 	tcase_add_test(t, a_walk_has_the_listings_ahead_of_it);
+	tcase_add_test(t, a_walk_in_reverse_has_most_listings_ahead_of_it);
+	tcase_add_test(t, wishes_of_a_walk_go_out_in_its_order);
 	tcase_add_test(t, a_walk_into_the_depth_has_the_listings_ahead_of_it);
 	tcase_add_test(t, a_look_into_a_directory_is_no_walk);
 	tcase_add_test(t, the_same_order_again_is_followed);
