@@ -147,7 +147,8 @@ static int job_read(unsigned number, struct job *ret_job)
 	if (path_of(number, ".lock", path) < 0)
 		return 0;
 	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (ret_job->state == JOB_RUNNING && (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0))
+	/* Shared: who else looks at the same time is not taken for it. */
+	if (ret_job->state == JOB_RUNNING && (fd < 0 || flock(fd, LOCK_SH | LOCK_NB) == 0))
 		ret_job->state = JOB_INTERRUPTED;
 	if (fd >= 0)
 		close(fd);
@@ -202,6 +203,15 @@ int job_begin(struct job *job)
 	return 0;
 }
 
+/* On one line, whatever is in it: a name is made by anybody, and the next line could be a pid. */
+static void put(FILE *file, const char *name, const char *text)
+{
+	fprintf(file, "%s ", name);
+	for (; *text; text++)
+		putc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, file);
+	putc('\n', file);
+}
+
 void job_write(const struct job *job)
 {
 	char path[PATH_MAX], next[PATH_MAX];
@@ -214,11 +224,14 @@ void job_write(const struct job *job)
 	file = fopen(next, "we");
 	if (!file)
 		return;
-	good = fprintf(file,
-		       "state %s\npid %d\nfiles %" PRIu64 "\nfound %" PRIu64 "\nbytes %" PRIu64
-		       "\nfound-bytes %" PRIu64 "\nfailed %" PRIu64 "\nmount %s\nwhat %s\n",
-		       states[job->state], (int)job->pid, job->files, job->found, job->bytes,
-		       job->found_bytes, job->failed, job->root, job->what) > 0;
+	fprintf(file,
+		"state %s\npid %d\nfiles %" PRIu64 "\nfound %" PRIu64 "\nbytes %" PRIu64
+		"\nfound-bytes %" PRIu64 "\nfailed %" PRIu64 "\n",
+		states[job->state], (int)job->pid, job->files, job->found, job->bytes,
+		job->found_bytes, job->failed);
+	put(file, "mount", job->root);
+	put(file, "what", job->what);
+	good = !ferror(file);
 	if (fclose(file) == 0 && good)
 		(void)rename(next, path); /* what others see is a little old then */
 }

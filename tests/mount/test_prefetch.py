@@ -111,6 +111,14 @@ def test_a_job_in_the_background_is_listed_and_cancelled(w):
     job(w, number, "cancelled")
 
 
+def test_a_name_says_nothing_else_of_a_job(w):
+    name = "x\npid 1\nstate failed"
+    a, = prepare(w, "a", files={name: b"x" * 5000})
+    leasehold_command(w, "prefetch", a / name)
+    listed = leasehold_command(w, "prefetch", "list")
+    expect(re.match(r"1  done  .*x\?pid 1\?state failed\n$", listed) is not None, True, listed)
+
+
 def test_a_job_goes_on_after_the_mount_is_back(w):
     a, = prepare(w, "a", files={"big": pattern(8 << 20)})
     number = leasehold_command(w, "prefetch", "--detach", "--limit", "1M", a / "big").strip()
