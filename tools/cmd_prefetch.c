@@ -167,7 +167,7 @@ static bool piece_ask(struct piece *piece)
 	if (stopped)
 		return false;
 	if (r < 0)
-		why = strerror(-r);
+		why = r == -ENODATA ? "it is not on a Leasehold mount" : strerror(-r);
 	else if (strcmp(state, "off") == 0)
 		why = "the mount was made with --prefetch=off";
 	else if (strcmp(state, "full") == 0)
@@ -452,7 +452,8 @@ static bool read_list(struct names *paths, const char *name)
 			line[length - 1] = '\0';
 		if (!*line)
 			continue;
-		if (*run.job.root && *line == '/') { /* looked at when its turn comes */
+		/* Looked at when its turn comes: there may be millions. */
+		if (*run.job.root && *line == '/' && !strpbrk(line, "*?[")) {
 			names_add(paths, "", line + 1);
 			continue;
 		}
@@ -464,6 +465,22 @@ static bool read_list(struct names *paths, const char *name)
 	return good;
 }
 
+/* Of a list it may be a link: what that leads to is meant. */
+static void named(const char *path)
+{
+	struct stat st;
+	char *real = NULL;
+
+	if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
+		real = place("prefetch", path);
+		run.job.failed += !real;
+		if (!real)
+			return;
+	}
+	tree(real ? real : path, 0);
+	free(real);
+}
+
 static int work(const struct names *paths)
 {
 	struct sigaction action = { .sa_handler = on_signal };
@@ -472,7 +489,7 @@ static int work(const struct names *paths)
 	sigaction(SIGTERM, &action, NULL);
 	run.began = now();
 	for (size_t i = 0; i < paths->count && !stopped; i++)
-		tree(paths->items[i], 0);
+		named(paths->items[i]);
 	pieces_wait(0);
 	run.job.state = stopped == 1 ? JOB_CANCELLED : stopped || run.job.failed ? JOB_FAILED : JOB_DONE;
 	show(true);

@@ -69,6 +69,13 @@ def test_a_list_and_a_pattern_name_what_is_fetched(w):
     leasehold_command(w, "prefetch", "--from-list", os.path.join(w.path, "list"), a / "tree/*/f3")
     for name in ("tree/f4", "tree/c/f2", "tree/a/f3", "tree/c/f3"):
         expect(state(a / name), "complete", name)
+    # Of a list, too, a link is what it leads to, and a pattern may stand anywhere.
+    os.symlink("f4", a / "tree/a/link")
+    write_file(os.path.join(w.path, "list"), ("%s\n%s\n%s\n" % (
+        a / "tree/f2", a / "tree/a/link", a / "tree/*/b/f2")).encode())
+    leasehold_command(w, "prefetch", "--from-list", os.path.join(w.path, "list"))
+    for name in ("tree/f2", "tree/a/f4", "tree/a/b/f2"):
+        expect(state(a / name), "complete", name)
     # What is not there is said, and the rest fetched.
     result = subprocess.run([BINARY, "prefetch", a / "none", a / "tree/c/f4"],
                             env=dict(os.environ, XDG_STATE_HOME=os.path.join(w.path, "home")),
