@@ -43,7 +43,7 @@
 #endif
 #define TEST_TIMEOUT_S 240
 #define TYPES_MAX 128
-#define RECORDS_MAX 512 /* of each kind, in one test */
+#define RECORDS_MAX 4096 /* of each kind, in one test */
 #define ROOT_NUMBER 1   /* inodes at the origin have numbers: lab_handle() */
 #define INCARNATION 9
 #define LARGE_FILE_BYTES (1 << 20)

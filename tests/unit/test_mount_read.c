@@ -45,7 +45,7 @@ static const char *large(size_t bytes)
 	return text;
 }
 
-/* Invalidations of the file's pages that were begun. */
+/* Invalidations of the file's pages that were begun; some of them twice (drop_all.c). */
 static unsigned page_notices(void)
 {
 	unsigned count = 0;
@@ -354,6 +354,7 @@ END_TEST
 START_TEST(a_fill_under_a_recall_is_dropped_before_it_is_acknowledged)
 {
 	uint64_t unique, sequence;
+	unsigned before;
 
 	begin(3);
 	unique = kernel_read(node, fh, 0, 3);
@@ -361,12 +362,13 @@ START_TEST(a_fill_under_a_recall_is_dropped_before_it_is_acknowledged)
 	sequence = origin_recall(FILE_NUMBER, NULL);
 	LAB_WAIT(lab.notice_count > 0 && !lab.notices[lab.notice_count - 1].returned);
 	ck_assert(!origin_acknowledged(sequence));
-	ck_assert_uint_eq(page_notices(), 1);
 	answer(origin_expect(MESSAGE_read), 1, LEASE_NONE, "old");
 	kernel_expect_text(unique, "old");
+	before = page_notices();
+	ck_assert_uint_ge(before, 1);
 	kernel_let_notifications(false);
 	origin_wait_acknowledged(sequence);
-	ck_assert_uint_eq(page_notices(), 2);
+	ck_assert_uint_gt(page_notices(), before);
 	lab_wait_calls();
 	unique = kernel_read(node, fh, 0, 3);
 	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
@@ -430,6 +432,7 @@ END_TEST
 START_TEST(the_end_of_a_session_does_not_wait_for_readers)
 {
 	struct origin_request *first, *second, *refused;
+	bool between = false, behind = false;
 	uint64_t one, two;
 	unsigned before;
 
@@ -446,18 +449,18 @@ START_TEST(the_end_of_a_session_does_not_wait_for_readers)
 	origin_answer_status(refused, STATUS_NOSESSION);
 	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_STALE); /* in the next session */
 	pthread_mutex_lock(&lab.lock);
-	for (unsigned i = before, found = 0; i < lab.notice_count; i++) {
+	for (unsigned i = before; i < lab.notice_count; i++) {
 		const struct kernel_notice *n = &lab.notices[i];
 
 		if (n->nodeid != node)
 			continue;
-		ck_assert(n->returned);
-		ck_assert_int_eq(n->offset, found == 0 ? 4096 : 12288);
-		ck_assert_int_eq(n->length, found == 0 ? 4096 : 0);
-		found++;
+		ck_assert(n->offset == 4096 || n->offset == 12288);
+		ck_assert_int_eq(n->length, n->offset == 4096 ? 4096 : 0);
+		between |= n->returned && n->offset == 4096;
+		behind |= n->returned && n->offset == 12288;
 	}
 	pthread_mutex_unlock(&lab.lock);
-	ck_assert_uint_eq(page_notices(), 2);
+	ck_assert(between && behind);
 	/* What the old session granted is void. */
 	answer(first, 1, LEASE_READ, "old");
 	answer(origin_expect(MESSAGE_read), 2, LEASE_READ, "new");
@@ -491,7 +494,7 @@ START_TEST(the_end_of_a_session_drops_pages_whose_answer_is_on_its_way)
 	ck_assert_int_eq(kernel_error(second), 0);
 	origin_answer_status(origin_expect(MESSAGE_lookup), STATUS_STALE); /* in the next session */
 	ck_assert_int_eq(kernel_error(other), ESTALE);
-	ck_assert_uint_eq(page_notices(), 1);
+	ck_assert_uint_ge(page_notices(), 1);
 	ck_assert_int_eq(lab.notices[lab.notice_count - 1].offset, 0);
 	ck_assert_int_eq(lab.notices[lab.notice_count - 1].length, 0);
 }
@@ -501,6 +504,7 @@ END_TEST
 START_TEST(the_end_of_a_session_does_not_wait_for_many_readers)
 {
 	enum { READERS = 100 };
+	bool dropped[READERS] = { false };
 	uint64_t uniques[READERS];
 
 	lab.options.read_ahead = 0;
@@ -514,7 +518,20 @@ START_TEST(the_end_of_a_session_does_not_wait_for_many_readers)
 	lab.stream = NULL;
 	pthread_mutex_unlock(&lab.lock);
 	LAB_WAIT(lab.received[MESSAGE_session_open] == 2);
-	ck_assert_uint_eq(page_notices(), READERS); /* between them, and behind the last */
+	pthread_mutex_lock(&lab.lock);
+	for (unsigned i = 0; i < lab.notice_count; i++) {
+		const struct kernel_notice *n = &lab.notices[i];
+
+		if (n->epoch || n->nodeid != node || n->offset < 0)
+			continue;
+		ck_assert_int_eq(n->offset % 8192, 4096);
+		ck_assert_int_lt(n->offset, 8192 * READERS);
+		ck_assert_int_eq(n->length, n->offset / 8192 == READERS - 1 ? 0 : 4096);
+		dropped[n->offset / 8192] |= n->returned;
+	}
+	pthread_mutex_unlock(&lab.lock);
+	for (unsigned i = 0; i < READERS; i++) /* between them, and behind the last */
+		ck_assert(dropped[i]);
 	for (unsigned i = 0; i < READERS; i++)
 		ck_assert(!kernel_answered(uniques[i]));
 }
