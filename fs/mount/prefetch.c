@@ -168,6 +168,8 @@ static void unit_end(struct prefetch *p, struct prefetch_unit *unit)
 			unit->arrived ? unit->bytes : 0);
 	if (unit->nodeid && unit->wish.class == WISH_GUESS)
 		ledger_arrived(p->ledger, unit->nodeid, unit->offset, unit->length, !unit->arrived);
+	if (unit->nodeid && !unit->arrived)
+		fetched_failed(p->fetched, unit->nodeid, unit->length);
 	unit->state = UNIT_FREE;
 	if (!unit->arrived)
 		return;
@@ -237,10 +239,13 @@ static void hear(struct prefetch *p, const struct record *record)
 
 	tracer_access(&p->tracer, mount_now(), access);
 	pthread_mutex_lock(&p->ledger_lock);
-	if (access->type == ACCESS_READ)
+	if (access->type == ACCESS_READ) {
 		ledger_read(p->ledger, access->inode, access->offset, access->length);
-	else if (access->type == ACCESS_LIST)
+		fetched_read(p->fetched, access->inode, access->offset, access->length);
+	} else if (access->type == ACCESS_LIST) {
 		ledger_read(p->ledger, access->inode, LEDGER_LISTING, 0);
+		fetched_read(p->fetched, access->inode, FETCHED_LISTING, 0);
+	}
 	predictors_access(p->predictors, access, &intents);
 	pthread_mutex_unlock(&p->ledger_lock);
 	if (intents.count == 0)
@@ -388,12 +393,15 @@ int prefetch_start(struct mount *m)
 	p->scheduler.bytes_max = PREFETCH_BYTES_MAX;
 	p->scheduler.count_max = PREFETCH_UNITS_MAX;
 	r = ledger_create(0, &session_allocator, &p->ledger);
+	if (r == 0)
+		r = fetched_create(&session_allocator, &p->fetched);
 	config.ledger = p->ledger;
 	cache_counters(m->cache, &cache);
 	config.cache_bytes = cache.bytes_max;
 	if (r == 0)
 		r = predictors_create(&config, &session_allocator, &p->predictors);
 	if (r < 0) {
+		fetched_destroy(p->fetched);
 		ledger_destroy(p->ledger);
 		free(p);
 		return r;
@@ -437,6 +445,7 @@ void prefetch_free(struct mount *m)
 	tracer_finish(&p->tracer);
 	predictors_destroy(p->predictors);
 	ledger_destroy(p->ledger);
+	fetched_destroy(p->fetched);
 	pthread_cond_destroy(&p->wake);
 	pthread_mutex_destroy(&p->lock);
 	pthread_mutex_destroy(&p->ledger_lock);
@@ -470,4 +479,17 @@ bool prefetch_counters(struct mount *m, struct prefetch_counters *ret_counters)
 	pthread_mutex_unlock(&p->lock);
 	pthread_mutex_unlock(&p->ledger_lock);
 	return true;
+}
+
+bool prefetch_fetched(struct mount *m, uint64_t nodeid, struct fetched_facts *ret_facts)
+{
+	struct prefetch *p = m->prefetch;
+	bool known;
+
+	if (!p)
+		return false;
+	pthread_mutex_lock(&p->ledger_lock);
+	known = fetched_get(p->fetched, nodeid, ret_facts);
+	pthread_mutex_unlock(&p->ledger_lock);
+	return known;
 }

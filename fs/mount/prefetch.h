@@ -16,6 +16,7 @@
 #include "fs/mount/inode.h"
 #include "fs/mount/state.h"
 #include "prefetch/access.h"
+#include "prefetch/fetched.h"
 #include "prefetch/intent.h"
 #include "prefetch/ledger.h"
 
@@ -73,5 +74,8 @@ struct prefetch_counters {
 };
 /* False: there is none. */
 bool prefetch_counters(struct mount *m, struct prefetch_counters *ret_counters);
+
+/* What was fetched ahead of it last, on whose behalf. False: nothing that is remembered. */
+bool prefetch_fetched(struct mount *m, uint64_t nodeid, struct fetched_facts *ret_facts);
 
 #endif

@@ -11,6 +11,7 @@
 #include "fs/mount/prefetch.h"
 #include "fs/mount/tracer.h"
 #include "prefetch/bucket.h"
+#include "prefetch/fetched.h"
 #include "prefetch/predictors.h"
 #include "prefetch/scheduler.h"
 
@@ -65,6 +66,7 @@ struct prefetch {
 	/* The thread's own; and the ledger, whose sums others look at, under a lock before that one. */
 	pthread_mutex_t ledger_lock;
 	struct ledger *ledger;
+	struct fetched *fetched;
 	struct predictors *predictors;
 	struct intent intents[PREFETCH_INTENTS_MAX];
 	struct buckets buckets;

@@ -112,13 +112,14 @@ static json_t *section(json_t *into, const char *name)
 	return object;
 }
 
+static const char *const predictor_names[PREDICTOR_COUNT] = {
+#define X(name, text) [PREDICTOR_##name] = text,
+	PREDICTORS(X)
+#undef X
+};
+
 static void prefetch_json(struct mount *m, json_t *into)
 {
-	static const char *const names[PREDICTOR_COUNT] = {
-#define X(name, text) [PREDICTOR_##name] = text,
-		PREDICTORS(X)
-#undef X
-	};
 	struct prefetch_counters c;
 
 	json_object_set_new(into, "on", json_boolean(prefetch_counters(m, &c)));
@@ -131,7 +132,7 @@ static void prefetch_json(struct mount *m, json_t *into)
 	set(into, "window", c.window);
 	for (unsigned i = 0; i < PREDICTOR_COUNT; i++) {
 		const struct ledger_counts *counts = &c.predictors[i];
-		json_t *object = section(into, names[i]);
+		json_t *object = section(into, predictor_names[i]);
 
 #define X(name, help)                                                                           \
 	set(object, #name, counts->name##_count);                                               \
@@ -256,6 +257,31 @@ static char *change_text(struct mount *m, struct inode *inode)
 	return text;
 }
 
+static char *fetched_text(struct mount *m, const struct inode *inode)
+{
+	struct fetched_facts facts;
+	char who[32], *text;
+	uint64_t ago;
+	int r;
+
+	if (!prefetch_fetched(m, inode->nodeid, &facts))
+		return strdup("");
+	ago = instant_until(facts.at, mount_now()).ns / NS_PER_S;
+	if (facts.source.class == WISH_GUESS)
+		(void)snprintf(who, sizeof(who), "%s", predictor_names[facts.source.predictor]);
+	else if (facts.source.class == WISH_POLICY)
+		(void)snprintf(who, sizeof(who), "policy");
+	else
+		(void)snprintf(who, sizeof(who), "user %" PRIu32, facts.source.uid);
+	if (facts.listing)
+		r = asprintf(&text, "%s: listing, %" PRIu64 "s ago, %s since", who, ago,
+			     facts.listed ? "listed" : "not listed");
+	else
+		r = asprintf(&text, "%s: %" PRIu64 " bytes, %" PRIu64 "s ago, %" PRIu64 " of them read",
+			     who, facts.bytes, ago, facts.read_bytes);
+	return r < 0 ? NULL : text;
+}
+
 int status_xattr(struct mount *m, struct inode *inode, const char *name, char **ret_text)
 {
 	char *text;
@@ -274,6 +300,8 @@ int status_xattr(struct mount *m, struct inode *inode, const char *name, char **
 		text = change_text(m, inode);
 	else if (strcmp(name, "sealed") == 0)
 		text = seal_text(m, inode);
+	else if (strcmp(name, "fetched") == 0)
+		text = fetched_text(m, inode);
 	else if (strcmp(name, "policy") == 0 || strcmp(name, "rules") == 0)
 		text = rules_text(m, inode);
 	else if (strcmp(name, "version") == 0)

@@ -25,11 +25,21 @@ static struct prefetch_unit *unit_take(struct prefetch *p, const struct wish *wi
 	return NULL;
 }
 
+static struct fetched_source source_of(const struct wish *wish)
+{
+	return (struct fetched_source){
+		.class = wish->class,
+		.predictor = wish->class == WISH_GUESS ? wish->intent.predictor : 0,
+		.uid = wish->class == WISH_ASKED ? credential_of(wish->who).uid : 0,
+	};
+}
+
 /* Counts it as sent, before it is: its end may come first. False: it cannot be. */
 static struct prefetch_unit *unit_begin(struct prefetch *p, const struct wish *wish, uint64_t bytes,
 					const struct ledger_item *item)
 {
 	struct prefetch_unit *unit;
+	struct fetched_source source;
 
 	pthread_mutex_lock(&p->ledger_lock);
 	pthread_mutex_lock(&p->lock);
@@ -45,6 +55,9 @@ static struct prefetch_unit *unit_begin(struct prefetch *p, const struct wish *w
 			unit->length = item->length;
 			if (wish->class == WISH_GUESS)
 				ledger_sent(p->ledger, item);
+			source = source_of(wish);
+			fetched_sent(p->fetched, item->inode, &source, unit->sent_at, item->offset,
+				     item->length);
 		}
 	}
 	pthread_mutex_unlock(&p->lock);

@@ -106,6 +106,21 @@ def test_attributes_act(w):
     expect(read_file(path) == TREE["tree/f5"], True)
 
 
+def test_what_was_fetched_is_told(w):
+    a, = prepare(w, "a", files={"big": pattern(9 << 20), "other": pattern(100)})
+    fetched = "user.leasehold.fetched"
+    read_file(a / "other")
+    expect_errno(errno.ENODATA, os.getxattr, a / "other", fetched)
+    leasehold_command(w, "prefetch", a / "big")
+    told = state(a / "big", fetched)
+    expect(re.fullmatch(r"user %d: 9437184 bytes, \d+s ago, 0 of them read" % os.getuid(), told)
+           is None, False, told)
+    read_file(a / "big")
+    eventually(lambda: state(a / "big", fetched).endswith(", 9437184 of them read"),
+               "what was read is told")
+    expect("\nfetched: user" in leasehold_command(w, "stat", a / "big"), True, "in leasehold stat")
+
+
 def test_a_job_in_the_background_is_listed_and_cancelled(w):
     a, = prepare(w, "a", files={"big": pattern(8 << 20)})
     number = leasehold_command(w, "prefetch", "--detach", "--limit", "20K", a / "big").strip()
