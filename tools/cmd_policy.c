@@ -95,7 +95,7 @@ static char *read_text(const char *name, size_t *ret_length)
 
 	if (text && in) {
 		*ret_length = fread(text, 1, TEXT_BYTES_MAX, in);
-		error = ferror(in) ? EIO : 0;
+		error = ferror(in) ? errno : 0;
 		text[*ret_length] = '\0';
 	} else if (!text) {
 		error = ENOMEM;

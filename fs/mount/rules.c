@@ -757,7 +757,7 @@ int rules_read(const char *file, char **ret_text)
 
 	if (r == 0) {
 		length = fread(text, 1, RULES_TEXT_BYTES_MAX + 1, in);
-		r = ferror(in) ? -EIO : 0;
+		r = ferror(in) ? -errno : 0;
 	}
 	if (in)
 		(void)fclose(in); /* it was only read */

@@ -141,6 +141,9 @@ def test_what_makes_no_sense_is_refused_and_the_old_one_stays(w):
         assert "line 2, column 8" in ended.stdout, ended.stdout
         assert "did you mean prefetch?" in ended.stdout, ended.stdout
     expect(os.getxattr(a / "d", POLICY), b"f pin\n")
+    ended = subprocess.run([BINARY, "policy", "check", a / "d"], stderr=subprocess.PIPE, text=True,
+                           check=False)
+    assert "Is a directory" in ended.stderr, ended.stderr
     # So does a mount, and there is none.
     c = w.host("c", "--policy", w.path + "/wrong", start=False)
     ended = subprocess.run([str(x) for x in c.command()], stdout=subprocess.PIPE,
