@@ -322,6 +322,7 @@ static int allocate(struct cache *c)
 	pthread_cond_init(&c->flusher_wake, &attributes);
 	pthread_condattr_destroy(&attributes);
 	pthread_cond_init(&c->scan_wake, NULL);
+	pthread_cond_init(&c->behind_wake, NULL);
 	c->directory_fd = -1;
 	c->objects_fd = -1;
 	c->space_source = (struct space_source){ .promise_fds = { -1, -1 } };
@@ -362,6 +363,7 @@ static void destroy(struct cache *c)
 	policy_finish(&c->policy);
 	pthread_cond_destroy(&c->flusher_wake);
 	pthread_cond_destroy(&c->scan_wake);
+	pthread_cond_destroy(&c->behind_wake);
 	pthread_mutex_destroy(&c->flush_lock);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
@@ -415,6 +417,7 @@ int cache_open_limited(const char *directory, const struct cache_limits *limits,
 		destroy(c);
 		return rc;
 	}
+	cache_behind_start(c);
 	*ret_cache = c;
 	return 0;
 }
@@ -423,6 +426,7 @@ void cache_close(struct cache *c)
 {
 	if (!c)
 		return;
+	cache_behind_stop(c);
 	cache_scan_stop(c);
 	cache_flusher_stop(c);
 	cache_flush(c);

@@ -126,6 +126,13 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 /* Forgets everything cached of it, also on disk. */
 void cache_file_drop(struct cache_file *f);
 
+/*
+ * Who reads the file in order, from `start` to `end` now, has all before that in memory of his own (the pages
+ * of a mount): a thread has it written out, and further back the page cache gives up its copy, which nobody
+ * would read. Called for each read; only now and then there is something to do.
+ */
+void cache_file_behind(struct cache_file *f, uint64_t start, uint64_t end);
+
 /* True when [0, size) is cached at `change`, holes included. */
 bool cache_file_complete(struct cache_file *f, struct change change, uint64_t size);
 /*

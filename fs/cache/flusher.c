@@ -57,7 +57,7 @@ static unsigned take_batch(struct cache *c)
 		c->dirty = f->dirty_next;
 		c->dirty_count--;
 		f->dirty = false;
-		f->flushing = true;
+		f->flushing++;
 		f->references++;
 		c->jobs[count++] = (struct flush_job){ .file = f, .fd = -1 };
 	}
@@ -79,6 +79,14 @@ static void prepare(struct cache *c, struct flush_job *job)
 		fill_record(c, f, &job->record);
 	}
 	pthread_rwlock_unlock(&f->lock);
+}
+
+void cache_flushed(struct cache *c, struct cache_file *f)
+{
+	if (--f->flushing > 0)
+		return;
+	c->bytes -= f->orphaned;
+	f->orphaned = 0;
 }
 
 /* The bytes did not reach the disk: nobody knows which. */
@@ -166,10 +174,8 @@ static void finish(struct cache *c, struct flush_job *job)
 	if (job->fd >= 0)
 		close(job->fd);
 	pthread_mutex_lock(&c->lock);
-	f->flushing = false;
+	cache_flushed(c, f);
 	cache_count_dirty(c, f);
-	c->bytes -= f->orphaned;
-	f->orphaned = 0;
 	pthread_mutex_unlock(&c->lock);
 	cache_file_put(f);
 }

@@ -27,6 +27,11 @@
 /* From how many files on one syncfs is cheaper than a sync of each. */
 #define CACHE_SYNCFS_FILES 16
 #define CACHE_FLUSH_INTERVAL_MS 2000
+/* What the page cache gives up behind a reader at a time, and how much it keeps. What is not written
+   out yet it cannot give up. */
+#define CACHE_BEHIND_STEP_BYTES (8u << 20)
+#define CACHE_BEHIND_KEEP_BYTES (64u << 20)
+#define CACHE_BEHIND_JOBS 64u /* beyond it the page cache keeps what it has */
 /* Superseded changes remembered for each file, to know a late answer. */
 #define CACHE_GONE_MAX 4
 /* Holes remembered for each file; beyond it the smallest are given up. */
@@ -63,8 +68,8 @@ struct cache_file {
 	bool dirty;          /* on the dirty list: the record is older than the bytes */
 	bool counted;        /* in cache.disk_files */
 	bool dirty_counted;  /* in cache.disk_dirty */
-	bool flushing;       /* the flusher has a descriptor: an unlink frees nothing yet */
-	uint64_t orphaned;   /* unlinked while flushing; given back when the flusher is done */
+	uint8_t flushing;    /* threads of ours with a descriptor: an unlink frees nothing yet */
+	uint64_t orphaned;   /* unlinked while flushing; given back when they are done */
 
 	/* Under `lock`, or cache.lock while there are no references. */
 	pthread_rwlock_t lock;
@@ -87,6 +92,11 @@ struct flush_job {
 	int fd; /* or -1: nothing to write */
 	uint32_t generation;
 	struct record record;
+};
+
+struct behind_job {
+	struct cache_file *file; /* with a reference */
+	uint64_t end;
 };
 
 struct cache {
@@ -123,6 +133,11 @@ struct cache {
 	pthread_t flusher;
 	pthread_cond_t flusher_wake;
 	bool flusher_runs, flusher_stop;
+	struct behind_job behind[CACHE_BEHIND_JOBS]; /* from `behind_first` on, around its end */
+	uint32_t behind_first, behind_count;
+	pthread_t behind_thread;
+	pthread_cond_t behind_wake;
+	bool behind_runs, behind_stop;
 	pthread_t scanner;
 	bool scanner_runs;
 };
@@ -181,5 +196,12 @@ static inline uint64_t cache_scanned_charge(const struct stat *st)
 /* flusher.c */
 int cache_flusher_start(struct cache *c) MUST_CHECK;
 void cache_flusher_stop(struct cache *c);
+/* A thread of ours closed its descriptor: f->flushing is one less. c->lock is held. */
+void cache_flushed(struct cache *c, struct cache_file *f);
+
+/* behind.c; without its thread the page cache keeps what it has */
+void cache_behind_start(struct cache *c);
+/* Does what is asked for already. No file is referenced by it any more. */
+void cache_behind_stop(struct cache *c);
 
 #endif

@@ -247,7 +247,7 @@ void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool
 
 	pthread_mutex_lock(&c->lock);
 	if (charge == 0 && f->flushing) {
-		/* The flusher's descriptor keeps the blocks until it is closed. */
+		/* A descriptor of ours keeps the blocks until it is closed. */
 		f->orphaned += f->item.bytes;
 		policy_resize(&c->policy, &f->item, 0);
 	}

@@ -51,8 +51,8 @@ void ahead_plan(struct mount *m, struct open_file *file, struct sequence *sequen
 	struct inode *inode = file->inode;
 	struct cache_file *cached;
 	struct change change;
-	uint64_t file_size, end = offset + size, window, most;
-	bool waits;
+	uint64_t file_size = 0, end = offset + size, window, most;
+	bool waits, able, passes;
 
 	ret_ahead->inode = NULL;
 	if (file->lock_number || file->mappable)
@@ -65,14 +65,15 @@ void ahead_plan(struct mount *m, struct open_file *file, struct sequence *sequen
 		return;
 	}
 	most = rules_read_ahead(m, inode);
-	if (most < AHEAD_BYTES_MIN || !allowed(m, inode, &change, &file_size) ||
-	    offset >= file_size) {
-		pthread_mutex_unlock(&m->lock);
-		return;
-	}
+	able = most >= AHEAD_BYTES_MIN && allowed(m, inode, &change, &file_size) &&
+	       offset < file_size;
+	/* The kernel has what it read in pages of the mount; of what is sealed, others will want the file. */
+	passes = file->mode == MODE_PAGES && !inode->final;
 	pthread_mutex_unlock(&m->lock);
 	cached = read_cache_file(m, inode);
-	if (!cached)
+	if (cached && passes)
+		cache_file_behind(cached, offset, end);
+	if (!cached || !able)
 		return;
 	waits = !cache_file_covers(cached, change, offset,
 				   (end < file_size ? end : file_size) - offset);
