@@ -24,6 +24,7 @@
 
 #include "tools/cmd.h"
 #include "tools/job.h"
+#include "tools/ordered.h"
 #include "tools/parse.h"
 #include "tools/xattr.h"
 
@@ -31,6 +32,7 @@
 #define PIECES_MAX 192u			     /* asked for at a time; the mount takes 256 of all jobs */
 #define WINDOW_BYTES (UINT64_C(64) << 20)    /* of them */
 #define LIMITED_BYTES_MIN (UINT64_C(1) << 18) /* a piece, when a rate is to be kept */
+#define ORDERED_WINDOW_BYTES (UINT64_C(256) << 20)
 #define NAP_MIN_MS 2
 #define NAP_MAX_MS 100
 #define GIVE_UP_S 30.0 /* a piece that was asked for again and again, and does not come */
@@ -49,7 +51,9 @@ struct piece {
 static struct {
 	struct job job;
 	const char *list;
-	bool metadata_only, detach;
+	bool metadata_only, detach, ordered;
+	uint64_t ahead;	      /* of its reader, when ordered */
+	const char *priority; /* as in the attribute's name */
 	uint64_t limit; /* bytes per second; 0: none */
 	double began, shown;
 	struct piece pieces[PIECES_MAX];
@@ -157,7 +161,8 @@ static bool piece_ask(struct piece *piece)
 	const char *why = NULL;
 	int r;
 
-	(void)snprintf(name, sizeof(name), "prefetch.%" PRIu64 "-%" PRIu64, piece->start, piece->end);
+	(void)snprintf(name, sizeof(name), "prefetch.%s%" PRIu64 "-%" PRIu64, run.priority, piece->start,
+		       piece->end);
 	r = xattr_get(piece->path, name, &state);
 	if (r < 0 && came_back()) {
 		piece->asked_at = now();
@@ -321,9 +326,10 @@ static int look_at(const char *path, struct stat *ret_stat)
 
 static void ask_listing(const char *path)
 {
-	char *state;
+	char name[64], *state;
 
-	if (xattr_get(path, "prefetch.metadata", &state) == 0)
+	(void)snprintf(name, sizeof(name), "prefetch.%smetadata", run.priority);
+	if (xattr_get(path, name, &state) == 0)
 		free(state);
 }
 
@@ -481,6 +487,24 @@ static void named(const char *path)
 	free(real);
 }
 
+static void follow(const struct names *paths)
+{
+	const struct ordered ordered = {
+		.paths = paths->items,
+		.count = paths->count,
+		.window = run.ahead ? run.ahead : ORDERED_WINDOW_BYTES,
+		.limit = run.limit,
+		.priority = run.priority,
+		.job = &run.job,
+		.stopped = &stopped,
+		.came_back = came_back,
+		.complain = complain,
+		.show = show,
+	};
+
+	ordered_run(&ordered);
+}
+
 static int work(const struct names *paths)
 {
 	struct sigaction action = { .sa_handler = on_signal };
@@ -488,7 +512,9 @@ static int work(const struct names *paths)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	run.began = now();
-	for (size_t i = 0; i < paths->count && !stopped; i++)
+	if (run.ordered)
+		follow(paths);
+	for (size_t i = 0; !run.ordered && i < paths->count && !stopped; i++)
 		named(paths->items[i]);
 	pieces_wait(0);
 	run.job.state = stopped == 1 ? JOB_CANCELLED : stopped || run.job.failed ? JOB_FAILED : JOB_DONE;
@@ -553,6 +579,27 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'd':
 		run.detach = true;
 		return 0;
+	case 'o':
+		run.ordered = true;
+		return 0;
+	case 'w':
+		if (parse_bytes(arg, &run.ahead) < 0 || run.ahead == 0)
+			argp_error(state, "a window is bytes, like 256M, not %s", arg);
+		return 0;
+	case 'p':
+		if (strcmp(arg, "low") != 0 && strcmp(arg, "normal") != 0 && strcmp(arg, "high") != 0)
+			argp_error(state, "a priority is low, normal or high, not %s", arg);
+		run.priority = strcmp(arg, "low") == 0 ? "low." : strcmp(arg, "high") == 0 ? "high." : "";
+		return 0;
+	case ARGP_KEY_INIT:
+		run.priority = "";
+		return 0;
+	case ARGP_KEY_END:
+		if (run.ahead && !run.ordered)
+			argp_error(state, "--window is for --ordered: how far to be ahead of who reads");
+		if (run.ordered && run.metadata_only)
+			argp_error(state, "--ordered is for files that are read, not for --metadata-only");
+		return 0;
 	case ARGP_KEY_ARG:
 		return ARGP_ERR_UNKNOWN; /* all of them are taken from ARGP_KEY_ARGS */
 	case ARGP_KEY_NO_ARGS:
@@ -569,6 +616,9 @@ int cmd_prefetch(int argc, char **argv)
 		{ "from-list", 'f', "FILE", 0, "paths from FILE, one a line; -: from standard input", 0 },
 		{ "metadata-only", 'm', NULL, 0, "names and attributes, and no bytes", 0 },
 		{ "limit", 'l', "RATE", 0, "bytes per second at most, like 50M", 0 },
+		{ "ordered", 'o', NULL, 0, "the files are read in this order: keep ahead of that", 0 },
+		{ "window", 'w', "SIZE", 0, "with --ordered, how far, like 256M", 0 },
+		{ "priority", 'p', "low|normal|high", 0, "before or behind what others wish for", 0 },
 		{ "detach", 'd', NULL, 0, "go on in the background, and print the job's number", 0 },
 		{ 0 },
 	};

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "fs/mount/follow.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/read.h"
 
@@ -72,21 +73,50 @@ static struct intent files_of(const struct inode *directory)
 	};
 }
 
-static const char *ask(struct mount *m, fuse_req_t request, struct inode *inode, uint64_t start,
-		       uint64_t end, bool files)
+/* What is asked for, as it is named. */
+struct asking {
+	int8_t priority;
+	bool follows;	/* the job is ahead of a reader */
+	uint64_t job;
+	uint64_t start, end;
+	bool files;	/* of a directory: those in it, too */
+};
+
+/* NULL: it is to be fetched. */
+static const char *hold(struct mount *m, uint32_t uid, struct inode *inode, const struct asking *asking)
+{
+	const struct attributes *attributes;
+	struct attributes heard;
+	uint64_t size;
+
+	pthread_mutex_lock(&m->lock);
+	attributes = inode_attributes(m, inode, mount_now(), &heard);
+	size = attributes ? attributes->size : asking->end;
+	pthread_mutex_unlock(&m->lock);
+	return follow_hold(m, inode, uid, asking->job, asking->end, size);
+}
+
+static const char *ask(struct mount *m, fuse_req_t request, struct inode *inode,
+		       const struct asking *asking)
 {
 	const struct fuse_ctx *context = fuse_req_ctx(request);
-	const char *state = state_here(m, inode, start, end);
+	uint64_t start = asking->start, end = asking->end;
 	struct intent intent = intent_of(inode, start, end);
+	const char *state;
 
 	if (!m->prefetch)
 		return "off";
-	if (files && S_ISDIR(inode->type))
+	state = asking->follows ? hold(m, context->uid, inode, asking) : NULL;
+	if (state)
+		return state;
+	state = state_here(m, inode, start, end);
+	if (asking->files && S_ISDIR(inode->type))
 		intent = files_of(inode);
 	else if (strcmp(state, "no") != 0)
 		return state;
 	if (prefetch_asked(m, inode->nodeid, start, end))
 		return "waiting";
+	intent.priority = asking->priority;
 	return prefetch_ask(m, &intent, context->uid, context->gid) ? "asked" : "busy";
 }
 
@@ -122,22 +152,66 @@ static const char *evict(struct mount *m, struct inode *inode)
 	return "no";
 }
 
+/* Steps over `word` and a dot in front of what follows. */
+static bool takes(const char **what, const char *word)
+{
+	size_t length = strlen(word);
+
+	if (strncmp(*what, word, length) != 0 || (*what)[length] != '.')
+		return false;
+	*what += length + 1;
+	return true;
+}
+
+/* "WORD-JOB", at the end or in front of a dot, which is stepped over. */
+static bool takes_job(const char **what, const char *word, uint64_t *ret_job)
+{
+	size_t length = strlen(word);
+	char *rest;
+
+	if (strncmp(*what, word, length) != 0 || (*what)[length] != '-' ||
+	    (*what)[length + 1] < '0' || (*what)[length + 1] > '9')
+		return false;
+	*ret_job = strtoull(*what + length + 1, &rest, 10);
+	if (*rest != '.' && *rest != '\0')
+		return false;
+	*what = rest + (*rest == '.');
+	return true;
+}
+
+static const char *leave(struct mount *m, fuse_req_t request, struct inode *inode, uint64_t job)
+{
+	if (!m->prefetch)
+		return "off";
+	follow_leave(m, S_ISREG(inode->type) ? inode : NULL, fuse_req_ctx(request)->uid, job);
+	return state_here(m, inode, 0, UINT64_MAX);
+}
+
 static const char *act(struct mount *m, fuse_req_t request, struct inode *inode, const char *what)
 {
-	uint64_t start, end;
+	struct asking asking = { .priority = PRIORITY_NORMAL, .end = UINT64_MAX };
+	uint64_t job;
 
-	if (strcmp(what, "now") == 0)
-		return ask(m, request, inode, 0, UINT64_MAX, true);
-	if (strcmp(what, "metadata") == 0) /* of a file, they are here since it was looked up */
-		return S_ISDIR(inode->type) ? ask(m, request, inode, 0, UINT64_MAX, false) :
-					      "complete";
 	if (strcmp(what, "cancel") == 0) {
 		prefetch_cancel(m, inode->nodeid);
 		return state_here(m, inode, 0, UINT64_MAX);
 	}
-	if (S_ISREG(inode->type) && parse_range(what, &start, &end))
-		return ask(m, request, inode, start, end, false);
-	return NULL;
+	if (takes_job(&what, "leave", &job))
+		return *what ? NULL : leave(m, request, inode, job);
+	if (takes(&what, "low"))
+		asking.priority = PRIORITY_LOW;
+	else if (takes(&what, "high"))
+		asking.priority = PRIORITY_HIGH;
+	asking.follows = takes_job(&what, "follow", &asking.job);
+	if (S_ISREG(inode->type) && parse_range(what, &asking.start, &asking.end))
+		return ask(m, request, inode, &asking);
+	if (asking.follows)
+		return NULL;
+	asking.files = strcmp(what, "now") == 0;
+	if (!asking.files && strcmp(what, "metadata") != 0)
+		return NULL;
+	/* Of a file, metadata are here since it was looked up. */
+	return asking.files || S_ISDIR(inode->type) ? ask(m, request, inode, &asking) : "complete";
 }
 
 int asked_get(struct mount *m, fuse_req_t request, struct inode *inode, const char *name,

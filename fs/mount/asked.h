@@ -6,6 +6,10 @@
  *   user.leasehold.prefetch.now      a file: all of it; a directory: its listing and the files in it
  *   user.leasehold.prefetch.A-B      bytes [A, B) of a file
  *   user.leasehold.prefetch.metadata the listing of a directory
+ *   user.leasehold.prefetch.low.X    the same as prefetch.X, when nothing else waits; high: before others
+ *   user.leasehold.prefetch.follow-J.A-B (also low.follow-J.A-B) the same as A-B for job J, that is ahead of
+ *                                    a reader: the file is held, and the value "used" when it was read
+ *   user.leasehold.prefetch.leave-J  the job is done with the file; of a directory: with everything
  *   user.leasehold.prefetch.cancel   not any more
  *   user.leasehold.evict             what is cached of a file goes
  *

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "fs/mount/follow.h"
 #include "fs/mount/open_wait.h"
 #include "fs/mount/prefetch_private.h"
 #include "fs/mount/rules.h"
@@ -64,6 +65,7 @@ void prefetch_access(struct mount *m, fuse_req_t request, struct inode *inode,
 	if (!m->prefetch)
 		return;
 	told = complete(inode, access);
+	follow_access(m, &told);
 	if (context && !told.reader)
 		told.reader = (uint64_t)context->pid;
 	tell(m->prefetch, &told, context ? who_of(context->uid, context->gid) : 0);
@@ -108,6 +110,18 @@ bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, ui
 		pthread_cond_signal(&p->wake);
 	pthread_mutex_unlock(&p->lock);
 	return count < PREFETCH_ASKED_MAX;
+}
+
+void prefetch_poke(struct mount *m)
+{
+	struct prefetch *p = m->prefetch;
+
+	if (!p)
+		return;
+	pthread_mutex_lock(&p->lock);
+	if (p->sleeping)
+		pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
 }
 
 bool prefetch_asked(struct mount *m, uint64_t nodeid, uint64_t start, uint64_t end)
@@ -308,7 +322,7 @@ static void rest(struct prefetch *p)
 	}
 	p->sleeping = true;
 	if (!p->stop && p->count == 0 && p->ended == 0) {
-		if (scheduler_waiting(&p->scheduler) > 0 || p->opens_wait)
+		if (scheduler_waiting(&p->scheduler) > 0 || p->opens_wait || follow_is_active(p->m))
 			pthread_cond_timedwait(&p->wake, &p->lock, &until);
 		else
 			pthread_cond_wait(&p->wake, &p->lock);
@@ -358,6 +372,7 @@ static void *thread(void *context)
 	while (!stop) {
 		bool busy = look(p);
 
+		follow_tick(p->m);
 		busy |= wishes_dispatch(p);
 		look_at_opens(p);
 		naps = busy ? 0 : naps + 1;
@@ -399,10 +414,13 @@ int prefetch_start(struct mount *m)
 	cache_counters(m->cache, &cache);
 	config.cache_bytes = cache.bytes_max;
 	if (r == 0)
+		r = follow_create(&m->follow);
+	if (r == 0)
 		r = predictors_create(&config, &session_allocator, &p->predictors);
 	if (r < 0) {
 		fetched_destroy(p->fetched);
 		ledger_destroy(p->ledger);
+		follow_destroy(m);
 		free(p);
 		return r;
 	}
@@ -442,6 +460,7 @@ void prefetch_free(struct mount *m)
 	if (!p)
 		return;
 	m->prefetch = NULL;
+	follow_destroy(m);
 	tracer_finish(&p->tracer);
 	predictors_destroy(p->predictors);
 	ledger_destroy(p->ledger);

@@ -49,6 +49,8 @@ void prefetch_demand(struct mount *m);
 
 /* A user asks for it: false when too much was asked for already, or there is no prefetch (asked.h). */
 bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid);
+/* The thread looks what there is to do. */
+void prefetch_poke(struct mount *m);
 /* Something that was asked for of these bytes, or this listing, waits or is under way. */
 bool prefetch_asked(struct mount *m, uint64_t nodeid, uint64_t start, uint64_t end);
 /* An open came to wait (open_wait.h). There is a prefetch. */

@@ -79,6 +79,7 @@ struct session;
 struct locks;
 struct memory;
 struct prefetch;
+struct follow;
 struct reading;
 struct open_file;
 struct rules_state;
@@ -100,6 +101,7 @@ struct mount {
 	struct locks *locks;
 	struct memory *memory; /* NULL: no limit */
 	struct prefetch *prefetch; /* NULL: --prefetch=off */
+	struct follow *follow;     /* likewise */
 	struct rules_state *rules; /* NULL: before the mount has them, and behind its end: rules.h */
 	struct fuse_session *fuse;
 	int fuse_fd;

@@ -9,6 +9,7 @@
 
 #include "fs/mount/call.h"
 #include "fs/mount/daemon.h"
+#include "fs/mount/follow.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/memory.h"
 #include "fs/mount/passthrough.h"
@@ -121,6 +122,7 @@ static const char *const predictor_names[PREDICTOR_COUNT] = {
 static void prefetch_json(struct mount *m, json_t *into)
 {
 	struct prefetch_counters c;
+	struct follow_counters follow;
 
 	json_object_set_new(into, "on", json_boolean(prefetch_counters(m, &c)));
 	if (!m->prefetch)
@@ -130,6 +132,10 @@ static void prefetch_json(struct mount *m, json_t *into)
 	set(into, "dropped", c.dropped);
 	set(into, "bytes_in_flight", c.bytes);
 	set(into, "window", c.window);
+	follow_counters(m, &follow);
+	set(into, "ordered_jobs", follow.jobs);
+	set(into, "held_files", follow.files);
+	set(into, "held_bytes", follow.bytes);
 	for (unsigned i = 0; i < PREDICTOR_COUNT; i++) {
 		const struct ledger_counts *counts = &c.predictors[i];
 		json_t *object = section(into, predictor_names[i]);

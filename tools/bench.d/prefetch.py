@@ -238,14 +238,19 @@ def order(lab, case):
     link = slow_link(lab, GIGABIT)
     host = lab.host("--cache-size", str(max(count * each // 4, 128 * MIB)), link=link)
     paths = write_list(lab, "order", [host / n for n in names])
-    timed([lab.args.binary, "prefetch", "--from-list", paths, "--ordered", "--window", "64M",
-           "--detach"], cwd=str(host))
+    environment = dict(os.environ, XDG_STATE_HOME=lab.world.path)
+    job = subprocess.Popen([lab.args.binary, "prefetch", "--from-list", paths, "--ordered",
+                            "--window", "64M"], env=environment, stdout=subprocess.DEVNULL)
     time.sleep(1)
     sample = lab.io("list", 1, int(CONSUMER * GIGABIT), paths)
+    if job.wait(60) != 0:
+        raise Wrong("the job failed")
     row = Row(case, "reads that wait, order known, cache of a quarter", "share", 1.0, better="less")
     row.names = ("what is asked: 0.02", "mount")
     row.reference.append(Sample(0.02))
     row.subject.append(Sample(sample.found["slow"] / count))
+    row.note = "%d bytes fetched of %d, %.2f s waited of %.2f s" % (
+        lab.counters(host)["fetched_bytes"], count * each, sample.found["waited"], sample.found["seconds"])
     yield row
     lab.end(host)
 
