@@ -82,7 +82,8 @@ struct filling {
 
 /* One entry with its inode's attributes, when they stand; of a name no more than that it is there
    (name_validity()). Under the lock. */
-static void plus_entry(struct mount *m, const struct listing_entry *e, struct slice name,
+static void plus_entry(struct mount *m, const struct open_directory *directory,
+		       const struct listing_entry *e, struct slice name,
 		       struct fuse_entry_param *ret_entry, struct inode **ret_child)
 {
 	struct inode *child = NULL;
@@ -93,7 +94,8 @@ static void plus_entry(struct mount *m, const struct listing_entry *e, struct sl
 	*ret_child = NULL;
 	*ret_entry = (struct fuse_entry_param){ 0 };
 	if (!dots)
-		attributes = listing_attributes(m, e, mount_now(), &heard, &child);
+		attributes = listing_attributes(m, directory->inode, directory->listing, e,
+						mount_now(), &heard, &child);
 	if (attributes) {
 		entry_fill(m, child, attributes, ret_entry);
 		*ret_child = child;
@@ -111,9 +113,8 @@ static void fill(struct mount *m, fuse_req_t request, struct open_directory *dir
 	const struct listing *listing = directory->listing;
 
 	for (; at < listing->count; at++) {
-		const struct listing_entry *e = &listing->entries[at];
-		struct slice name = { (const uint8_t *)listing->names + e->name_at,
-				      e->name_length };
+		struct listing_entry e = listing_entry(listing, at);
+		struct slice name = { (const uint8_t *)listing->names + e.name_at, e.name_length };
 		char text[NAME_BYTES_MAX + 1];
 		size_t left = filling->size - filling->used, need;
 		char *into = filling->buffer + filling->used;
@@ -124,16 +125,16 @@ static void fill(struct mount *m, fuse_req_t request, struct open_directory *dir
 			struct fuse_entry_param entry;
 			struct inode *child;
 
-			plus_entry(m, e, name, &entry, &child);
+			plus_entry(m, directory, &e, name, &entry, &child);
 			need = fuse_add_direntry_plus(request, into, left, text, &entry,
-						      (off_t)e->cookie);
+						      (off_t)e.cookie);
 			if (need > left && child)
 				inode_forget(m, child, 1);
 		} else {
-			struct stat st = { .st_ino = e->number, .st_mode = e->type };
+			struct stat st = { .st_ino = e.number, .st_mode = e.type };
 
 			need = fuse_add_direntry(request, into, left, text, &st,
-						 (off_t)e->cookie);
+						 (off_t)e.cookie);
 		}
 		if (need > left)
 			break;
@@ -177,24 +178,22 @@ static bool from_listing(struct mount *m, fuse_req_t request, struct open_direct
 
 /* One entry of an answer: its inode and name are remembered as far as leases allow. */
 static void learn(struct mount *m, struct call *call, const struct item_dirent *entry,
-		  const struct answer_node *parent, const struct handle **ret_handle,
-		  struct item_node *node)
+		  const struct answer_node *parent)
 {
 	struct reader r = reader_of(entry->node.data, entry->node.length);
+	struct item_node node;
 	struct inode *child;
 	uint64_t instance;
 
-	*ret_handle = NULL;
-	if (entry->node.length == 0 || !item_node_read(&r, node) || node->handle.length == 0)
+	if (entry->node.length == 0 || !item_node_read(&r, &node) || node.handle.length == 0)
 		return;
-	*ret_handle = &node->handle;
-	instance = answer_grant(m, call, node);
+	instance = answer_grant(m, call, &node);
 	if (!instance)
 		return;
-	child = inode_get(m, &node->handle, node->attributes.mode);
+	child = inode_get(m, &node.handle, node.attributes.mode);
 	if (!child)
 		return;
-	inode_set_attributes(m, child, &node->attributes, instance);
+	inode_set_attributes(m, child, &node.attributes, instance);
 	rules_heard(m, child);
 	if (!slice_equal(entry->name, slice_of(".")) && !slice_equal(entry->name, slice_of("..")))
 		answer_name(m, call, parent, call->inode, &entry->name, child);
@@ -212,15 +211,13 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 	    listing->instance != holder_lease_held(m->holder, mount_now(), INODE_HANDLE(inode)))
 		return;
 	for (uint32_t i = 0; i < listing->count && all_known; i++) {
-		const struct listing_entry *e = &listing->entries[i];
+		struct listing_entry e = listing_entry(listing, i);
+		struct slice name = { (const uint8_t *)listing->names + e.name_at, e.name_length };
 		const struct name_entry *known;
-		const char *name = listing->names + e->name_at;
 
-		if ((e->name_length == 1 && name[0] == '.') ||
-		    (e->name_length == 2 && name[0] == '.' && name[1] == '.'))
+		if (slice_equal(name, slice_of(".")) || slice_equal(name, slice_of("..")))
 			continue;
-		known = name_table_find(&inode->live->names, (struct slice){ (const uint8_t *)name,
-								       e->name_length });
+		known = name_table_find(&inode->live->names, name);
 		/* Present, but not known as an inode: a lookup has to ask. */
 		all_known = known && known->instance == listing->instance;
 	}
@@ -244,8 +241,8 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 	instance = answer.nodes[NODE_DIRECTORY].instance;
 	if (answer.child)
 		inode_unuse(m, answer.child);
-	if (listing && (listing->count == 0 || call->offset == 0 ||
-			listing->entries[listing->count - 1].cookie != call->offset ||
+	if (listing && (listing->count == 0 || call->offset == 0 || listing->packed ||
+			listing_entry(listing, listing->count - 1).cookie != call->offset ||
 			listing->count > LISTING_ENTRIES_MAX || listing->references > 1)) {
 		listing_unref(listing);
 		listing = NULL;
@@ -260,12 +257,9 @@ static int take_in(struct mount *m, struct call *call, struct open_directory *di
 		listing->instance = 0;
 	directory->hint = listing->count;
 	while (item_dirent_read(&r, &entry)) {
-		const struct handle *handle;
-		struct item_node node;
-
-		learn(m, call, &entry, &answer.nodes[NODE_DIRECTORY], &handle, &node);
+		learn(m, call, &entry, &answer.nodes[NODE_DIRECTORY]);
 		directory->nodes += directory->nodes < LISTING_NODES_MAX;
-		if (listing_append(listing, &entry, handle) < 0)
+		if (listing_append(listing, &entry) < 0)
 			return -ENOMEM;
 	}
 	if (r.failed)
@@ -351,7 +345,8 @@ static void fetch_work(struct mount *m, struct call *call)
 		taken = take_in(m, call, directory) == 0 && directory->listing->count > 0;
 		whole = taken && directory->listing->eof;
 		if (taken)
-			cookie = directory->listing->entries[directory->listing->count - 1].cookie;
+			cookie = listing_entry(directory->listing,
+					       directory->listing->count - 1).cookie;
 		/* More than is kept would come for nothing. */
 		taken = taken && directory->listing->count <= LISTING_ENTRIES_MAX;
 		pthread_mutex_unlock(&m->lock);

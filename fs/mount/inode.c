@@ -654,119 +654,19 @@ unsigned inode_shed(struct mount *m, unsigned look, uint64_t *nodeids, unsigned 
 
 /* ---- listings ---- */
 
-struct listing *listing_create(uint64_t instance, uint32_t serial, uint64_t first_cookie)
+const struct attributes *listing_attributes(struct mount *m, const struct inode *directory,
+					    const struct listing *listing,
+					    const struct listing_entry *entry, struct instant now,
+					    struct attributes *known, struct inode **ret_child)
 {
-	struct listing *listing = calloc(1, sizeof(*listing));
-
-	if (!listing)
-		return NULL;
-	listing->references = 1;
-	listing->instance = instance;
-	listing->serial = serial;
-	listing->first_cookie = first_cookie;
-	return listing;
-}
-
-struct listing *listing_ref(struct listing *listing)
-{
-	listing->references++;
-	return listing;
-}
-
-void listing_unref(struct listing *listing)
-{
-	if (!listing || --listing->references > 0)
-		return;
-	free(listing->entries);
-	free(listing->names);
-	free(listing);
-}
-
-/* Doubles an array so that `need` elements fit. */
-static int grow(void **array, uint32_t *capacity, uint64_t need, size_t element)
-{
-	uint64_t want = *capacity ? *capacity : 64;
-	void *bigger;
-
-	while (want < need)
-		want *= 2;
-	if (want == *capacity)
-		return 0;
-	if (want > UINT32_MAX / 2)
-		return -ENOMEM;
-	bigger = reallocarray(*array, want, element);
-	if (!bigger)
-		return -ENOMEM;
-	*array = bigger;
-	*capacity = (uint32_t)want;
-	return 0;
-}
-
-int listing_append(struct listing *listing, const struct item_dirent *entry,
-		   const struct handle *handle)
-{
-	struct listing_entry *e;
-
-	if (grow((void **)&listing->entries, &listing->capacity, (uint64_t)listing->count + 1,
-		 sizeof(*listing->entries)) < 0 ||
-	    grow((void **)&listing->names, &listing->names_capacity,
-		 (uint64_t)listing->names_bytes + entry->name.length, 1) < 0)
-		return -ENOMEM;
-	e = &listing->entries[listing->count++];
-	*e = (struct listing_entry){
-		.cookie = entry->cookie,
-		.number = entry->inode,
-		.type = (uint16_t)(entry->type & S_IFMT),
-		.name_at = listing->names_bytes,
-		.nodeid = handle ? inode_nodeid(handle) : 0,
-		.name_length = (uint8_t)entry->name.length,
-	};
-	memcpy(listing->names + listing->names_bytes, entry->name.data, entry->name.length);
-	listing->names_bytes += (uint32_t)entry->name.length;
-	return 0;
-}
-
-const struct attributes *listing_attributes(struct mount *m, const struct listing_entry *entry,
-					    struct instant now, struct attributes *known,
-					    struct inode **ret_child)
-{
-	struct inode *child = entry->nodeid ? inode_by_nodeid(m, entry->nodeid) : NULL;
+	struct slice name = { (const uint8_t *)listing->names + entry->name_at, entry->name_length };
+	const struct name_entry *named = name_table_find(&directory->live->names, name);
+	struct inode *child = named ? named->child : NULL;
 	const struct attributes *attributes = child ? inode_attributes(m, child, now, known) : NULL;
 
-	/* Another inode may have the nodeid, by chance. */
+	/* The name may have led elsewhere when it was learned. */
 	if (attributes && attributes->inode != entry->number)
 		attributes = NULL;
 	*ret_child = attributes ? child : NULL;
 	return attributes;
-}
-
-static void trim(void **array, uint32_t *capacity, uint32_t count, size_t element)
-{
-	void *smaller = count ? reallocarray(*array, count, element) : NULL;
-
-	if (!smaller)
-		return; /* what is too large does as well */
-	*array = smaller;
-	*capacity = count;
-}
-
-void listing_complete(struct listing *listing)
-{
-	if (listing->references > 1)
-		return; /* others read it without the lock */
-	trim((void **)&listing->entries, &listing->capacity, listing->count,
-	     sizeof(*listing->entries));
-	trim((void **)&listing->names, &listing->names_capacity, listing->names_bytes, 1);
-}
-
-int64_t listing_find(const struct listing *listing, uint64_t cookie, uint32_t hint)
-{
-	if (cookie == listing->first_cookie)
-		return 0;
-	if (hint > 0 && hint <= listing->count && listing->entries[hint - 1].cookie == cookie)
-		return hint;
-	for (uint32_t i = 0; i < listing->count; i++)
-		if (listing->entries[i].cookie == cookie)
-			return (int64_t)i + 1;
-	return -1;
 }

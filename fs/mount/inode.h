@@ -15,6 +15,7 @@
 #ifndef FS_MOUNT_INODE_H
 #define FS_MOUNT_INODE_H
 
+#include "fs/mount/listing.h"
 #include "fs/mount/mode.h"
 #include "fs/mount/name_table.h"
 #include "fs/mount/packed.h"
@@ -24,28 +25,6 @@
 
 struct call;
 struct reading;
-
-struct listing_entry {
-	uint64_t cookie; /* of the entry behind this one */
-	uint64_t number; /* inode number */
-	uint64_t nodeid; /* that its inode should have: inode_nodeid(); 0: the origin sent no node */
-	uint32_t name_at; /* in names */
-	uint16_t type;    /* S_IFMT bits */
-	uint8_t name_length;
-};
-
-/* Part of a directory in the origin's order. Shared by a directory and its open descriptors. */
-struct listing {
-	unsigned references;
-	uint64_t instance;     /* of the directory's lease throughout, 0: none */
-	uint32_t serial;       /* the directory's listing_serial when it was begun */
-	uint64_t first_cookie; /* where it begins; 0: at the start */
-	bool eof;
-	uint32_t count, capacity;
-	struct listing_entry *entries;
-	uint32_t names_bytes, names_capacity;
-	char *names;
-};
 
 /* The write lease of which there may be stores in the kernel: write_back.h. */
 struct stored_under {
@@ -263,20 +242,11 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 void inode_name_forget(struct mount *m, struct inode *directory, struct slice name);
 void inode_names_forget(struct mount *m, struct inode *directory);
 
-struct listing *listing_create(uint64_t instance, uint32_t serial, uint64_t first_cookie);
-struct listing *listing_ref(struct listing *listing);
-void listing_unref(struct listing *listing);
-int listing_append(struct listing *listing, const struct item_dirent *entry,
-		   const struct handle *handle) MUST_CHECK;
-/* The cached attributes of an entry's inode that stand now: `known`, with *ret_child; or NULL (and
-   NULL). */
-const struct attributes *listing_attributes(struct mount *m, const struct listing_entry *entry,
-					    struct instant now, struct attributes *known,
-					    struct inode **ret_child);
-/* Nothing more is appended: gives back what it has room for. */
-void listing_complete(struct listing *listing);
-/* Index of the entry that follows `cookie` (tried at `hint` first); count when it is the end; -1:
-   not in here. */
-int64_t listing_find(const struct listing *listing, uint64_t cookie, uint32_t hint);
+/* The cached attributes of the inode of an entry of `directory` that stand now: `known`, with *ret_child; or
+   NULL (and NULL). */
+const struct attributes *listing_attributes(struct mount *m, const struct inode *directory,
+					    const struct listing *listing,
+					    const struct listing_entry *entry, struct instant now,
+					    struct attributes *known, struct inode **ret_child);
 
 #endif

@@ -79,8 +79,8 @@ void prefetch_listed(struct mount *m, struct inode *directory, const struct list
 	if (!m->prefetch)
 		return;
 	for (uint32_t i = 0; i < listing->count; i++) {
-		access.files += S_ISREG(listing->entries[i].type);
-		access.directories += S_ISDIR(listing->entries[i].type);
+		access.files += S_ISREG(listing_entry(listing, i).type);
+		access.directories += S_ISDIR(listing_entry(listing, i).type);
 	}
 	access.directories -= access.directories >= 2 ? 2 : access.directories; /* "." and ".." */
 	access = complete(directory, &access);

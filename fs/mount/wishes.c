@@ -295,12 +295,12 @@ static enum progress named_file(struct prefetch *p, struct wish *wish, struct in
 static int compare_entries(const void *a, const void *b, void *context)
 {
 	const struct listing *listing = context;
-	const struct listing_entry *x = &listing->entries[*(const uint32_t *)a];
-	const struct listing_entry *y = &listing->entries[*(const uint32_t *)b];
-	size_t shorter = x->name_length < y->name_length ? x->name_length : y->name_length;
-	int order = memcmp(listing->names + x->name_at, listing->names + y->name_at, shorter);
+	struct listing_entry x = listing_entry(listing, *(const uint32_t *)a);
+	struct listing_entry y = listing_entry(listing, *(const uint32_t *)b);
+	size_t shorter = x.name_length < y.name_length ? x.name_length : y.name_length;
+	int order = memcmp(listing->names + x.name_at, listing->names + y.name_at, shorter);
 
-	return order ? order : (int)x->name_length - (int)y->name_length;
+	return order ? order : (int)x.name_length - (int)y.name_length;
 }
 
 /* The order of the names; NULL: no memory. The listing is referenced. */
@@ -343,11 +343,11 @@ static uint64_t behind_name(const struct listing *listing, const uint32_t *order
 {
 	if (intent->name_length == 0)
 		return 0;
-	for (uint64_t i = 0; i < listing->count; i++) {
-		const struct listing_entry *e = &listing->entries[order ? order[i] : i];
+	for (uint32_t i = 0; i < listing->count; i++) {
+		struct listing_entry e = listing_entry(listing, order ? order[i] : i);
 
-		if (e->name_length == intent->name_length &&
-		    memcmp(listing->names + e->name_at, intent->name, e->name_length) == 0)
+		if (e.name_length == intent->name_length &&
+		    memcmp(listing->names + e.name_at, intent->name, e.name_length) == 0)
 			return i + 1;
 	}
 	return listing->count;
@@ -388,7 +388,7 @@ static enum progress entry(struct prefetch *p, struct wish *wish, struct inode *
 	pthread_mutex_lock(&m->lock);
 	may = allowed(m, wish, directory, listing, e, &one);
 	if (may)
-		(void)listing_attributes(m, e, mount_now(), &heard, &child);
+		(void)listing_attributes(m, directory, listing, e, mount_now(), &heard, &child);
 	one.inode = child ? child->nodeid : 0;
 	pthread_mutex_unlock(&m->lock);
 	if (!may)
@@ -419,11 +419,11 @@ static enum progress entries(struct prefetch *p, struct wish *wish, struct inode
 	if (wish->position == 0)
 		wish->position = 1 + behind_name(listing, order, &wish->intent);
 	while (wish->intent.count > 0 && wish->position <= listing->count && looked++ < SCAN_MAX) {
-		uint64_t at = wish->position - 1;
-		const struct listing_entry *e = &listing->entries[order ? order[at] : at];
+		uint32_t at = (uint32_t)wish->position - 1;
+		struct listing_entry e = listing_entry(listing, order ? order[at] : at);
 
-		if ((e->type & S_IFMT) == type && !is_dots(listing, e)) {
-			progress = entry(p, wish, directory, listing, e);
+		if ((e.type & S_IFMT) == type && !is_dots(listing, &e)) {
+			progress = entry(p, wish, directory, listing, &e);
 			if (progress == PROGRESS_FULL || progress == PROGRESS_LATER)
 				return progress;
 			wish->intent.count--;

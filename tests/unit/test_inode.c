@@ -174,24 +174,6 @@ START_TEST(attributes_do_not_outlive_our_own_modification)
 }
 END_TEST
 
-START_TEST(a_listing_is_continued_at_any_cookie_that_it_has)
-{
-	struct listing *listing = listing_create(1, 0, 0);
-
-	for (uint64_t i = 1; i <= 100; i++) {
-		struct item_dirent entry = { .cookie = i * 10, .inode = i, .name = slice_of("n") };
-
-		ck_assert_int_eq(listing_append(listing, &entry, NULL), 0);
-	}
-	ck_assert_int_eq(listing_find(listing, 0, 50), 0);
-	ck_assert_int_eq(listing_find(listing, 500, 50), 50);
-	ck_assert_int_eq(listing_find(listing, 500, 3), 50);
-	ck_assert_int_eq(listing_find(listing, 1000, 0), 100);
-	ck_assert_int_eq(listing_find(listing, 5, 0), -1);
-	listing_unref(listing);
-}
-END_TEST
-
 START_TEST(what_nobody_used_since_is_given_up_with_its_lease_and_its_name)
 {
 	struct fixture f;
@@ -308,7 +290,6 @@ static TCase *inode_case(void)
 	tcase_add_test(tcase, what_nobody_used_since_is_given_up_with_its_lease_and_its_name);
 	tcase_add_test(tcase, what_is_used_again_after_it_was_given_up_stays);
 	tcase_add_test(tcase, what_only_some_have_goes_when_it_says_nothing_and_nobody_uses_it);
-	tcase_add_test(tcase, a_listing_is_continued_at_any_cookie_that_it_has);
 	return tcase;
 }
 
