@@ -37,6 +37,7 @@
 #define NAP_MAX_MS 100
 #define GIVE_UP_S 30.0 /* a piece that was asked for again and again, and does not come */
 #define ASKS_MAX 8u
+#define KEY_WAIT 256
 #define AWAY_MAX_S 3600.0 /* for so long a detached job waits for its mount */
 
 struct piece {
@@ -51,7 +52,7 @@ struct piece {
 static struct {
 	struct job job;
 	const char *list;
-	bool metadata_only, detach, ordered;
+	bool metadata_only, detach, wait, ordered;
 	uint64_t ahead;	      /* of its reader, when ordered */
 	const char *priority; /* as in the attribute's name */
 	uint64_t limit; /* bytes per second; 0: none */
@@ -579,6 +580,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'd':
 		run.detach = true;
 		return 0;
+	case KEY_WAIT:
+		run.wait = true;
+		return 0;
 	case 'o':
 		run.ordered = true;
 		return 0;
@@ -594,11 +598,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_INIT:
 		run.priority = "";
 		return 0;
-	case ARGP_KEY_END:
+	case ARGP_KEY_SUCCESS: /* END does not come, since the arguments are not parsed here */
 		if (run.ahead && !run.ordered)
 			argp_error(state, "--window is for --ordered: how far to be ahead of who reads");
 		if (run.ordered && run.metadata_only)
 			argp_error(state, "--ordered is for files that are read, not for --metadata-only");
+		if (run.wait && run.detach)
+			argp_error(state, "--wait or --detach: one of them");
 		return 0;
 	case ARGP_KEY_ARG:
 		return ARGP_ERR_UNKNOWN; /* all of them are taken from ARGP_KEY_ARGS */
@@ -620,6 +626,7 @@ int cmd_prefetch(int argc, char **argv)
 		{ "window", 'w', "SIZE", 0, "with --ordered, how far, like 256M", 0 },
 		{ "priority", 'p', "low|normal|high", 0, "before or behind what others wish for", 0 },
 		{ "detach", 'd', NULL, 0, "go on in the background, and print the job's number", 0 },
+		{ "wait", KEY_WAIT, NULL, 0, "until all of it is here (the default)", 0 },
 		{ 0 },
 	};
 	static const struct argp argp = {
