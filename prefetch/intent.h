@@ -48,6 +48,7 @@ struct intent {
 	uint32_t count;
 	uint32_t distance;         /* accesses until it is wanted, as guessed: the nearest goes first */
 	int8_t priority;           /* enum intent_priority; predictors leave it alone */
+	uint8_t unasked;           /* the owner's; 0: it is for something that somebody does */
 	bool sorted;               /* FILES, LISTS: "behind" is by name (memcmp), not as it is listed */
 	uint8_t name_length;
 	char name[INTENT_NAME_MAX];

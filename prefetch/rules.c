@@ -800,21 +800,60 @@ uint32_t rules_line(const struct rules *rules, uint32_t index, struct slice *ret
 	return rule->line;
 }
 
+/* Which RULES_ON_* the line has. */
+static unsigned whens_of(const struct rules *rules, const struct rule *rule)
+{
+	for (uint32_t j = rule->first; j < rule->first + rule->count; j++) {
+		const struct setting *setting = &rules->settings[j];
+
+		if (setting->attribute == RULES_PREFETCH && !setting->unset)
+			return setting->value & ((1u << RULES_WHEN_BITS) - 1);
+	}
+	return 0;
+}
+
+unsigned rules_whens(const struct rules *rules)
+{
+	unsigned all = 0;
+
+	for (size_t i = 0; i < rules->count; i++)
+		all |= whens_of(rules, &rules->rules[i]);
+	return all;
+}
+
+/* One is the beginning of the other, in whole parts. */
+static bool on_one_way(struct slice a, struct slice b)
+{
+	const struct slice *longer = a.length > b.length ? &a : &b;
+	size_t length = a.length > b.length ? b.length : a.length;
+
+	return length == 0 || (memcmp(a.data, b.data, length) == 0 &&
+			       (longer->length == length || longer->data[length] == '/'));
+}
+
+bool rules_leads(const struct rules *rules, unsigned when, struct slice path)
+{
+	for (size_t i = 0; i < rules->count; i++) {
+		const struct glob *glob = &rules->rules[i].glob;
+		struct slice base = { (const uint8_t *)glob->text, base_length(glob) };
+
+		if (!(whens_of(rules, &rules->rules[i]) & when))
+			continue;
+		if (glob->self ? path.length == 0 : on_one_way(base, path))
+			return true;
+	}
+	return false;
+}
+
 bool rules_on_mount(const struct rules *rules, uint32_t *index, struct slice *ret_below)
 {
 	while (*index < rules->count) {
 		const struct rule *rule = &rules->rules[(*index)++];
-		const struct glob *glob = &rule->glob;
 
-		for (uint32_t j = rule->first; j < rule->first + rule->count; j++) {
-			const struct setting *setting = &rules->settings[j];
-
-			if (setting->attribute != RULES_PREFETCH || setting->unset ||
-			    !(setting->value & RULES_ON_MOUNT))
-				continue;
-			*ret_below = (struct slice){ (const uint8_t *)glob->text, base_length(glob) };
-			return true;
-		}
+		if (!(whens_of(rules, rule) & RULES_ON_MOUNT))
+			continue;
+		*ret_below = (struct slice){ (const uint8_t *)rule->glob.text, base_length(&rule->glob) };
+		return true;
 	}
 	return false;
 }

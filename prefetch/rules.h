@@ -163,6 +163,10 @@ uint32_t rules_line(const struct rules *rules, uint32_t index, struct slice *ret
  * without slashes at the ends; empty: all of it. False: there is none.
  */
 bool rules_on_mount(const struct rules *rules, uint32_t *index, struct slice *ret_below);
+/* All RULES_ON_* that some line has. */
+unsigned rules_whens(const struct rules *rules);
+/* Some line that has one of `when` may match `path`, or, as far as its beginning says, what is below it. */
+bool rules_leads(const struct rules *rules, unsigned when, struct slice path);
 /* Some line sets `attribute`. */
 bool rules_sets(const struct rules *rules, enum rules_attribute attribute);
 /* The lowest value that a line gives `attribute`; UINT64_MAX: none does. */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "fs/mount/drop_all.h"
+#include "fs/mount/prefetch.h"
 #include "fs/mount/read.h"
 #include "fs/mount/rules.h"
 #include "fs/mount/session.h"
@@ -296,6 +297,7 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 		inode_live(inode)->dropping_pages = 0;
 	inode_live(inode)->drop_session = action->session;
 	inode->attributes_instance = 0;
+	prefetch_recalled(m, inode, action);
 	if (S_ISDIR(inode->type)) {
 		if (inode->live->listing)
 			listing_unref(inode->live->listing);

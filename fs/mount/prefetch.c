@@ -10,6 +10,7 @@
 #include "fs/mount/prefetch_private.h"
 #include "fs/mount/rules.h"
 #include "fs/mount/session.h"
+#include "fs/mount/unasked.h"
 
 #define NAP_NS (300 * NS_PER_US) /* accesses come in bursts: the thread is not woken for each */
 #define NAPS 16u		 /* without anything to do, before it sleeps */
@@ -185,6 +186,7 @@ static void unit_end(struct prefetch *p, struct prefetch_unit *unit)
 	if (unit->nodeid && !unit->arrived)
 		fetched_failed(p->fetched, unit->nodeid, unit->length);
 	unit->state = UNIT_FREE;
+	unasked_ended(p, unit);
 	if (!unit->arrived)
 		return;
 	if (unit->resume) {
@@ -321,13 +323,15 @@ static void rest(struct prefetch *p)
 		until.tv_sec++;
 	}
 	p->sleeping = true;
-	if (!p->stop && p->count == 0 && p->ended == 0) {
-		if (scheduler_waiting(&p->scheduler) > 0 || p->opens_wait || follow_is_active(p->m))
+	if (!p->stop && !p->policies && p->count == 0 && p->ended == 0) {
+		if (scheduler_waiting(&p->scheduler) > 0 || p->opens_wait || follow_is_active(p->m) ||
+		    unasked_waits(p))
 			pthread_cond_timedwait(&p->wake, &p->lock, &until);
 		else
 			pthread_cond_wait(&p->wake, &p->lock);
 	}
 	p->sleeping = false;
+	p->policies = false;
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -373,6 +377,7 @@ static void *thread(void *context)
 		bool busy = look(p);
 
 		follow_tick(p->m);
+		busy |= unasked_step(p);
 		busy |= wishes_dispatch(p);
 		look_at_opens(p);
 		naps = busy ? 0 : naps + 1;
@@ -417,8 +422,11 @@ int prefetch_start(struct mount *m)
 		r = follow_create(&m->follow);
 	if (r == 0)
 		r = predictors_create(&config, &session_allocator, &p->predictors);
+	if (r == 0)
+		r = unasked_create(p);
 	if (r < 0) {
 		fetched_destroy(p->fetched);
+		predictors_destroy(p->predictors);
 		ledger_destroy(p->ledger);
 		follow_destroy(m);
 		free(p);
@@ -431,7 +439,9 @@ int prefetch_start(struct mount *m)
 	pthread_cond_init(&p->wake, &attr);
 	pthread_condattr_destroy(&attr);
 	tracer_init(&p->tracer);
+	pthread_mutex_lock(&m->lock);
 	m->prefetch = p;
+	pthread_mutex_unlock(&m->lock);
 	r = pthread_create(&p->thread, NULL, thread, p);
 	p->started = r == 0;
 	return -r;
@@ -451,6 +461,7 @@ void prefetch_stop(struct mount *m)
 	p->started = false;
 	open_wait_end(m);
 	wishes_finish(p);
+	unasked_finish(p);
 }
 
 void prefetch_free(struct mount *m)
@@ -462,6 +473,7 @@ void prefetch_free(struct mount *m)
 	m->prefetch = NULL;
 	follow_destroy(m);
 	tracer_finish(&p->tracer);
+	unasked_destroy(p);
 	predictors_destroy(p->predictors);
 	ledger_destroy(p->ledger);
 	fetched_destroy(p->fetched);

@@ -44,6 +44,10 @@ void prefetch_access(struct mount *m, fuse_req_t request, struct inode *inode,
 /* A whole listing was taken in, whoever wanted it, on behalf of that user. Under the lock. */
 void prefetch_listed(struct mount *m, struct inode *directory, const struct listing *listing,
 		     const struct credential *credential);
+/* Others changed it. Under the lock. */
+void prefetch_recalled(struct mount *m, const struct inode *inode, const struct holder_action *action);
+/* Policies changed. Under the lock. */
+void prefetch_policies(struct mount *m);
 /* An application waits for the origin. Any thread. */
 void prefetch_demand(struct mount *m);
 

@@ -51,6 +51,7 @@ struct prefetch {
 	pthread_mutex_t lock; /* last of all: nothing is taken under it; FUSE threads take it */
 	pthread_cond_t wake;
 	bool stop, sleeping;
+	bool policies; /* changed */
 	struct record ring[PREFETCH_RING];
 	uint32_t first, count;
 	uint64_t dropped, sent;
@@ -70,6 +71,7 @@ struct prefetch {
 	struct predictors *predictors;
 	struct intent intents[PREFETCH_INTENTS_MAX];
 	struct buckets buckets;
+	struct unasked *unasked;
 	struct sorted sorted[PREFETCH_SORTED_MAX];
 	uint32_t sorted_at;
 };

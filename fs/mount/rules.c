@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
+#include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/session.h"
 
@@ -36,6 +38,7 @@ struct rules_state {
 	struct policy *policies;
 	struct rules *mount; /* that of --policy */
 	uint32_t sets;       /* attributes that any of them sets, a bit each */
+	unsigned whens;      /* RULES_ON_* that any of them has */
 	bool any;            /* there is any */
 	bool full, said;     /* there were too many; it is in the log */
 	atomic_uint_fast64_t serial;
@@ -92,20 +95,24 @@ static void want(struct rules_state *s, struct policy *policy)
 	pthread_cond_signal(&s->changed);
 }
 
-static void count_what_is_set(struct rules_state *s)
+static void count_what_is_set(struct mount *m)
 {
+	struct rules_state *s = m->rules;
 	struct policy *policy, *next;
 
 	s->sets = 0;
+	s->whens = s->mount ? rules_whens(s->mount) : 0;
 	s->any = s->mount != NULL;
 	for (unsigned a = 0; s->mount && a < RULES_ATTRIBUTE_COUNT; a++)
 		s->sets |= (uint32_t)rules_sets(s->mount, a) << a;
 	HASH_ITER(hh, s->policies, policy, next) {
 		s->any |= policy->rules != NULL;
+		s->whens |= policy->rules ? rules_whens(policy->rules) : 0;
 		for (unsigned a = 0; policy->rules && a < RULES_ATTRIBUTE_COUNT; a++)
 			s->sets |= (uint32_t)rules_sets(policy->rules, a) << a;
 	}
 	atomic_fetch_add(&s->serial, 1);
+	prefetch_policies(m);
 }
 
 /* A text and what it means, made without the lock. */
@@ -147,7 +154,6 @@ static void news_finish(struct news *news)
 /* `policy` is gone if it says nothing and nobody keeps it. What `news` had is taken. */
 static void install(struct mount *m, struct policy *policy, struct news *news, uint64_t instance)
 {
-	struct rules_state *s = m->rules;
 	bool same = policy->length == news->length && (!policy->rules == !news->rules) &&
 		    (policy->length == 0 || memcmp(policy->text, news->text, news->length) == 0);
 
@@ -164,7 +170,7 @@ static void install(struct mount *m, struct policy *policy, struct news *news, u
 	if (policy->length == 0 && !policy->kept && !policy->wanted)
 		policy_remove(m, policy);
 	if (!same)
-		count_what_is_set(s);
+		count_what_is_set(m);
 }
 
 /* ---- fetching them ---- */
@@ -187,7 +193,7 @@ static void fetched(struct mount *m, struct call *call)
 			install(m, policy, &news, answer.nodes[NODE_TARGET].instance);
 		} else if (error == ESTALE && !policy->kept) {
 			policy_remove(m, policy);
-			count_what_is_set(s);
+			count_what_is_set(m);
 		} else {
 			policy->again_at = instant_add(mount_now(), duration_ms(AGAIN_MS));
 			policy->wanted = true;
@@ -600,11 +606,11 @@ bool rules_may_guess(const struct rules_attributes *a)
 	return amount != RULES_AMOUNT_OFF && amount != RULES_AMOUNT_METADATA;
 }
 
-uint64_t rules_on_list(const struct rules_attributes *a)
+uint64_t rules_on(const struct rules_attributes *a, unsigned when)
 {
 	uint64_t amount = rules_amount(a);
 
-	if (!(rules_when(a) & RULES_ON_LIST) || amount == RULES_AMOUNT_METADATA ||
+	if (!(rules_when(a) & when) || amount == RULES_AMOUNT_METADATA ||
 	    amount == RULES_AMOUNT_OFF)
 		return 0;
 	return amount >= RULES_AMOUNT_BYTES ? amount - RULES_AMOUNT_BYTES : UINT64_MAX;
@@ -635,14 +641,34 @@ int8_t rules_priority_of(struct mount *m, const struct intent *intent)
 	return rules_priority(&a);
 }
 
+unsigned rules_when_any(const struct mount *m)
+{
+	return m->rules ? m->rules->whens : 0;
+}
+
+bool rules_lead(struct mount *m, const struct inode *directory, struct slice name, unsigned when)
+{
+	struct rules_state *s = m->rules;
+	struct way w;
+
+	if (!(rules_when_any(m) & when) || !way_find(m, directory, name, true, &w))
+		return false;
+	for (uint32_t i = 0; i < w.count; i++) {
+		struct policy *policy = policy_of(s, w.places[i].directory);
+
+		if (policy && policy->rules &&
+		    rules_leads(policy->rules, when, way_from(&w, w.places[i].at)))
+			return true;
+	}
+	return s->mount && rules_leads(s->mount, when, way_from(&w, w.root_at));
+}
+
 uint64_t rules_serial(const struct mount *m)
 {
 	return m->rules ? atomic_load(&m->rules->serial) : 0;
 }
 
-void rules_each_on_mount(struct mount *m,
-			 void (*found)(void *context, struct inode *directory, struct slice below),
-			 void *context)
+void rules_each_on_mount(struct mount *m, rules_found *found, void *context)
 {
 	struct rules_state *s = m->rules;
 	struct inode *root = inode_by_nodeid(m, FUSE_ROOT_ID);
@@ -653,7 +679,7 @@ void rules_each_on_mount(struct mount *m,
 	if (!s || !root)
 		return;
 	while (s->mount && rules_on_mount(s->mount, &index, &below))
-		found(context, root, below);
+		found(context, root, below, 0);
 	HASH_ITER(hh, s->policies, policy, next) {
 		const char *rest = NULL;
 		struct inode *directory = policy->inode;
@@ -679,7 +705,7 @@ void rules_each_on_mount(struct mount *m,
 				below.data += below.length > length ? length + 1 : below.length;
 				below.length = below.length > length ? below.length - length - 1 : 0;
 			}
-			found(context, directory, below);
+			found(context, directory, below, XXH3_64bits(policy->text, policy->length));
 		}
 	}
 }
@@ -802,7 +828,7 @@ int rules_create(struct mount *m)
 		mount_log("error", "policy %s: line %u, column %u: %s", m->options->policy,
 			  error.line, error.column, error.text);
 	if (r == 0)
-		count_what_is_set(s);
+		count_what_is_set(m);
 	return r;
 }
 

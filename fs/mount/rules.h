@@ -65,8 +65,8 @@ bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules
 
 /* Is a guess about bytes of such a file wanted? Any thread. */
 bool rules_may_guess(const struct rules_attributes *a);
-/* Of a file whose directory was listed: how many bytes are fetched; 0: nothing. Any thread. */
-uint64_t rules_on_list(const struct rules_attributes *a);
+/* Of a file when one of `when` comes about: how many bytes are fetched; 0: nothing. Any thread. */
+uint64_t rules_on(const struct rules_attributes *a, unsigned when);
 
 /* In which order that is fetched: of what is not asked for by a user. Any thread. */
 int8_t rules_priority(const struct rules_attributes *a);
@@ -85,10 +85,14 @@ uint64_t rules_serial(const struct mount *m);
  * What is to be fetched without anybody asking: calls `found` for each line with RULES_ON_MOUNT, with the
  * directory that is known and from there (parts with slashes between; empty: itself) the path of the
  * directory or file below which the pattern can match. Whoever walks it asks rules_of() for each thing.
+ * `stamp`: of the policy's text.
  */
-void rules_each_on_mount(struct mount *m,
-			 void (*found)(void *context, struct inode *directory, struct slice below),
-			 void *context);
+typedef void rules_found(void *context, struct inode *directory, struct slice below, uint64_t stamp);
+void rules_each_on_mount(struct mount *m, rules_found *found, void *context);
+/* All RULES_ON_* that some line of a policy has. */
+unsigned rules_when_any(const struct mount *m);
+/* Some line with one of `when` may match `name` in the directory, or what is below that. */
+bool rules_lead(struct mount *m, const struct inode *directory, struct slice name, unsigned when);
 
 /* ---- for those that learn of attributes and changes ---- */
 

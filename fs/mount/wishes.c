@@ -9,6 +9,7 @@
 #include "fs/mount/read.h"
 #include "fs/mount/rules.h"
 #include "fs/mount/session.h"
+#include "fs/mount/unasked.h"
 
 #define SCAN_MAX 512u		 /* wishes, or entries of a listing, that are looked at in one go */
 #define NAME_UNIT (32u << 10)	 /* what a name with its bytes is counted as */
@@ -368,7 +369,7 @@ static bool allowed(struct mount *m, const struct wish *wish, struct inode *dire
 	if (!rules_reaches(&a, S_ISDIR(e->type)))
 		return false;
 	if (wish->class == WISH_POLICY)
-		one->length = rules_on_list(&a);
+		one->length = rules_on(&a, RULES_ON_LIST);
 	return wish->class == WISH_POLICY ? one->length > 0 :
 	       S_ISDIR(e->type)           ? rules_amount(&a) != RULES_AMOUNT_OFF :
 					    rules_may_guess(&a);
@@ -464,10 +465,13 @@ static bool may(struct prefetch *p, const struct wish *wish, const struct inode 
 	struct rules_attributes a;
 	bool may = true;
 
-	if (wish->class != WISH_GUESS)
+	if (wish->class != WISH_GUESS && !wish->intent.unasked)
 		return true;
 	pthread_mutex_lock(&m->lock);
-	if (rules_set(m, RULES_PREFETCH, RULES_META_ONLY) || rules_set(m, RULES_DEPTH, RULES_DEPTH)) {
+	if (wish->intent.unasked) {
+		may = unasked_may(m, wish, inode);
+	} else if (rules_set(m, RULES_PREFETCH, RULES_META_ONLY) ||
+		   rules_set(m, RULES_DEPTH, RULES_DEPTH)) {
 		(void)rules_of(m, inode, &a);
 		may = S_ISDIR(inode->type) ? rules_amount(&a) != RULES_AMOUNT_OFF : rules_may_guess(&a);
 		if (wish->intent.type == INTENT_LIST)

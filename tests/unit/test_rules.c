@@ -315,6 +315,41 @@ START_TEST(what_is_fetched_when_mounted_is_found)
 }
 END_TEST
 
+START_TEST(it_is_known_where_lines_lead)
+{
+	static const struct {
+		const char *path;
+		unsigned when;
+		bool leads;
+	} to[] = {
+		{ "", RULES_ON_MOUNT, true },
+		{ "data", RULES_ON_MOUNT, true },
+		{ "data/sets", RULES_ON_MOUNT, true },
+		{ "data/sets/a/b", RULES_ON_MOUNT, true },
+		{ "data/set", RULES_ON_MOUNT, false },
+		{ "data/setsx", RULES_ON_MOUNT, false },
+		{ "other", RULES_ON_MOUNT, false },
+		{ "other", RULES_ON_MOUNT | RULES_ON_CREATE, true },
+		{ "in/a", RULES_ON_CREATE, true },
+		{ "in", RULES_ON_LIST, false },
+	};
+
+	compile("/data/sets/x*.tar prefetch=on-mount\n"
+		"/in/** prefetch=on-create,1M\n"
+		"*.x prefetch=on-create\n"
+		"/data/** prefetch=off\n");
+	ck_assert_uint_eq(rules_whens(rules), RULES_ON_MOUNT | RULES_ON_CREATE);
+	for (size_t i = 0; i < sizeof(to) / sizeof(to[0]); i++)
+		ck_assert_msg(rules_leads(rules, to[i].when, slice_of(to[i].path)) == to[i].leads, "%s",
+			      to[i].path);
+	done();
+	compile("/ prefetch=on-mount\n");
+	ck_assert(rules_leads(rules, RULES_ON_MOUNT, slice_of("")));
+	ck_assert(!rules_leads(rules, RULES_ON_MOUNT, slice_of("a")));
+	done();
+}
+END_TEST
+
 START_TEST(patterns_may_have_blanks)
 {
 	compile("a\\ b pin\n\\#c pin\n");
@@ -338,6 +373,7 @@ static TCase *rules_case(void)
 	tcase_add_test(t, limits_are_kept);
 	tcase_add_test(t, without_memory_nothing_is_left);
 	tcase_add_test(t, what_is_fetched_when_mounted_is_found);
+	tcase_add_test(t, it_is_known_where_lines_lead);
 	tcase_add_test(t, patterns_may_have_blanks);
 	return t;
 }
