@@ -65,16 +65,17 @@ static bool flush_recalls(struct authority *a, struct session *session,
 			  struct authority_actions *out)
 {
 	while (session->unsent) {
-		struct lease *lease = session->unsent;
+		struct lease *lease = lease_at(a, session->unsent);
+		struct inode *inode = lease_inode(a, lease);
 		struct authority_action *action;
 		const struct recall_names *names;
 
-		operations_yield(a, session, lease->inode);
+		operations_yield(a, session, inode);
 		action = authority_actions_add(out, AUTHORITY_SEND_RECALL);
 		if (!action)
 			return false;
 		action->session = session->id;
-		action->handle = inode_handle(lease->inode);
+		action->handle = inode_handle(inode);
 		action->recall_sequence = lease->recall_sequence;
 		action->scope = (enum recall_scope)lease->scope;
 		names = lease_names(a, lease);
@@ -83,8 +84,7 @@ static bool flush_recalls(struct authority *a, struct session *session,
 			memcpy(action->name_length, names->length, sizeof(action->name_length));
 			memcpy(action->names, names->bytes, sizeof(action->names));
 		}
-		session->unsent = lease->in_session.next == &session->recalled ?
-			NULL : LIST_ENTRY(lease->in_session.next, struct lease, in_session);
+		session->unsent = ring_next(&lease->in_session, session->recalled);
 	}
 	list_remove(&session->recalls.link);
 	return true;
@@ -210,16 +210,16 @@ static void authority_set_up(struct authority *a, const struct authority_config 
 	rng_init(&a->rng, rng_mix(config->seed) ^ config->epoch);
 	map_init(&a->sessions, allocator, MAP_U64, offsetof(struct session, id),
 		 rng_next(&a->rng));
-	map_init(&a->inodes, allocator, MAP_HANDLE, offsetof(struct inode, handle),
-		 rng_next(&a->rng));
+	number_map_init(&a->inodes, &a->inode_pool, NUMBER_MAP_HANDLE,
+			offsetof(struct inode, handle), rng_next(&a->rng));
 	map_init(&a->operations, allocator, MAP_U64, offsetof(struct operation, id),
 		 rng_next(&a->rng));
 	map_init(&a->names, allocator, MAP_U64, offsetof(struct recall_names, id),
 		 rng_next(&a->rng));
-	pool_init(&a->leases, allocator, sizeof(struct lease));
-	for (size_t i = 0; i < INODE_POOLS; i++)
-		pool_init(&a->inode_pools[i], allocator,
-			  sizeof(struct inode) + (i + 1) * INODE_STEP_BYTES);
+	numbered_init(&a->leases, allocator, sizeof(struct lease));
+	numbered_init(&a->inode_pool, allocator, INODE_BYTES_MIN);
+	numbered_init(&a->busy_pool, allocator, sizeof(struct inode_busy));
+	numbered_init(&a->session_pool, allocator, sizeof(struct session));
 	list_init(&a->live);
 	list_init(&a->ended);
 	list_init(&a->pending);
@@ -282,12 +282,10 @@ static void free_sessions(struct authority *a)
 	size_t cursor = 0;
 
 	while ((session = map_next(&a->sessions, &cursor))) {
-		while (!list_empty(&session->granted))
-			lease_remove(a, LIST_ENTRY(list_first(&session->granted), struct lease,
-						   in_session));
-		while (!list_empty(&session->recalled))
-			lease_remove(a, LIST_ENTRY(list_first(&session->recalled), struct lease,
-						   in_session));
+		while (session->granted)
+			lease_remove(a, lease_at(a, session->granted));
+		while (session->recalled)
+			lease_remove(a, lease_at(a, session->recalled));
 		while (!list_empty(&session->open_list))
 			opened_remove(a, session, LIST_ENTRY(list_first(&session->open_list),
 							     struct opened, link));
@@ -316,8 +314,8 @@ void authority_destroy(struct authority *a)
 {
 	struct session *session;
 	struct operation *o;
-	struct inode *inode;
 	size_t cursor = 0;
+	uint32_t inode;
 
 	if (!a)
 		return;
@@ -332,19 +330,20 @@ void authority_destroy(struct authority *a)
 	while ((session = map_next(&a->sessions, &cursor)))
 		session_free(a, session);
 	cursor = 0;
-	while ((inode = map_next(&a->inodes, &cursor))) {
-		authority_free(a, inode->busy, sizeof(*inode->busy));
-		authority_inode_free(a, inode);
+	while ((inode = number_map_next(&a->inodes, &cursor))) {
+		numbered_free(&a->busy_pool, ((struct inode *)numbered_at(&a->inode_pool, inode))->busy);
+		numbered_free(&a->inode_pool, inode);
 	}
 	silent_free_all(a);
 	lock_table_destroy(a->locks);
 	map_finish(&a->operations);
 	map_finish(&a->sessions);
-	map_finish(&a->inodes);
+	number_map_finish(&a->inodes);
 	map_finish(&a->names);
-	pool_finish(&a->leases);
-	for (size_t i = 0; i < INODE_POOLS; i++)
-		pool_finish(&a->inode_pools[i]);
+	numbered_finish(&a->leases);
+	numbered_finish(&a->inode_pool);
+	numbered_finish(&a->busy_pool);
+	numbered_finish(&a->session_pool);
 	authority_free(a, a->deadlines, a->deadline_capacity * sizeof(struct operation *));
 	authority_free(a, a->previous, a->previous_count * sizeof(*a->previous));
 	authority_free(a, a, sizeof(*a));
@@ -411,11 +410,11 @@ void authority_counters(const struct authority *a, struct authority_counters *re
 }
 
 /* Its queues are in the order of admission, and it is in the state that its place allows (I2). */
-static void check_inode(const struct inode *inode)
+static void check_inode(const struct authority *a, const struct inode *inode)
 {
-	const struct inode_busy *busy = inode->busy;
+	const struct inode_busy *busy = inode_busy(a, inode);
 	const struct list *places = busy ? &busy->places : NULL;
-	const struct lease *exclusive = lease_exclusive(inode);
+	const struct lease *exclusive = lease_exclusive(a, inode);
 	const struct operation *before = NULL;
 	uint32_t lease_count = 0;
 
@@ -429,15 +428,13 @@ static void check_inode(const struct inode *inode)
 			       o->kind != AUTHORITY_READ_STRICT))
 			assert(o->state == OPERATION_QUEUED);
 		/* 5.7: its host may finish it before it gives the lease up. */
-		assert(!exclusive || !operation_goes_ahead(o, exclusive) ||
+		assert(!exclusive || !operation_goes_ahead(a, o, exclusive) ||
 		       o->state != OPERATION_QUEUED);
 		before = o;
 	}
-	for (const struct list *at = inode->leases.next; at != &inode->leases; at = at->next) {
-		const struct lease *lease = LIST_ENTRY(at, const struct lease, in_inode);
-
-		assert(lease->inode == inode);
-		assert(lease->session->live);
+	LEASE_FOR_EACH(lease, a, inode) {
+		assert(lease_inode(a, lease) == inode);
+		assert(lease_session(a, lease)->live);
 		assert(lease->exclusive == (exclusive == lease));
 		lease_count++;
 	}
@@ -449,24 +446,21 @@ static void check_inode(const struct inode *inode)
 }
 
 /* I2: what runs has drained, and nothing was granted since. */
-static void check_operation(const struct operation *o)
+static void check_operation(const struct authority *a, const struct operation *o)
 {
 	uint32_t awaited = 0;
 
 	for (uint32_t i = 0; i < o->place_count; i++) {
 		const struct place *place = &o->places[i];
-		const struct list *leases = &place->inode->leases;
 
-		for (const struct list *at = leases->next; at != leases; at = at->next) {
-			const struct lease *lease = LIST_ENTRY(at, const struct lease, in_inode);
-
+		LEASE_FOR_EACH(lease, a, place->inode) {
 			if (o->state == OPERATION_DRAINING && lease->awaited) {
 				assert(lease->recall_sequence);
 				awaited++;
 			}
 			if (o->state == OPERATION_RUNNING && o->kind != AUTHORITY_READ_STRICT &&
 			    place->scope == RECALL_ALL)
-				assert(lease->session == o->session);
+				assert(lease_session(a, lease) == o->session);
 		}
 	}
 	if (o->state == OPERATION_DRAINING)
@@ -482,15 +476,16 @@ static size_t check_session(const struct authority *a, const struct session *ses
 	uint64_t sequence = 0;
 	size_t count = 0;
 
-	for (const struct list *at = session->granted.next; at != &session->granted;
-	     at = at->next, count++)
-		assert(LIST_ENTRY(at, const struct lease, in_session)->recall_sequence == 0);
-	for (const struct list *at = session->recalled.next; at != &session->recalled;
-	     at = at->next, count++) {
-		const struct lease *lease = LIST_ENTRY(at, const struct lease, in_session);
+	const struct lease *lease;
 
-		assert(lease->recall_sequence > sequence);
+	for (lease = lease_at(a, session->granted); lease; count++) {
+		assert(lease->recall_sequence == 0 && lease_session(a, lease) == session);
+		lease = lease_at(a, ring_next(&lease->in_session, session->granted));
+	}
+	for (lease = lease_at(a, session->recalled); lease; count++) {
+		assert(lease->recall_sequence > sequence && lease_session(a, lease) == session);
 		sequence = lease->recall_sequence;
+		lease = lease_at(a, ring_next(&lease->in_session, session->recalled));
 	}
 	assert(sequence <= session->recall_sequence);
 	assert(count == session->leases.count && count <= a->config.lease_count_max);
@@ -517,11 +512,11 @@ void authority_check_invariants(const struct authority *a)
 	assert(live <= a->config.session_count_max);
 	assert(leases <= a->config.lease_total_max);
 	cursor = 0;
-	while ((inode = map_next(&a->inodes, &cursor)))
-		check_inode(inode);
+	while ((inode = numbered_at(&a->inode_pool, number_map_next(&a->inodes, &cursor))))
+		check_inode(a, inode);
 	cursor = 0;
 	while ((o = map_next(&a->operations, &cursor))) {
-		check_operation(o);
+		check_operation(a, o);
 		placed += o->place_count > 0;
 	}
 	assert(a->operations.count == a->counters.operations);

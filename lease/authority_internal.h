@@ -19,8 +19,10 @@
 #include "lease/authority.h"
 #include "lease/base/list.h"
 #include "lease/base/map.h"
-#include "lease/base/pool.h"
+#include "lease/base/number_map.h"
+#include "lease/base/ring.h"
 #include "lease/base/rng.h"
+#include "lease/base/numbered.h"
 
 #include <assert.h>
 
@@ -48,20 +50,19 @@ struct pending {
 
 /*
  * An inode that has leases, or is busy. There are many of them, and almost all have leases and nothing
- * else: what is known besides has its own struct. Leases and opens are keyed by its address.
+ * else: what is known besides has its own struct. It refers to those by their numbers in the pools.
  */
 struct inode {
-	struct list leases;       /* lease.in_inode; with a write lease there is no other */
-	uint64_t exclusive_since; /* the session's recall sequence when it became the write lease */
-	struct inode_busy *busy;  /* NULL: nothing to tell */
-	uint8_t handle[];         /* a struct handle up to its last byte in use: inode_handle() */
+	uint32_t leases;  /* the first; 0: none; with a write lease there is no other */
+	uint32_t busy;    /* 0: nothing to tell */
+	uint8_t handle[]; /* a struct handle up to its last byte in use: inode_handle() */
 };
 
-/* Inodes are cut to multiples of this. */
-#define INODE_STEP_BYTES 8u
-#define INODE_POOLS ((sizeof(struct handle) + INODE_STEP_BYTES - 1) / INODE_STEP_BYTES)
+#define INODE_BYTES_MIN (sizeof(struct inode) + NUMBERED_STEP_BYTES)
 
-static_assert(sizeof(struct inode) == 32, "an inode costs its memory");
+static_assert(sizeof(struct inode) == 8, "an inode costs its memory");
+static_assert(sizeof(struct inode) + sizeof(struct handle) <=
+	      INODE_BYTES_MIN + (NUMBERED_SIZES - 1) * NUMBERED_STEP_BYTES, "the pool has no such size");
 
 /* Of an inode that has opens, operations, or a back-off to remember. */
 struct inode_busy {
@@ -89,10 +90,13 @@ struct recall_names {
  * recalling needs no memory (I6). Millions of them: its size is what an origin's memory goes to.
  */
 struct lease {
-	struct inode *inode; /* the key in session.leases */
-	struct session *session;
-	struct list in_inode;
-	struct list in_session; /* session.granted, or session.recalled */
+	uint32_t inode; /* the key in session.leases */
+	uint32_t session;
+	union {
+		struct ring in_inode; /* unless `exclusive`, when it is alone there */
+		uint64_t exclusive_since; /* session.recall_sequence when it became so */
+	};
+	struct ring in_session; /* session.granted, or session.recalled */
 	uint64_t recall_sequence : 56; /* 0: no recall is out */
 	uint64_t scope : 2;
 	bool exclusive : 1;
@@ -102,7 +106,7 @@ struct lease {
 	uint32_t names_id;    /* 0: none */
 };
 
-static_assert(sizeof(struct lease) == 64, "a lease costs its memory");
+static_assert(sizeof(struct lease) == 40, "a lease costs its memory");
 
 /* lease.recalled_at wraps after two years, and no recall is out for that long. */
 #define RECALLED_AT_NS (16 * NS_PER_MS)
@@ -138,6 +142,7 @@ struct slot {
 
 struct session {
 	struct session_id id; /* key in authority.sessions */
+	uint32_t number;      /* in authority.session_pool */
 	uint8_t host[16];
 	uint64_t instance;
 	struct session_id previous;
@@ -147,10 +152,10 @@ struct session {
 	struct silent *silent; /* NULL once it has ended */
 	struct instant end;
 	struct list link; /* authority.live by end, or authority.ended, oldest first */
-	struct map leases;
-	struct list granted;  /* least recently granted first */
-	struct list recalled; /* by sequence */
-	struct lease *unsent; /* the first of `recalled` that must be sent; NULL: none */
+	struct number_map leases;
+	uint32_t granted;  /* the first, least recently granted */
+	uint32_t recalled; /* the first, by sequence */
+	uint32_t unsent;   /* the first of `recalled` that must be sent; 0: none */
 	uint64_t recall_sequence;
 	struct map opens;
 	struct list open_list;
@@ -164,7 +169,7 @@ struct session {
 	bool owes_locks; /* it has to reclaim its locks, or its end is theirs */
 	bool paid_locks; /* it has */
 	uint32_t slot_count;
-	struct slot slots[];
+	struct slot *slots;
 };
 
 enum operation_state { OPERATION_QUEUED, OPERATION_DRAINING, OPERATION_RUNNING, OPERATION_OVER };
@@ -212,12 +217,14 @@ struct authority {
 	struct instant now; /* the latest that a caller named */
 	struct rng rng;
 	struct map sessions;
-	struct map inodes;
+	struct number_map inodes;
 	struct map operations;
 	struct map names;      /* of recalls */
 	uint32_t names_id_last;
-	struct pool leases;
-	struct pool inode_pools[INODE_POOLS]; /* by what their handles take */
+	struct numbered leases;
+	struct numbered inode_pool; /* of sizes by what their handles take */
+	struct numbered busy_pool;
+	struct numbered session_pool;
 	struct list live;
 	struct list ended;
 	struct list pending;
@@ -248,6 +255,44 @@ struct authority {
 
 #define HEAP_NONE SIZE_MAX
 
+/* ---- what has a number; NULL for 0 ---- */
+
+static inline struct lease *lease_at(const struct authority *a, uint32_t number)
+{
+	return numbered_at(&a->leases, number);
+}
+
+static inline struct inode *lease_inode(const struct authority *a, const struct lease *lease)
+{
+	return numbered_at(&a->inode_pool, lease->inode);
+}
+
+static inline struct session *lease_session(const struct authority *a, const struct lease *lease)
+{
+	return numbered_at(&a->session_pool, lease->session);
+}
+
+static inline struct inode_busy *inode_busy(const struct authority *a, const struct inode *inode)
+{
+	return numbered_at(&a->busy_pool, inode->busy);
+}
+
+/* The leases of an inode: none may come or go meanwhile. */
+static inline struct lease *inode_lease_first(const struct authority *a, const struct inode *inode)
+{
+	return lease_at(a, inode->leases);
+}
+
+static inline struct lease *inode_lease_next(const struct authority *a, const struct inode *inode,
+					     const struct lease *lease)
+{
+	return lease->exclusive ? NULL : lease_at(a, ring_next(&lease->in_inode, inode->leases));
+}
+
+#define LEASE_FOR_EACH(lease, a, inode)                                                         \
+	for (struct lease *lease = inode_lease_first(a, inode); lease;                          \
+	     lease = inode_lease_next(a, inode, lease))
+
 /* authority.c */
 void *authority_allocate(struct authority *a, size_t size);
 void authority_free(struct authority *a, void *pointer, size_t size);
@@ -268,14 +313,15 @@ void grace_check(struct authority *a);
 /* authority_leases.c */
 struct inode *authority_inode_get(const struct authority *a, const struct handle *handle);
 struct handle inode_handle(const struct inode *inode);
-struct inode *authority_inode_make(struct authority *a, const struct handle *handle);
+struct inode *authority_inode_make(struct authority *a, const struct handle *handle,
+				   uint32_t *ret_number);
 struct inode *authority_inode_make_busy(struct authority *a, const struct handle *handle);
 void authority_inode_put(struct authority *a, struct inode *inode);
-void authority_inode_free(struct authority *a, struct inode *inode);
 void authority_inode_contended(struct authority *a, struct inode *inode);
 void backoffs_trim(struct authority *a);
-struct lease *lease_get(const struct session *session, const struct inode *inode);
-struct lease *lease_exclusive(const struct inode *inode);
+struct lease *lease_get(const struct authority *a, const struct session *session,
+			const struct inode *inode);
+struct lease *lease_exclusive(const struct authority *a, const struct inode *inode);
 struct recall_names *lease_names(const struct authority *a, const struct lease *lease);
 struct duration lease_recalled_for(const struct authority *a, const struct lease *lease);
 void lease_recall(struct authority *a, struct lease *lease, enum recall_scope scope,
@@ -285,14 +331,15 @@ void opened_remove(struct authority *a, struct session *session, struct opened *
 void names_unref(struct authority *a, struct recall_names *names);
 
 /* authority_operations.c */
-bool operation_modifies(const struct inode *inode, uint64_t except);
-bool operation_waits(const struct inode *inode, uint64_t except);
+bool operation_modifies(const struct authority *a, const struct inode *inode, uint64_t except);
+bool operation_waits(const struct authority *a, const struct inode *inode, uint64_t except);
 void operation_drained(struct authority *a, struct lease *lease);
 void operation_refuse(struct authority *a, struct operation *o, uint16_t status);
 void operation_free(struct authority *a, struct operation *o);
 void operations_yield(struct authority *a, const struct session *session, struct inode *inode);
 void operations_promote(struct authority *a, const struct session *session, struct inode *inode);
-bool operation_goes_ahead(const struct operation *o, const struct lease *lease);
+bool operation_goes_ahead(const struct authority *a, const struct operation *o,
+			  const struct lease *lease);
 void operations_go_ahead(struct authority *a, const struct lease *lease);
 void operations_start(struct authority *a, struct inode *inode);
 void operations_start_all(struct authority *a);

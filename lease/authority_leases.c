@@ -9,7 +9,7 @@
 
 struct inode *authority_inode_get(const struct authority *a, const struct handle *handle)
 {
-	return map_get(&a->inodes, handle);
+	return numbered_at(&a->inode_pool, number_map_get(&a->inodes, handle));
 }
 
 struct handle inode_handle(const struct inode *inode)
@@ -20,44 +20,44 @@ struct handle inode_handle(const struct inode *inode)
 	return handle;
 }
 
-static struct pool *inode_pool(struct authority *a, const uint8_t *handle)
+static size_t inode_bytes(const struct handle *handle)
 {
-	return &a->inode_pools[(offsetof(struct handle, bytes) + handle[0] - 1) / INODE_STEP_BYTES];
+	size_t bytes = sizeof(struct inode) + offsetof(struct handle, bytes) + handle->length;
+
+	return bytes < INODE_BYTES_MIN ? INODE_BYTES_MIN : bytes;
 }
 
-void authority_inode_free(struct authority *a, struct inode *inode)
+/* NULL when there is no memory. */
+struct inode *authority_inode_make(struct authority *a, const struct handle *handle,
+				   uint32_t *ret_number)
 {
-	pool_free(inode_pool(a, inode->handle), inode);
-}
+	struct inode *inode;
 
-struct inode *authority_inode_make(struct authority *a, const struct handle *handle)
-{
-	struct inode *inode = authority_inode_get(a, handle);
-
-	if (inode)
-		return inode;
-	if (map_reserve(&a->inodes, 1))
+	*ret_number = number_map_get(&a->inodes, handle);
+	if (*ret_number)
+		return numbered_at(&a->inode_pool, *ret_number);
+	if (number_map_reserve(&a->inodes, 1))
 		return NULL;
-	inode = pool_allocate(inode_pool(a, &handle->length));
+	inode = numbered_allocate(&a->inode_pool, inode_bytes(handle), ret_number);
 	if (!inode)
 		return NULL;
 	static_assert(offsetof(struct handle, length) == 0 && offsetof(struct handle, bytes) == 1,
 		      "its length, then what is in use");
 	memcpy(inode->handle, handle, offsetof(struct handle, bytes) + handle->length);
-	list_init(&inode->leases);
-	map_insert(&a->inodes, inode);
+	number_map_insert(&a->inodes, *ret_number);
 	return inode;
 }
 
 /* The same, for what has opens or operations. */
 struct inode *authority_inode_make_busy(struct authority *a, const struct handle *handle)
 {
-	struct inode *inode = authority_inode_make(a, handle);
+	uint32_t number;
+	struct inode *inode = authority_inode_make(a, handle, &number);
 	struct inode_busy *busy;
 
 	if (!inode || inode->busy)
 		return inode;
-	busy = authority_allocate(a, sizeof(*busy));
+	busy = numbered_allocate(&a->busy_pool, sizeof(*busy), &number);
 	if (!busy) {
 		authority_inode_put(a, inode);
 		return NULL;
@@ -67,24 +67,23 @@ struct inode *authority_inode_make_busy(struct authority *a, const struct handle
 	list_init(&busy->in_backoffs);
 	list_init(&busy->unused.link);
 	busy->unused.what = PENDING_UNUSED;
-	inode->busy = busy;
+	inode->busy = number;
 	return inode;
 }
 
 /* Frees what nothing is known about any more. */
 void authority_inode_put(struct authority *a, struct inode *inode)
 {
-	struct inode_busy *busy = inode->busy;
+	struct inode_busy *busy = inode_busy(a, inode);
 
 	if (busy && list_empty(&busy->places) && !busy->open_count &&
 	    !list_linked(&busy->unused.link) && !list_linked(&busy->in_backoffs)) {
-		authority_free(a, busy, sizeof(*busy));
-		inode->busy = NULL;
+		numbered_free(&a->busy_pool, inode->busy);
+		inode->busy = 0;
 	}
-	if (inode->busy || !list_empty(&inode->leases))
+	if (inode->busy || inode->leases)
 		return;
-	map_remove(&a->inodes, inode->handle);
-	authority_inode_free(a, inode);
+	numbered_free(&a->inode_pool, number_map_remove(&a->inodes, inode->handle));
 }
 
 /* ---- back-off (PROTOCOL.md 5.5) ---- */
@@ -133,7 +132,7 @@ void backoffs_trim(struct authority *a)
  */
 void authority_inode_contended(struct authority *a, struct inode *inode)
 {
-	struct inode_busy *busy = inode->busy;
+	struct inode_busy *busy = inode_busy(a, inode);
 	bool again = list_linked(&busy->in_backoffs) &&
 		     instant_until(busy->contended_at, a->now).ns < a->config.backoff_max.ns;
 
@@ -156,26 +155,68 @@ void authority_inode_contended(struct authority *a, struct inode *inode)
 
 /* ---- leases ---- */
 
-struct lease *lease_get(const struct session *session, const struct inode *inode)
+/* The first lease of the inode knows the inode's number, and it may be the one. */
+struct lease *lease_get(const struct authority *a, const struct session *session,
+			const struct inode *inode)
 {
-	return map_get(&session->leases, &inode);
+	struct lease *first = inode_lease_first(a, inode);
+
+	if (!first || first->session == session->number)
+		return first;
+	return lease_at(a, number_map_get(&session->leases, &first->inode));
 }
 
 /* The write lease on `inode`, or NULL. */
-struct lease *lease_exclusive(const struct inode *inode)
+struct lease *lease_exclusive(const struct authority *a, const struct inode *inode)
 {
-	struct list *first = list_first(&inode->leases);
-	struct lease *lease = first ? LIST_ENTRY(first, struct lease, in_inode) : NULL;
+	struct lease *lease = inode_lease_first(a, inode);
 
 	return lease && lease->exclusive ? lease : NULL;
 }
 
 /* Somebody has a lease on `inode` other than `lease`, which may be NULL. */
-static bool leased_beside(const struct inode *inode, const struct lease *lease)
+static bool leased_beside(const struct authority *a, const struct inode *inode,
+			  const struct lease *lease)
 {
-	const struct list *first = list_first(&inode->leases);
+	const struct lease *first = inode_lease_first(a, inode);
 
-	return first && (!lease || first != &lease->in_inode || first != inode->leases.prev);
+	return first && (first != lease || inode_lease_next(a, inode, first));
+}
+
+static void lease_link(struct authority *a, struct inode *inode, uint32_t lease)
+{
+	assert(!lease_exclusive(a, inode));
+	ring_append(&a->leases, offsetof(struct lease, in_inode), &inode->leases, lease);
+}
+
+static void lease_unlink(struct authority *a, struct inode *inode, struct lease *lease)
+{
+	if (lease->exclusive)
+		inode->leases = 0;
+	else
+		(void)ring_remove(&a->leases, offsetof(struct lease, in_inode), &inode->leases,
+				  &lease->in_inode);
+}
+
+/* Its own: its neighbours in its session's list know it. */
+static uint32_t lease_number(const struct authority *a, const struct lease *lease)
+{
+	return ring_number(&a->leases, offsetof(struct lease, in_session), &lease->in_session);
+}
+
+/* From one of its session's lists to the end of another, or of the same. */
+static void lease_move(struct authority *a, struct lease *lease, uint32_t *from, uint32_t *to)
+{
+	size_t offset = offsetof(struct lease, in_session);
+	uint32_t number = ring_remove(&a->leases, offset, from, &lease->in_session);
+
+	ring_append(&a->leases, offset, to, number);
+}
+
+/* The list of its session that it is in. */
+static uint32_t *lease_list(struct session *session, const struct lease *lease)
+{
+	return lease->recall_sequence ? &session->recalled : &session->granted;
 }
 
 struct recall_names *lease_names(const struct authority *a, const struct lease *lease)
@@ -212,15 +253,17 @@ struct duration lease_recalled_for(const struct authority *a, const struct lease
 	return (struct duration){ units * RECALLED_AT_NS };
 }
 
-/* `lease` leaves its place among the recalled: what is sent next is the one behind it. */
-static void lease_unsend(struct lease *lease)
+/* The one behind `lease` among those that are recalled from its session; 0: none. */
+static uint32_t recalled_next(const struct session *session, const struct lease *lease)
 {
-	struct session *session = lease->session;
+	return ring_next(&lease->in_session, session->recalled);
+}
 
-	if (session->unsent != lease)
-		return;
-	session->unsent = lease->in_session.next == &session->recalled ?
-		NULL : LIST_ENTRY(lease->in_session.next, struct lease, in_session);
+/* `lease` leaves its place among the recalled: what is sent next is the one behind it. */
+static void lease_unsend(struct authority *a, struct session *session, const struct lease *lease)
+{
+	if (lease_at(a, session->unsent) == lease)
+		session->unsent = recalled_next(session, lease);
 }
 
 /*
@@ -230,11 +273,12 @@ static void lease_unsend(struct lease *lease)
 void lease_recall(struct authority *a, struct lease *lease, enum recall_scope scope,
 		  struct recall_names *names)
 {
-	struct session *session = lease->session;
+	struct session *session = lease_session(a, lease);
+	uint32_t *list = lease_list(session, lease);
 
 	if (lease->recall_sequence && lease->scope == RECALL_ALL)
 		return;
-	lease_unsend(lease);
+	lease_unsend(a, session, lease);
 	if (lease->recall_sequence)
 		scope = RECALL_ALL;
 	else
@@ -246,10 +290,9 @@ void lease_recall(struct authority *a, struct lease *lease, enum recall_scope sc
 		names->refs++;
 	}
 	lease->recall_sequence = ++session->recall_sequence;
-	list_remove(&lease->in_session);
-	list_append(&session->recalled, &lease->in_session);
+	lease_move(a, lease, list, &session->recalled);
 	if (!session->unsent)
-		session->unsent = lease;
+		session->unsent = lease_number(a, lease);
 	authority_pend(a, &session->recalls);
 	a->counters.recalls++;
 }
@@ -257,18 +300,21 @@ void lease_recall(struct authority *a, struct lease *lease, enum recall_scope sc
 /* The session holds it no more; an operation that waited for that may run. */
 void lease_remove(struct authority *a, struct lease *lease)
 {
-	struct inode *inode = lease->inode;
+	struct inode *inode = lease_inode(a, lease);
+	struct session *session = lease_session(a, lease);
+	uint32_t number;
 
-	lease_unsend(lease);
-	list_remove(&lease->in_session);
-	list_remove(&lease->in_inode);
+	lease_unsend(a, session, lease);
+	(void)ring_remove(&a->leases, offsetof(struct lease, in_session), lease_list(session, lease),
+			  &lease->in_session);
+	lease_unlink(a, inode, lease);
 	a->counters.leases--;
-	map_remove(&lease->session->leases, &inode);
+	number = number_map_remove(&session->leases, &lease->inode);
 	lease_drop_names(a, lease);
 	operation_drained(a, lease);
 	if (lease->exclusive)
 		operations_start(a, inode); /* readers that waited for it */
-	pool_free(&a->leases, lease);
+	numbered_free(&a->leases, number);
 	authority_inode_put(a, inode);
 }
 
@@ -281,9 +327,8 @@ static bool lease_room(struct authority *a, struct session *session)
 	uint32_t max = a->config.lease_count_max;
 	size_t count = session->leases.count;
 
-	if (count + 1 > max - max / 8 && !list_empty(&session->granted))
-		lease_recall(a, LIST_ENTRY(list_first(&session->granted), struct lease,
-					   in_session), RECALL_ALL, NULL);
+	if (count + 1 > max - max / 8 && session->granted)
+		lease_recall(a, lease_at(a, session->granted), RECALL_ALL, NULL);
 	return count < max && a->counters.leases < a->config.lease_total_max;
 }
 
@@ -292,26 +337,24 @@ static bool lease_make(struct authority *a, struct session *session, const struc
 {
 	struct inode *inode;
 	struct lease *lease;
+	uint32_t number;
 
-	if (!lease_room(a, session) || map_reserve(&session->leases, 1))
+	if (!lease_room(a, session) || number_map_reserve(&session->leases, 1))
 		return false;
-	lease = pool_allocate(&a->leases);
+	lease = numbered_allocate(&a->leases, sizeof(*lease), &number);
 	if (!lease)
 		return false;
-	inode = authority_inode_make(a, handle);
+	inode = authority_inode_make(a, handle, &lease->inode);
 	if (!inode) {
-		pool_free(&a->leases, lease);
+		numbered_free(&a->leases, number);
 		return false;
 	}
-	lease->inode = inode;
-	lease->session = session;
-	list_init(&lease->in_inode);
-	list_init(&lease->in_session);
-	list_append(&inode->leases, &lease->in_inode);
+	lease->session = session->number;
+	lease_link(a, inode, number);
 	session->leased = true;
-	list_append(&session->granted, &lease->in_session);
+	ring_append(&a->leases, offsetof(struct lease, in_session), &session->granted, number);
 	a->counters.leases++;
-	map_insert(&session->leases, lease);
+	number_map_insert(&session->leases, number);
 	operations_promote(a, session, inode);
 	return true;
 }
@@ -324,30 +367,30 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 			uint64_t op, bool in_grace, bool in_backoff)
 {
 	struct inode *inode = authority_inode_get(a, handle);
-	struct lease *lease = inode ? lease_get(session, inode) : NULL;
+	struct lease *lease = inode ? lease_get(a, session, inode) : NULL;
+	struct inode_busy *busy = inode ? inode_busy(a, inode) : NULL;
 
 	/* I2: no grant while someone else's modification drains or runs. */
-	if (inode && operation_modifies(inode, op))
+	if (inode && operation_modifies(a, inode, op))
 		return false;
 #ifndef LEASE_WRONG_READ_BESIDE_WRITER
 	/* PROTOCOL.md 5.7: somebody else may have newer bytes than the answer. */
-	if (inode && lease_exclusive(inode) && !lease)
+	if (inode && lease_exclusive(a, inode) && !lease)
 		return false;
 #endif
 	if (lease) {
 		/* The acknowledgement of the recall that is out would take it away again. */
 		if (lease->recall_sequence)
 			return false;
-		list_remove(&lease->in_session);
-		list_append(&session->granted, &lease->in_session);
+		lease_move(a, lease, &session->granted, &session->granted);
 		return true;
 	}
 	/* PROTOCOL.md 6.3: whose session had ended before may not know what happened since. */
 	if (a->grace && !(in_grace && session->claims))
 		return false;
 	/* It would be recalled by what waits, which then waits once more. */
-	if (inode && inode->busy && !in_backoff &&
-	    (instant_before(a->now, inode->busy->quiet_until) || operation_waits(inode, op)))
+	if (busy && !in_backoff &&
+	    (instant_before(a->now, busy->quiet_until) || operation_waits(a, inode, op)))
 		return false;
 	return lease_make(a, session, handle);
 }
@@ -355,10 +398,10 @@ static bool lease_grant(struct authority *a, struct session *session, const stru
 /* PROTOCOL.md 5.7: when there is no other. */
 static void lease_make_exclusive(struct authority *a, struct lease *lease)
 {
-	if (lease->exclusive || leased_beside(lease->inode, lease))
+	if (lease->exclusive || leased_beside(a, lease_inode(a, lease), lease))
 		return;
 	lease->exclusive = true;
-	lease->inode->exclusive_since = lease->session->recall_sequence;
+	lease->exclusive_since = lease_session(a, lease)->recall_sequence;
 	operations_go_ahead(a, lease);
 }
 
@@ -384,7 +427,7 @@ enum lease_kind authority_grant(struct authority *a, struct instant now, struct 
 	if (session)
 		granted = lease_grant(a, session, handle, o ? op : 0, false, exempt);
 	if (granted)
-		lease = lease_get(session, authority_inode_get(a, handle));
+		lease = lease_get(a, session, authority_inode_get(a, handle));
 	if (lease && o && o->kind == AUTHORITY_ACQUIRE)
 		lease_make_exclusive(a, lease);
 	if (granted)
@@ -419,7 +462,7 @@ static int opened_add(struct authority *a, struct session *session, const struct
 	opened->inode = inode;
 	list_init(&opened->link);
 	list_append(&session->open_list, &opened->link);
-	inode->busy->open_count++;
+	inode_busy(a, inode)->open_count++;
 	a->counters.opens++;
 	map_insert(&session->opens, opened);
 	return 0;
@@ -435,16 +478,17 @@ static bool reclaim_exclusive(struct authority *a, struct session *session,
 			      const struct handle *handle)
 {
 	struct inode *inode = authority_inode_get(a, handle);
-	struct lease *lease = inode ? lease_get(session, inode) : NULL;
+	struct lease *lease = inode ? lease_get(a, session, inode) : NULL;
 
 	if (lease && lease->exclusive)
 		return true;
-	if (!a->grace || !session->claims || (inode && leased_beside(inode, lease)) ||
+	if (!a->grace || !session->claims || (inode && leased_beside(a, inode, lease)) ||
 	    !lease_grant(a, session, handle, 0, true, true))
 		return false;
-	lease_make_exclusive(a, lease_get(session, authority_inode_get(a, handle)));
+	lease = lease_get(a, session, authority_inode_get(a, handle));
+	lease_make_exclusive(a, lease);
 	/* The first of this session on the inode: all that it writes back was stored under it. */
-	authority_inode_get(a, handle)->exclusive_since = 0;
+	lease->exclusive_since = 0;
 	return true;
 }
 
@@ -486,7 +530,7 @@ void authority_release(struct authority *a, struct instant now, struct session_i
 	authority_advance(a, now);
 	session = session_get_live(a, id);
 	inode = authority_inode_get(a, handle);
-	lease = session && inode ? lease_get(session, inode) : NULL;
+	lease = session && inode ? lease_get(a, session, inode) : NULL;
 	/* PROTOCOL.md 5.6: a recall that is out does for the release, too. */
 	if (lease && lease->recall_sequence)
 		lease->released = true;
@@ -495,26 +539,24 @@ void authority_release(struct authority *a, struct instant now, struct session_i
 	authority_flush(a, out);
 }
 
-static struct lease *lease_by_sequence(const struct session *session, uint64_t sequence)
+static struct lease *lease_by_sequence(const struct authority *a, const struct session *session,
+				       uint64_t sequence)
 {
-	/* Hosts acknowledge about in order, so this is short. */
-	LIST_FOR_EACH(at, &session->recalled) {
-		struct lease *lease = LIST_ENTRY(at, struct lease, in_session);
+	struct lease *lease = lease_at(a, session->recalled);
 
-		if (lease->recall_sequence == sequence)
-			return lease;
-		if (lease->recall_sequence > sequence)
-			break;
-	}
-	return NULL;
+	/* Hosts acknowledge about in order, so this is short. */
+	while (lease && lease->recall_sequence < sequence)
+		lease = lease_at(a, recalled_next(session, lease));
+	return lease && lease->recall_sequence == sequence ? lease : NULL;
 }
 
 /* The host keeps the lease after a RECALL_NAMES. */
 static void lease_keep(struct authority *a, struct lease *lease)
 {
-	lease_unsend(lease);
-	list_remove(&lease->in_session);
-	list_append(&lease->session->granted, &lease->in_session);
+	struct session *session = lease_session(a, lease);
+
+	lease_unsend(a, session, lease);
+	lease_move(a, lease, &session->recalled, &session->granted);
 	lease->recall_sequence = 0;
 	lease_drop_names(a, lease);
 	/* Before the operation runs: what was released meanwhile is recalled as a whole. */
@@ -534,11 +576,11 @@ uint16_t authority_acknowledge(struct authority *a, struct instant now, struct s
 
 	authority_advance(a, now);
 	session = session_get_live(a, id);
-	lease = session ? lease_by_sequence(session, sequence) : NULL;
+	lease = session ? lease_by_sequence(a, session, sequence) : NULL;
 	if (!session) {
 		status = STATUS_NOSESSION;
 	} else if (lease) {
-		struct handle handle = inode_handle(lease->inode);
+		struct handle handle = inode_handle(lease_inode(a, lease));
 		int ret = open ? opened_add(a, session, &handle) : 0;
 
 		/* At the bound the open is not registered: I8 comes before an orphan's life. */
@@ -559,7 +601,7 @@ bool authority_is_leased(const struct authority *a, const struct handle *handle)
 {
 	const struct inode *inode = authority_inode_get(a, handle);
 
-	return inode && !list_empty(&inode->leases);
+	return inode && inode->leases;
 }
 
 uint32_t authority_leased(const struct authority *a, size_t *cursor, struct handle *ret_handles,
@@ -568,8 +610,9 @@ uint32_t authority_leased(const struct authority *a, size_t *cursor, struct hand
 	const struct inode *inode;
 	uint32_t count = 0;
 
-	while (count < max && (inode = map_next(&a->inodes, cursor)))
-		if (!list_empty(&inode->leases))
+	while (count < max &&
+	       (inode = numbered_at(&a->inode_pool, number_map_next(&a->inodes, cursor))))
+		if (inode->leases)
 			ret_handles[count++] = inode_handle(inode);
 	return count;
 }
@@ -579,7 +622,7 @@ bool authority_holds(const struct authority *a, struct session_id id, const stru
 	const struct session *session = session_get_live(a, id);
 	const struct inode *inode = authority_inode_get(a, handle);
 
-	return session && inode && lease_get(session, inode);
+	return session && inode && lease_get(a, session, inode);
 }
 
 /* ---- registered opens ---- */
@@ -588,13 +631,14 @@ bool authority_holds(const struct authority *a, struct session_id id, const stru
 void opened_remove(struct authority *a, struct session *session, struct opened *opened)
 {
 	struct inode *inode = opened->inode;
+	struct inode_busy *busy = inode_busy(a, inode);
 
 	map_remove(&session->opens, &inode);
 	list_remove(&opened->link);
 	authority_free(a, opened, sizeof(*opened));
 	a->counters.opens--;
-	if (--inode->busy->open_count == 0)
-		authority_pend(a, &inode->busy->unused);
+	if (--busy->open_count == 0)
+		authority_pend(a, &busy->unused);
 }
 
 uint16_t authority_open(struct authority *a, struct session_id id, const struct handle *handle)
@@ -659,14 +703,14 @@ bool authority_is_open(const struct authority *a, const struct handle *handle)
 {
 	const struct inode *inode = authority_inode_get(a, handle);
 
-	return inode && inode->busy && inode->busy->open_count > 0;
+	return inode && inode->busy && inode_busy(a, inode)->open_count > 0;
 }
 
 bool authority_is_stored_elsewhere(const struct authority *a, struct session_id session,
 				   const struct handle *handle)
 {
 	const struct inode *inode = authority_inode_get(a, handle);
-	const struct lease *lease = inode ? lease_exclusive(inode) : NULL;
+	const struct lease *lease = inode ? lease_exclusive(a, inode) : NULL;
 
-	return lease && lease->session->id.value != session.value;
+	return lease && lease_session(a, lease)->id.value != session.value;
 }

@@ -91,9 +91,10 @@ static void heap_remove(struct authority *a, struct operation *o)
 
 /* ---- queues ---- */
 
-static struct operation *operation_first(const struct inode *inode)
+static struct operation *operation_first(const struct authority *a, const struct inode *inode)
 {
-	struct list *first = inode->busy ? list_first(&inode->busy->places) : NULL;
+	struct inode_busy *busy = inode_busy(a, inode);
+	struct list *first = busy ? list_first(&busy->places) : NULL;
 
 	return first ? LIST_ENTRY(first, struct place, link)->operation : NULL;
 }
@@ -105,20 +106,22 @@ static bool operation_excludes(const struct operation *o)
 }
 
 /* One that excludes, other than `except`, drains or runs on `inode`. It can only be the first. */
-bool operation_modifies(const struct inode *inode, uint64_t except)
+bool operation_modifies(const struct authority *a, const struct inode *inode, uint64_t except)
 {
-	const struct operation *o = operation_first(inode);
+	const struct operation *o = operation_first(a, inode);
 
 	return o && operation_excludes(o) && o->id != except &&
 	       (o->state == OPERATION_DRAINING || o->state == OPERATION_RUNNING);
 }
 
 /* A modification other than `except` is in the queue of `inode`. */
-bool operation_waits(const struct inode *inode, uint64_t except)
+bool operation_waits(const struct authority *a, const struct inode *inode, uint64_t except)
 {
-	if (!inode->busy)
+	struct inode_busy *busy = inode_busy(a, inode);
+
+	if (!busy)
 		return false;
-	LIST_FOR_EACH(at, &inode->busy->places) {
+	LIST_FOR_EACH(at, &busy->places) {
 		const struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
 		if (o->kind == AUTHORITY_MODIFY && o->id != except)
@@ -131,12 +134,12 @@ bool operation_waits(const struct inode *inode, uint64_t except)
  * PROTOCOL.md 5.2: first in all its queues; a strict read also behind strict reads, since readers
  * do not disturb each other.
  */
-static bool operation_is_first(const struct operation *o)
+static bool operation_is_first(const struct authority *a, const struct operation *o)
 {
 	for (uint32_t i = 0; i < o->place_count; i++) {
-		const struct inode *inode = o->places[i].inode;
+		const struct inode_busy *busy = inode_busy(a, o->places[i].inode);
 
-		for (struct list *at = inode->busy->places.next; at != &o->places[i].link;
+		for (struct list *at = busy->places.next; at != &o->places[i].link;
 		     at = at->next) {
 			const struct operation *other =
 				LIST_ENTRY(at, struct place, link)->operation;
@@ -184,25 +187,24 @@ static bool own_lease_stays(const struct place *place)
 static void place_drain(struct authority *a, struct place *place)
 {
 	struct inode *inode = place->inode;
+	const struct inode_busy *busy = inode_busy(a, inode);
 	struct operation *o = place->operation;
 	bool own_stays = own_lease_stays(place);
 	bool contended = false;
 	enum recall_scope scope = place->scope;
 
-	LIST_FOR_EACH(at, &inode->leases) {
-		struct lease *lease = LIST_ENTRY(at, struct lease, in_inode);
+	LEASE_FOR_EACH(lease, a, inode) {
+		bool others = lease_session(a, lease) != o->session;
 
-		lease->awaited = lease->session != o->session || !own_stays;
-		contended |= lease->session != o->session;
+		lease->awaited = others || !own_stays;
+		contended |= others;
 	}
 	if (contended)
 		authority_inode_contended(a, inode);
 	/* PROTOCOL.md 5.5: where names change all the time, keeping the lease is no use. */
-	if (inode->busy->backoff_ns >= 4 * a->config.backoff_min.ns && inode->busy->backoff_ns)
+	if (busy->backoff_ns >= 4 * a->config.backoff_min.ns && busy->backoff_ns)
 		scope = RECALL_ALL;
-	LIST_FOR_EACH(it, &inode->leases) {
-		struct lease *lease = LIST_ENTRY(it, struct lease, in_inode);
-
+	LEASE_FOR_EACH(lease, a, inode) {
 		if (!lease->awaited)
 			continue;
 		lease_recall(a, lease, scope, place->names);
@@ -221,9 +223,8 @@ static void operation_recall_early(struct authority *a, const struct operation *
 		bool own_stays = own_lease_stays(&o->places[i]);
 		bool contended = false;
 
-		LIST_FOR_EACH(at, &inode->leases) {
-			struct lease *lease = LIST_ENTRY(at, struct lease, in_inode);
-			bool others = lease->session != o->session;
+		LEASE_FOR_EACH(lease, a, inode) {
+			bool others = lease_session(a, lease) != o->session;
 
 			if ((!others && own_stays) || lease->recall_sequence)
 				continue;
@@ -247,8 +248,8 @@ static void operation_start(struct authority *a, struct operation *o)
 	/* Wrong on purpose: the recalls are out, and that has to do. */
 	o->waiting = 0;
 	for (uint32_t i = 0; i < o->place_count; i++)
-		LIST_FOR_EACH(at, &o->places[i].inode->leases)
-			LIST_ENTRY(at, struct lease, in_inode)->awaited = false;
+		LEASE_FOR_EACH(lease, a, o->places[i].inode)
+			lease->awaited = false;
 #endif
 	if (o->waiting == 0)
 		operation_run(a, o);
@@ -261,9 +262,9 @@ static void operation_start(struct authority *a, struct operation *o)
 static bool reader_waits(struct authority *a, const struct operation *o)
 {
 	struct inode *inode = o->places[0].inode;
-	struct lease *lease = lease_exclusive(inode);
+	struct lease *lease = lease_exclusive(a, inode);
 
-	if (operation_excludes(o) || !lease || lease->session == o->session)
+	if (operation_excludes(o) || !lease || lease_session(a, lease) == o->session)
 		return false;
 #ifdef LEASE_WRONG_READ_BESIDE_WRITER
 	/* Wrong on purpose: what the store has is taken for newest. */
@@ -280,16 +281,18 @@ static void operation_try(struct authority *a, struct operation *o)
 {
 	if (o->state != OPERATION_QUEUED || a->grace || (o->session && !o->session->live))
 		return;
-	if (operation_is_first(o) && !reader_waits(a, o))
+	if (operation_is_first(a, o) && !reader_waits(a, o))
 		operation_start(a, o);
 }
 
 /* Starts what has come to the front of the queue of `inode`. */
 void operations_start(struct authority *a, struct inode *inode)
 {
-	if (!inode->busy)
+	struct inode_busy *busy = inode_busy(a, inode);
+
+	if (!busy)
 		return;
-	LIST_FOR_EACH(at, &inode->busy->places) {
+	LIST_FOR_EACH(at, &busy->places) {
 		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
 		operation_try(a, o);
@@ -307,7 +310,7 @@ void operations_start_all(struct authority *a)
 /* `lease` was given up or kept: the operation that drains on its inode waits for one less. */
 void operation_drained(struct authority *a, struct lease *lease)
 {
-	struct operation *o = operation_first(lease->inode);
+	struct operation *o = operation_first(a, lease_inode(a, lease));
 
 	if (!lease->awaited)
 		return;
@@ -345,12 +348,15 @@ static bool operation_is_of_one(const struct operation *o)
  * The first in the queue of `inode` of that kind and session that still waits, or NULL. Looked for anew
  * after each one that leaves: with the last of them the queue itself may go.
  */
-static struct operation *operation_queued(const struct inode *inode, enum authority_op_kind kind,
+static struct operation *operation_queued(const struct authority *a, const struct inode *inode,
+					  enum authority_op_kind kind,
 					  const struct session *session)
 {
-	if (!inode->busy)
+	struct inode_busy *busy = inode_busy(a, inode);
+
+	if (!busy)
 		return NULL;
-	LIST_FOR_EACH(at, &inode->busy->places) {
+	LIST_FOR_EACH(at, &busy->places) {
 		struct operation *o = LIST_ENTRY(at, struct place, link)->operation;
 
 		if (o->kind == kind && o->state == OPERATION_QUEUED && o->session == session &&
@@ -369,16 +375,18 @@ void operations_promote(struct authority *a, const struct session *session, stru
 {
 	struct operation *o;
 
-	while ((o = operation_queued(inode, AUTHORITY_READ_STRICT, session))) {
+	while ((o = operation_queued(a, inode, AUTHORITY_READ_STRICT, session))) {
 		operation_leave(a, o);
 		operation_run(a, o);
 	}
 }
 
 /* PROTOCOL.md 5.7: a modification by who has the write lease, of that file alone. */
-bool operation_goes_ahead(const struct operation *o, const struct lease *lease)
+bool operation_goes_ahead(const struct authority *a, const struct operation *o,
+			  const struct lease *lease)
 {
-	return o->kind == AUTHORITY_MODIFY && o->session == lease->session && operation_is_of_one(o);
+	return o->kind == AUTHORITY_MODIFY && o->session == lease_session(a, lease) &&
+	       operation_is_of_one(o);
 }
 
 /*
@@ -387,11 +395,13 @@ bool operation_goes_ahead(const struct operation *o, const struct lease *lease)
  */
 void operations_go_ahead(struct authority *a, const struct lease *lease)
 {
+	const struct session *session = lease_session(a, lease);
+	struct inode *inode = lease_inode(a, lease);
 	struct operation *o;
 
-	while ((o = operation_queued(lease->inode, AUTHORITY_MODIFY, lease->session))) {
+	while ((o = operation_queued(a, inode, AUTHORITY_MODIFY, session))) {
 		o->covered = true;
-		o->covered_inode = inode_handle(lease->inode);
+		o->covered_inode = inode_handle(inode);
 		operation_leave(a, o);
 		operation_run(a, o);
 	}
@@ -405,7 +415,7 @@ void operations_yield(struct authority *a, const struct session *session, struct
 {
 	struct operation *o;
 
-	while ((o = operation_queued(inode, AUTHORITY_ACQUIRE, session))) {
+	while ((o = operation_queued(a, inode, AUTHORITY_ACQUIRE, session))) {
 		operation_leave(a, o);
 		operation_run(a, o);
 	}
@@ -619,7 +629,7 @@ static void operation_admit(struct authority *a, struct operation *o, uint32_t p
 	for (uint32_t i = 0; i < place_count; i++) {
 		/* Each inode at most once: the place is not linked yet. */
 		assert(!list_linked(&o->places[i].link));
-		list_append(&o->places[i].inode->busy->places, &o->places[i].link);
+		list_append(&inode_busy(a, o->places[i].inode)->places, &o->places[i].link);
 	}
 	if (place_count) {
 		heap_add(a, o);
@@ -671,7 +681,7 @@ static bool covered_by_lease(const struct authority *a, struct operation *o,
 {
 	const struct inode *inode = authority_inode_get(a, &op->targets[0].handle);
 	const struct lease *lease =
-		inode && o->session && o->session->live ? lease_get(o->session, inode) : NULL;
+		inode && o->session && o->session->live ? lease_get(a, o->session, inode) : NULL;
 
 	/* Without the lease it is told so when it runs. */
 	if (!lease)
@@ -751,9 +761,9 @@ enum authority_cover authority_cover(const struct authority *a, uint64_t op)
 	return COVER_STANDS;
 #endif
 	inode = o->covered && o->session->live ? authority_inode_get(a, &o->covered_inode) : NULL;
-	lease = inode ? lease_get(o->session, inode) : NULL;
+	lease = inode ? lease_get(a, o->session, inode) : NULL;
 	if (!lease || !lease->exclusive ||
-	    (o->write_back && o->lease_sequence < lease->inode->exclusive_since))
+	    (o->write_back && o->lease_sequence < lease->exclusive_since))
 		return COVER_GONE;
 	return COVER_STANDS;
 }
@@ -776,7 +786,7 @@ void authority_finish(struct authority *a, struct instant now, uint64_t op, bool
 	}
 	/* 5.5: the time without grants counts from when the modification is done. */
 	for (uint32_t i = 0; operation_excludes(o) && i < o->place_count; i++) {
-		struct inode_busy *busy = o->places[i].inode->busy;
+		struct inode_busy *busy = inode_busy(a, o->places[i].inode);
 
 		if (busy->backoff_ns && list_linked(&busy->in_backoffs))
 			busy->quiet_until = instant_add(a->now,

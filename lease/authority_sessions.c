@@ -5,11 +5,6 @@
 #include <assert.h>
 #include <errno.h>
 
-static size_t session_bytes(uint32_t slot_count)
-{
-	return sizeof(struct session) + slot_count * sizeof(struct slot);
-}
-
 struct session *session_get(const struct authority *a, struct session_id id)
 {
 	return map_get(&a->sessions, &id.value);
@@ -70,17 +65,22 @@ static struct session *session_allocate(struct authority *a, struct session_id i
 					uint32_t slot_count)
 {
 	struct session *session;
+	struct slot *slots;
+	uint32_t number;
 
 	if (map_reserve(&a->sessions, 1))
 		return NULL;
-	session = authority_allocate(a, session_bytes(slot_count));
-	if (!session)
+	slots = authority_allocate(a, slot_count * sizeof(*slots));
+	session = slots ? numbered_allocate(&a->session_pool, sizeof(*session), &number) : NULL;
+	if (!session) {
+		authority_free(a, slots, slot_count * sizeof(*slots));
 		return NULL;
+	}
 	session->id = id;
+	session->number = number;
+	session->slots = slots;
 	session->slot_count = slot_count;
 	list_init(&session->link);
-	list_init(&session->granted);
-	list_init(&session->recalled);
 	list_init(&session->open_list);
 	list_init(&session->operations);
 	list_init(&session->recalls.link);
@@ -90,8 +90,8 @@ static struct session *session_allocate(struct authority *a, struct session_id i
 	session->over.what = PENDING_SESSION_ENDED;
 	session->forgotten.what = PENDING_SESSION_FORGOTTEN;
 	static_assert(sizeof(struct inode *) == sizeof(uint64_t), "an address is a key");
-	map_init(&session->leases, a->allocator, MAP_U64, offsetof(struct lease, inode),
-		 session->id.value);
+	number_map_init(&session->leases, &a->leases, NUMBER_MAP_U32, offsetof(struct lease, inode),
+			session->id.value);
 	map_init(&session->opens, a->allocator, MAP_U64, offsetof(struct opened, inode),
 		 session->id.value);
 	map_insert(&a->sessions, session);
@@ -119,10 +119,11 @@ static struct session *session_make(struct authority *a, struct instant now, uin
 /* Frees the memory; the session is in no list and no map any more. */
 void session_free(struct authority *a, struct session *session)
 {
-	map_finish(&session->leases);
+	number_map_finish(&session->leases);
 	map_finish(&session->opens);
 	authority_free(a, session->silent, sizeof(*session->silent));
-	authority_free(a, session, session_bytes(session->slot_count));
+	authority_free(a, session->slots, session->slot_count * sizeof(*session->slots));
+	numbered_free(&a->session_pool, session->number);
 }
 
 /*
@@ -166,7 +167,7 @@ void session_end(struct authority *a, struct session *session)
 	list_remove(&session->link);
 	list_append(&a->ended, &session->link);
 	a->ended_count++;
-	session->unsent = NULL;
+	session->unsent = 0;
 	list_remove(&session->recalls.link);
 	authority_pend(a, &session->over);
 	authority_locks_session_end(a, session);
@@ -182,18 +183,16 @@ void session_end(struct authority *a, struct session *session)
 		if (o->state != OPERATION_RUNNING)
 			operation_refuse(a, o, STATUS_NOSESSION);
 	}
-	while (!list_empty(&session->recalled)) {
+	while (session->recalled) {
 		a->counters.recalls_expired++;
-		lease_remove(a, LIST_ENTRY(list_first(&session->recalled), struct lease,
-					   in_session));
+		lease_remove(a, lease_at(a, session->recalled));
 	}
-	while (!list_empty(&session->granted))
-		lease_remove(a, LIST_ENTRY(list_first(&session->granted), struct lease,
-					   in_session));
+	while (session->granted)
+		lease_remove(a, lease_at(a, session->granted));
 	while (!list_empty(&session->open_list))
 		opened_remove(a, session, LIST_ENTRY(list_first(&session->open_list),
 						     struct opened, link));
-	map_finish(&session->leases);
+	number_map_finish(&session->leases);
 	map_finish(&session->opens);
 	if (session->claims) {
 		struct previous *claims = session->claims;
@@ -276,15 +275,11 @@ static void session_answer(const struct session *session, bool reclaim,
  */
 static bool recall_is_overdue(const struct authority *a, const struct session *session)
 {
-	struct list *first = list_first(&session->recalled);
-	struct lease *lease;
+	const struct lease *first = lease_at(a, session->recalled);
 
 	if (authority_offer_is_overdue(a, session))
 		return true;
-	if (!first)
-		return false;
-	lease = LIST_ENTRY(first, struct lease, in_session);
-	return lease_recalled_for(a, lease).ns >= a->config.term.ns / 3;
+	return first && lease_recalled_for(a, first).ns >= a->config.term.ns / 3;
 }
 
 uint16_t authority_session_open(struct authority *a, struct instant now, const uint8_t host[16],
@@ -384,14 +379,12 @@ uint16_t authority_stream_attached(struct authority *a, struct instant now, stru
 	session = session_get_live(a, id);
 #ifdef LEASE_WRONG_RECALL_LOST_ON_RECONNECT
 	/* Wrong on purpose: takes what was sent on the old stream for received. */
-	while (session && !list_empty(&session->recalled))
-		lease_remove(a, LIST_ENTRY(list_first(&session->recalled), struct lease,
-					   in_session));
+	while (session && session->recalled)
+		lease_remove(a, lease_at(a, session->recalled));
 #else
 	/* PROTOCOL.md 5.2: what was sent on the stream before may never have arrived. */
-	if (session && !list_empty(&session->recalled)) {
-		session->unsent = LIST_ENTRY(list_first(&session->recalled), struct lease,
-					     in_session);
+	if (session && session->recalled) {
+		session->unsent = session->recalled;
 		authority_pend(a, &session->recalls);
 	}
 #endif

@@ -9,7 +9,7 @@
 /* From here on an array grows by half: what is unused in a large one is much memory. */
 #define CAPACITY_LARGE 4096
 
-static uint64_t hash_handle(const struct handle *handle, uint64_t seed)
+uint64_t map_hash_handle(const struct handle *handle, uint64_t seed)
 {
 	uint64_t hash = seed ^ handle->length;
 	size_t at = 0;
@@ -30,7 +30,7 @@ static uint64_t hash_key(const struct map *map, const void *key)
 	uint64_t value;
 
 	if (map->key == MAP_HANDLE)
-		return hash_handle(key, map->seed);
+		return map_hash_handle(key, map->seed);
 	memcpy(&value, key, sizeof(value));
 	return rng_mix(value ^ map->seed);
 }

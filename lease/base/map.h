@@ -44,5 +44,7 @@ void *map_get(const struct map *map, const void *key);
 void *map_remove(struct map *map, const void *key);
 /* Walks all objects: start with *cursor 0; NULL at the end. No insert or remove meanwhile. */
 void *map_next(const struct map *map, size_t *cursor);
+/* What a map hashes a struct handle to, of which no unused byte is looked at. */
+uint64_t map_hash_handle(const struct handle *handle, uint64_t seed);
 
 #endif
