@@ -122,6 +122,16 @@ int glob_compile(struct slice pattern, struct glob *ret_glob, size_t *ret_at,
 
 /* ---- matching ---- */
 
+/* What looking for the end of a part counts for: it goes by many bytes at a time. */
+#define PART_STEPS 8
+
+/* False: there are none left. */
+static bool take(uint32_t *steps, size_t count)
+{
+	*steps -= count < *steps ? (uint32_t)count : *steps;
+	return *steps > 0;
+}
+
 /* The bracket at *at holds `byte`, or not, if it begins with "!". *at moves behind it. */
 static bool match_bracket(const char **at, uint8_t byte)
 {
@@ -178,19 +188,26 @@ static bool match_byte(const char **at, uint8_t byte)
  * One part of a path against one of a pattern. A star that was passed is never looked at again once a
  * later one was reached: what it took then was the least, which leaves the most for the later one.
  */
-static bool match_part(const char *p, const char *p_end, const char *s, const char *s_end)
+static bool match_part(const char *p, const char *p_end, const char *s, const char *s_end,
+		       uint32_t *steps)
 {
 	const char *star = NULL, *star_s = NULL;
 
 	for (;;) {
+		bool is_star = p < p_end && *p == '*', matches = false;
 		const char *next = p;
 
-		if (p < p_end && *p == '*') {
+		if (!is_star && p < p_end && s < s_end)
+			matches = match_byte(&next, (uint8_t)*s);
+		/* Of a bracket all of it is looked at. */
+		if (!take(steps, 1 + (size_t)(next - p)))
+			return false;
+		if (is_star) {
 			star = ++p;
 			star_s = s;
 		} else if (s == s_end) {
 			return p == p_end;
-		} else if (p < p_end && match_byte(&next, (uint8_t)*s)) {
+		} else if (matches) {
 			p = next;
 			s++;
 		} else if (!star) {
@@ -216,7 +233,8 @@ static const char *part_next(const char *part, const char *end)
 }
 
 /* The same game with parts for bytes, and "**" for stars. */
-static bool match_parts(const char *p, const char *p_end, const char *s, const char *s_end)
+static bool match_parts(const char *p, const char *p_end, const char *s, const char *s_end,
+			uint32_t *steps)
 {
 	const char *back_p = NULL, *back_s = NULL;
 
@@ -224,6 +242,8 @@ static bool match_parts(const char *p, const char *p_end, const char *s, const c
 		const char *p_stop = p ? part_end(p, p_end) : NULL;
 		const char *s_stop = s ? part_end(s, s_end) : NULL;
 
+		if (!take(steps, PART_STEPS))
+			return false;
 		if (p && p_stop - p == 2 && p[0] == '*' && p[1] == '*') {
 			p = part_next(p_stop, p_end);
 			if (!p)
@@ -232,7 +252,7 @@ static bool match_parts(const char *p, const char *p_end, const char *s, const c
 			back_s = s;
 		} else if (!s) {
 			return !p;
-		} else if (p && match_part(p, p_stop, s, s_stop)) {
+		} else if (p && match_part(p, p_stop, s, s_stop, steps)) {
 			p = part_next(p_stop, p_end);
 			s = part_next(s_stop, s_end);
 		} else if (!back_p) {
@@ -247,11 +267,14 @@ static bool match_parts(const char *p, const char *p_end, const char *s, const c
 	}
 }
 
-bool glob_match(const struct glob *glob, struct slice path, size_t name_at, bool is_directory)
+bool glob_match(const struct glob *glob, struct slice path, size_t name_at, bool is_directory,
+		uint32_t *steps)
 {
 	const char *s = (const char *)path.data;
 	size_t length = path.length;
 
+	if (!take(steps, 1))
+		return false;
 	if (length == 0 || glob->self)
 		return length == 0 && glob->self && is_directory;
 	if (glob->directories && !is_directory)
@@ -270,8 +293,8 @@ bool glob_match(const struct glob *glob, struct slice path, size_t name_at, bool
 	if (glob->simple)
 		return true;
 	if (glob->last_part)
-		return match_part(glob->text, glob->text + glob->length, s, s + length);
-	return match_parts(glob->text, glob->text + glob->length, s, s + length);
+		return match_part(glob->text, glob->text + glob->length, s, s + length, steps);
+	return match_parts(glob->text, glob->text + glob->length, s, s + length, steps);
 }
 
 size_t glob_name_at(struct slice path)

@@ -9,8 +9,9 @@
  * matches. A backslash takes the meaning away from what follows. Bytes, not characters; case counts.
  *
  * Plain values. A glob borrows its text, which has to outlive it. Matching allocates nothing, and takes
- * at most the length of the path times that of the pattern; what cannot match because of how the pattern
- * begins or ends costs a comparison.
+ * at most the length of the path times that of the pattern, which for somebody who wants it to is millions
+ * of steps: so they are counted, and limited. What cannot match because of how the pattern begins or ends
+ * costs a comparison.
  */
 #ifndef PREFETCH_GLOB_H
 #define PREFETCH_GLOB_H
@@ -40,9 +41,12 @@ int glob_compile(struct slice pattern, struct glob *ret_glob, size_t *ret_at,
 
 /*
  * `path`: from the directory that the policy belongs to, parts with one slash between them and none at
- * the ends; empty: that directory. `name_at`: where its last part begins.
+ * the ends; empty: that directory. `name_at`: where its last part begins. `*steps` is how many may be taken,
+ * and becomes what is left of them; when that is 0 nothing matches. A step is about a byte compared: the same
+ * path and patterns take the same number everywhere.
  */
-bool glob_match(const struct glob *glob, struct slice path, size_t name_at, bool is_directory);
+bool glob_match(const struct glob *glob, struct slice path, size_t name_at, bool is_directory,
+		uint32_t *steps);
 
 /* Where the last part of `path` begins. */
 size_t glob_name_at(struct slice path);

@@ -725,6 +725,7 @@ void rules_attributes_init(struct rules_attributes *attributes)
 		attributes->layers[i] = RULES_LAYER_NONE;
 	}
 	attributes->level = 0;
+	attributes->steps = RULES_STEPS_MAX;
 }
 
 /* Where what its pattern matches is below: bytes of it that stand for themselves, as whole parts. */
@@ -762,7 +763,7 @@ void rules_match(const struct rules *rules, struct slice path, bool is_directory
 		const struct rule *rule = &rules->rules[i];
 		uint32_t sets = rule->mask & missing;
 
-		if (!sets || !glob_match(&rule->glob, path, name_at, is_directory))
+		if (!sets || !glob_match(&rule->glob, path, name_at, is_directory, &attributes->steps))
 			continue;
 		for (uint32_t j = rule->first; j < rule->first + rule->count; j++) {
 			const struct setting *setting = &rules->settings[j];

@@ -461,6 +461,7 @@ static void way_match(struct mount *m, const struct way *w, struct rules_attribu
 		if (rules_at)
 			rules_at[layer] = policy->rules;
 	}
+	a->steps = RULES_STEPS_MAX; /* whatever the others took */
 	if (s->mount)
 		rules_match(s->mount, way_from(w, w->root_at), w->is_directory, RULES_LAYER_MOUNT, a);
 	if (rules_at)

@@ -17,8 +17,9 @@ static bool match(const char *pattern, const char *path, bool is_directory)
 {
 	struct glob glob = compiled(pattern);
 	struct slice s = slice_of(path);
+	uint32_t steps = UINT32_MAX;
 
-	return glob_match(&glob, s, glob_name_at(s), is_directory);
+	return glob_match(&glob, s, glob_name_at(s), is_directory, &steps);
 }
 
 struct row {

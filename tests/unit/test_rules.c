@@ -350,6 +350,46 @@ START_TEST(it_is_known_where_lines_lead)
 }
 END_TEST
 
+/* Whoever may write to a directory sets its policy, and all of a host wait while it is matched. */
+START_TEST(what_was_made_to_take_long_says_nothing_from_there_on)
+{
+	char text[RULES_TEXT_BYTES_MAX], path[4096] = "";
+	struct rules_attributes a;
+	size_t at;
+
+	for (unsigned i = 0; i < 15; i++)
+		sprintf(path + strlen(path), "%s%0255d", i ? "/" : "", 0);
+	at = (size_t)sprintf(text, "* pin\n");
+	for (unsigned i = 0; i < 100; i++)
+		at += (size_t)sprintf(text + at, "**/*%0120d1/** pin\n", 0);
+	sprintf(text + at, "* priority=high\n");
+	compile(text);
+	a = of(path);
+	ck_assert_uint_eq(a.steps, 0);
+	ck_assert_uint_eq(a.values[RULES_PRIORITY], RULES_PRIORITY_HIGH);
+	ck_assert_uint_eq(a.lines[RULES_PIN], 0);
+	/* Of another path it says all. */
+	ck_assert_uint_eq(of("a/b/c").lines[RULES_PIN], 1);
+	done();
+}
+END_TEST
+
+START_TEST(a_thousand_usual_lines_are_all_heard)
+{
+	char text[RULES_TEXT_BYTES_MAX];
+	struct rules_attributes a;
+	size_t at = (size_t)sprintf(text, "* pin\n");
+
+	for (unsigned i = 1; i < RULES_LINE_COUNT_MAX; i++)
+		at += (size_t)sprintf(text + at, "**/s*/*.%03u pin\n", i);
+	compile(text);
+	a = of("datasets/some/where/deep/in/a/tree/of/many/directories/subset/samples/sample-0001.tar");
+	ck_assert_uint_eq(a.lines[RULES_PIN], 1);
+	ck_assert_uint_gt(a.steps, RULES_STEPS_MAX / 4);
+	done();
+}
+END_TEST
+
 START_TEST(patterns_may_have_blanks)
 {
 	compile("a\\ b pin\n\\#c pin\n");
@@ -375,6 +415,8 @@ static TCase *rules_case(void)
 	tcase_add_test(t, what_is_fetched_when_mounted_is_found);
 	tcase_add_test(t, it_is_known_where_lines_lead);
 	tcase_add_test(t, patterns_may_have_blanks);
+	tcase_add_test(t, what_was_made_to_take_long_says_nothing_from_there_on);
+	tcase_add_test(t, a_thousand_usual_lines_are_all_heard);
 	return t;
 }
 
