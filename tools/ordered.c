@@ -85,7 +85,12 @@ static struct looked examine(const char *path)
 static void *looker(void *context)
 {
 	struct run *run = context;
+	char name[48], *state;
 
+	/* What it waits for is nothing that a program waits for. */
+	(void)snprintf(name, sizeof(name), "prefetch.worker-%" PRIu64, run->number);
+	if (xattr_get(run->o->job->root, name, &state) == 0)
+		free(state);
 	pthread_mutex_lock(&run->lock);
 	while (!run->end) {
 		struct looked looked;

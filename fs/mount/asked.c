@@ -198,6 +198,12 @@ static const char *act(struct mount *m, fuse_req_t request, struct inode *inode,
 	}
 	if (takes_job(&what, "leave", &job))
 		return *what ? NULL : leave(m, request, inode, job);
+	if (takes_job(&what, "worker", &job)) {
+		if (*what || !m->prefetch)
+			return *what ? NULL : "off";
+		follow_work(m, fuse_req_ctx(request)->uid, job, fuse_req_ctx(request)->pid);
+		return "no";
+	}
 	if (takes(&what, "low"))
 		asking.priority = PRIORITY_LOW;
 	else if (takes(&what, "high"))

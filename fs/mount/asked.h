@@ -10,6 +10,7 @@
  *   user.leasehold.prefetch.follow-J.A-B (also low.follow-J.A-B) the same as A-B for job J, that is ahead of
  *                                    a reader: the file is held, and the value "used" when it was read
  *   user.leasehold.prefetch.leave-J  the job is done with the file; of a directory: with everything
+ *   user.leasehold.prefetch.worker-J the calling thread looks names up for job J
  *   user.leasehold.prefetch.cancel   not any more
  *   user.leasehold.evict             what is cached of a file goes
  *

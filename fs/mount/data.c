@@ -331,7 +331,7 @@ static bool open_fetch(struct mount *m, fuse_req_t request, struct inode *inode,
 	call->deadline = instant_add(mount_now(), duration_ms(m->open_fetch_max_ms));
 	call_credential(request, &call->message.common.credential);
 	call_set_inode(m, call, inode);
-	prefetch_demand(m);
+	prefetch_demand_for(m, inode);
 	read_message(call, INODE_HANDLE(inode), 0, size);
 	call_send(m, call, open_fetched);
 	return true;

@@ -28,6 +28,7 @@ struct job {
 	uint32_t uid;
 	uint64_t number;
 	struct instant until;
+	pid_t workers[FOLLOW_WORKERS_MAX]; /* 0: none */
 };
 
 /* What was done with a file, since a job was done with it. */
@@ -181,6 +182,56 @@ static struct job *job_begin(struct follow *f, uint32_t uid, uint64_t number)
 		return &f->jobs[i];
 	}
 	return NULL;
+}
+
+void follow_work(struct mount *m, uint32_t uid, uint64_t number, pid_t pid)
+{
+	struct follow *f = m->follow;
+	struct job *job;
+
+	pthread_mutex_lock(&f->lock);
+	job = job_find(f, uid, number);
+	if (!job)
+		job = job_begin(f, uid, number);
+	if (job)
+		job->until = instant_add(mount_now(), FOLLOW_EXPIRES);
+	for (unsigned i = 0; job && i < FOLLOW_WORKERS_MAX; i++) {
+		if (job->workers[i] == 0 || job->workers[i] == pid) {
+			job->workers[i] = pid;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&f->lock);
+	prefetch_poke(m);
+}
+
+bool follow_is_worker(struct mount *m, pid_t pid)
+{
+	struct follow *f = m->follow;
+	bool is = false;
+
+	if (!follow_is_active(m) || pid == 0)
+		return false;
+	pthread_mutex_lock(&f->lock);
+	for (unsigned i = 0; i < FOLLOW_JOBS_MAX && !is; i++)
+		for (unsigned k = 0; k < FOLLOW_WORKERS_MAX && f->jobs[i].taken && !is; k++)
+			is = f->jobs[i].workers[k] == pid;
+	pthread_mutex_unlock(&f->lock);
+	return is;
+}
+
+bool follow_is_held(struct mount *m, const struct inode *inode)
+{
+	struct follow *f = m->follow;
+	bool is = false;
+
+	if (!follow_is_active(m))
+		return false;
+	pthread_mutex_lock(&f->lock);
+	for (unsigned i = 0; i < FOLLOW_JOBS_MAX && !is; i++)
+		is = f->jobs[i].taken && hold_find(f, inode->nodeid, i);
+	pthread_mutex_unlock(&f->lock);
+	return is;
 }
 
 /* What it holds, as a list by hh.next, for jobs_let_go(). */

@@ -16,12 +16,15 @@
 #ifndef FS_MOUNT_FOLLOW_H
 #define FS_MOUNT_FOLLOW_H
 
+#include <sys/types.h>
+
 #include "fs/mount/inode.h"
 #include "fs/mount/state.h"
 #include "prefetch/access.h"
 
 #define FOLLOW_JOBS_MAX	 32u
 #define FOLLOW_HOLDS_MAX 4096u /* files */
+#define FOLLOW_WORKERS_MAX 32u
 #define FOLLOW_SHARE	 2u    /* of the cache, one in so many bytes */
 #define FOLLOW_EXPIRES	 ((struct duration){ 30 * NS_PER_S })
 #define FOLLOW_TRY	 ((struct duration){ 1 * NS_PER_S }) /* when there was no room */
@@ -49,6 +52,14 @@ const char *follow_hold(struct mount *m, struct inode *inode, uint32_t uid, uint
 			uint64_t size);
 /* It is done with that file; NULL: with all, and ends. */
 void follow_leave(struct mount *m, struct inode *inode, uint32_t uid, uint64_t number);
+
+/* Thread `pid` looks names up for that job; FOLLOW_WORKERS_MAX of one are remembered. */
+void follow_work(struct mount *m, uint32_t uid, uint64_t number, pid_t pid);
+
+/* What a job's thread waits for, and a reader for what is held for him, is no demand that less should be
+   fetched ahead for (scheduler.h): it is the job's own window. Under the mount's lock or not. */
+bool follow_is_worker(struct mount *m, pid_t pid);
+bool follow_is_held(struct mount *m, const struct inode *inode);
 
 struct follow_counters {
 	uint64_t jobs, files, bytes; /* bytes: the sizes of the files that are held */

@@ -30,7 +30,7 @@ struct call *op_call(fuse_req_t request, fuse_ino_t nodeid, enum message_type ty
 		fuse_reply_err(request, EAGAIN);
 		return NULL;
 	}
-	prefetch_demand(m);
+	prefetch_demand(m, request);
 	pthread_mutex_lock(&m->lock);
 	inode = inode_by_nodeid(m, nodeid);
 	if (inode) {

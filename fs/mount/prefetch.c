@@ -88,10 +88,22 @@ void prefetch_listed(struct mount *m, struct inode *directory, const struct list
 	tell(m->prefetch, &access, who_of(credential->uid, credential->gid));
 }
 
-void prefetch_demand(struct mount *m)
+static void demand(struct mount *m)
 {
 	if (m->prefetch)
 		atomic_store_explicit(&m->prefetch->demand, true, memory_order_relaxed);
+}
+
+void prefetch_demand(struct mount *m, fuse_req_t request)
+{
+	if (!follow_is_worker(m, fuse_req_ctx(request)->pid))
+		demand(m);
+}
+
+void prefetch_demand_for(struct mount *m, const struct inode *inode)
+{
+	if (!follow_is_held(m, inode))
+		demand(m);
 }
 
 /* ---- what users ask for ---- */

@@ -48,8 +48,10 @@ void prefetch_listed(struct mount *m, struct inode *directory, const struct list
 void prefetch_recalled(struct mount *m, const struct inode *inode, const struct holder_action *action);
 /* Policies changed. Under the lock. */
 void prefetch_policies(struct mount *m);
-/* An application waits for the origin. Any thread. */
-void prefetch_demand(struct mount *m);
+/* An application waits for the origin: by that request, or for bytes of that file. Not what a job that
+   follows a list does, nor its reader for what it holds (follow.h). Any thread. */
+void prefetch_demand(struct mount *m, fuse_req_t request);
+void prefetch_demand_for(struct mount *m, const struct inode *inode);
 
 /* A user asks for it: false when too much was asked for already, or there is no prefetch (asked.h). */
 bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid);

@@ -667,7 +667,7 @@ static void reading_fetch(struct mount *m, struct reading *reading)
 		call->size = left > reading->size ? (size_t)left : reading->size;
 	}
 	fetch_message(call, reading);
-	prefetch_demand(m);
+	prefetch_demand_for(m, inode);
 	call->lock_file = reading->lock_file;
 	if (!call->lock_file) { /* it may fail for its descriptor alone: nobody joins it */
 		call->fetch_next = inode->live->fetches;
