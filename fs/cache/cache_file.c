@@ -188,6 +188,7 @@ void cache_file_drop_locked(struct cache_file *f)
 	range_set_clear(&f->content->holes);
 	f->content->change = (struct change){ 0, 0 };
 	f->content->length = 0;
+	f->content->spare = false;
 	f->content->generation++;
 	f->loaded = true;
 	if (!f->on_disk)
@@ -545,6 +546,46 @@ static uint64_t room_for(const struct cache *c, uint64_t offset, size_t length)
 	return (last - first + 1) * block + CACHE_FILE_OVERHEAD_BYTES + 4 * block;
 }
 
+bool cache_file_trim_locked(struct cache_file *f)
+{
+	struct range_set *ranges = &f->content->ranges;
+	uint64_t at = 0, start, end, last;
+	struct stat st;
+	int fd;
+
+	if (!f->content->spare)
+		return false;
+	f->content->spare = false;
+	fd = ranges->count && f->on_disk ? borrow_descriptor(f) : -1;
+	if (fd < 0) {
+		cache_file_drop_locked(f);
+		return true;
+	}
+	last = ranges->ranges[ranges->count - 1].end;
+	/* What cannot be given back stays in the account. */
+	if (f->content->length > last && ftruncate(fd, (off_t)last) == 0)
+		f->content->length = last;
+	while (range_set_gap(ranges, at, last, &start, &end)) {
+		(void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)start,
+				(off_t)(end - start));
+		at = end;
+	}
+	if (fstat(fd, &st) == 0)
+		cache_settle(f, cache_file_charge(f, (uint64_t)st.st_blocks * 512), 0, false);
+	return_descriptor(f, fd);
+	return true;
+}
+
+static bool trim(struct cache_file *f)
+{
+	bool trimmed;
+
+	lock_to_write(f);
+	trimmed = cache_file_trim_locked(f);
+	unlock(f);
+	return trimmed;
+}
+
 int cache_file_write(struct cache_file *f, struct change change, uint64_t offset, const void *data,
 		     size_t length)
 {
@@ -565,6 +606,8 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 		return 0;
 	reserved = room_for(c, offset, length);
 	rc = cache_reserve(f, length, reserved);
+	if (rc == -ENOSPC && trim(f))
+		rc = cache_reserve(f, length, reserved);
 	if (rc < 0) {
 		atomic_fetch_add(&c->statistics.not_admitted, 1);
 		return rc;
@@ -645,7 +688,12 @@ void cache_file_move(struct cache_file *f, struct change before, struct change a
 	range_set_remove(&f->content->ranges, offset, end);
 	range_set_remove(&f->content->holes, offset, end);
 	f->content->change = after;
-	if (f->content->ranges.bytes + f->content->holes.bytes == 0) {
+	/* Who truncates a file mostly writes it anew: in place that is cheaper than in a new file. */
+	if (offset == 0 && end == UINT64_MAX && f->on_disk && !f->exposed)
+		f->content->spare = true;
+	if (f->content->spare) {
+		cache_settle(f, f->item.bytes, 0, true);
+	} else if (f->content->ranges.bytes + f->content->holes.bytes == 0) {
 		cache_file_drop_locked(f);
 	} else {
 		if (end == UINT64_MAX)
@@ -720,6 +768,7 @@ int cache_file_expose(struct cache_file *f, struct change change, uint64_t size)
 	int fd, rc = -ENODATA;
 
 	lock_to_write(f);
+	(void)cache_file_trim_locked(f);
 	/* Longer than the inode: not as it should be, and not to be cut under who may read it. */
 	if (f->on_disk && f->content->length <= size && has_all(f, change, size)) {
 		fd = borrow_descriptor(f);

@@ -71,7 +71,9 @@ static void prepare(struct cache *c, struct flush_job *job)
 	struct cache_file *f = job->file;
 	char name[CACHE_NAME_BYTES];
 
-	pthread_rwlock_rdlock(&f->lock);
+	pthread_rwlock_wrlock(&f->lock);
+	if (f->loaded)
+		(void)cache_file_trim_locked(f);
 	if (f->loaded && f->on_disk && f->content->ranges.count > 0) {
 		cache_file_name(f, name);
 		job->fd = openat(c->objects_fd, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);

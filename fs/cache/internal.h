@@ -45,6 +45,7 @@
 struct cache_content {
 	uint32_t generation; /* moves with every drop: another inode on disk */
 	uint64_t length;     /* of the sparse file */
+	bool spare; /* it may have blocks that hold nothing: the flusher gives them back; it is dirty */
 	struct change change;
 	struct change gone[CACHE_GONE_MAX];
 	unsigned gone_next;
@@ -169,6 +170,9 @@ extern const struct allocator cache_heap;
 void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES]);
 /* Forgets bytes and disk file. The caller holds f->lock exclusively. */
 void cache_file_drop_locked(struct cache_file *f);
+/* Gives back what was kept for who writes anew what he truncated. The caller holds f->lock exclusively.
+   False: there was nothing. */
+bool cache_file_trim_locked(struct cache_file *f);
 /* One more reference, and the content for it. c->lock is held. False: no memory. */
 bool cache_file_reference(struct cache_file *f) MUST_CHECK;
 void cache_content_free(struct cache_content *content);
