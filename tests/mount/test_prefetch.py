@@ -155,6 +155,36 @@ def test_a_job_goes_on_after_the_mount_is_back(w):
         leasehold_command(w, "prefetch", "cancel", number)
 
 
+def test_who_may_not_read_a_file_neither_fetches_nor_evicts_it(w):
+    a, = prepare(w, "a", files={"private": pattern(5000), "public": pattern(5000)})
+    evict = "user.leasehold.evict"
+    os.chmod(w.path, 0o755)
+    os.chmod(a / "private", 0o600)
+    os.chmod(a / "public", 0o644)
+    leasehold_command(w, "prefetch", a / "private", a / "public")
+
+    def stranger():
+        for name in (STATE, STATE + ".now", STATE + ".0-4096", STATE + ".cancel", evict):
+            expect_errno(errno.EACCES, os.getxattr, a / "private", name)
+        expect_errno(errno.EACCES, os.setxattr, a / "public", STATE, b"now")
+        expect(state(a / "public", STATE + ".now"), "complete")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(1234)
+            os.setuid(1234)
+            stranger()
+            status = 0
+        except BaseException as e:  # pylint: disable=broad-except
+            print("# %r" % e, flush=True)
+        finally:
+            os._exit(status)
+    expect(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0, "the other user")
+    expect(state(a / "private"), "complete")
+
+
 def test_what_is_fetched_is_coherent(w):
     a, b = prepare(w, "a", "b", files={"big": pattern(32 << 20)})
     for i in range(3):
