@@ -58,7 +58,7 @@ static uint64_t space_short(struct cache *c, const struct space *space, uint64_t
 
 	if (left > c->bytes_max)
 		left = c->bytes_max;
-	limit = lacking < taken ? taken - lacking + left : 0;
+	limit = lacking <= taken ? taken - lacking + left : 0;
 	if (c->disk_files > c->files_max / 2 && taken / c->disk_files < limit / c->files_max)
 		limit = taken / c->disk_files * c->files_max;
 	policy_limit(&c->policy, limit);
