@@ -37,6 +37,7 @@ static void table_add(struct cache *c, struct cache_file *f)
 {
 	struct cache_file **bucket = &c->buckets[f->hash & (c->bucket_count - 1)];
 
+	f->item.kept = cache_kept_has(c, f->hash);
 	f->hash_next = *bucket;
 	*bucket = f;
 	c->files++;
@@ -52,9 +53,8 @@ static void table_remove(struct cache *c, struct cache_file *f)
 	c->files--;
 }
 
-/* The entry of a handle; NULL: none. c->lock is held. */
-static struct cache_file *table_find(struct cache *c, uint64_t space, const struct handle *handle,
-				     uint64_t hash)
+struct cache_file *cache_table_find(struct cache *c, uint64_t space, const struct handle *handle,
+				    uint64_t hash)
 {
 	struct cache_file *f = c->buckets[hash & (c->bucket_count - 1)];
 
@@ -64,10 +64,14 @@ static struct cache_file *table_find(struct cache *c, uint64_t space, const stru
 }
 
 /* A file that was found on disk: it is in the account, and may be evicted. c->lock is held. */
-static void enter_found(struct cache *c, struct cache_file *f, uint64_t charge)
+static void enter_found(struct cache *c, struct cache_file *f, const struct cache_found *found)
 {
+	uint64_t charge = found->charge;
+
 	f->counted = true;
 	f->item.bytes = charge;
+	f->item.used_s = found->used_s;
+	cache_keep_found(c, f, found);
 	policy_admit_unused(&c->policy, &f->item);
 	c->bytes += charge;
 	c->disk_files++;
@@ -76,7 +80,7 @@ static void enter_found(struct cache *c, struct cache_file *f, uint64_t charge)
 }
 
 int cache_insert_scanned(struct cache *c, uint64_t space, const struct handle *handle,
-			 uint64_t charge)
+			 const struct cache_found *found)
 {
 	struct cache_file *made = cache_file_new(c, space, handle, true);
 	int rc = 0;
@@ -84,13 +88,13 @@ int cache_insert_scanned(struct cache *c, uint64_t space, const struct handle *h
 	if (!made)
 		return -ENOMEM;
 	pthread_mutex_lock(&c->lock);
-	if (table_find(c, space, handle, made->hash)) {
+	if (cache_table_find(c, space, handle, made->hash)) {
 		rc = -EEXIST; /* somebody was faster, and it is in the account already */
 	} else if (c->disk_files >= c->files_max) {
 		rc = -EINVAL;
 	} else {
 		table_add(c, made);
-		enter_found(c, made, charge);
+		enter_found(c, made, found);
 	}
 	pthread_mutex_unlock(&c->lock);
 	if (rc < 0)
@@ -98,8 +102,8 @@ int cache_insert_scanned(struct cache *c, uint64_t space, const struct handle *h
 	return rc == -EEXIST ? 0 : rc;
 }
 
-/* While the scan is under way: is there a file of `f`, and what does it take? */
-static bool look_for(struct cache *c, struct cache_file *f, uint64_t *ret_charge)
+/* While the scan is under way: is there a file of `f`, and what is to know of it? */
+static bool look_for(struct cache *c, struct cache_file *f, struct cache_found *ret_found)
 {
 	char name[CACHE_NAME_BYTES];
 	struct stat st;
@@ -107,7 +111,7 @@ static bool look_for(struct cache *c, struct cache_file *f, uint64_t *ret_charge
 	cache_file_name(f, name);
 	if (fstatat(c->objects_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
 		return false;
-	*ret_charge = cache_scanned_charge(&st);
+	cache_look_at(c->objects_fd, name, &st, ret_found);
 	return true;
 }
 
@@ -115,11 +119,11 @@ struct cache_file *cache_file_get(struct cache *c, uint64_t space, const struct 
 {
 	uint64_t hash = cache_hash(space, handle);
 	struct cache_file *f, *made;
-	uint64_t charge = 0;
+	struct cache_found found = { 0 };
 	bool scanning;
 
 	pthread_mutex_lock(&c->lock);
-	f = table_find(c, space, handle, hash);
+	f = cache_table_find(c, space, handle, hash);
 	scanning = c->scanning;
 	if (f) {
 		bool referenced = cache_file_reference(f);
@@ -131,14 +135,14 @@ struct cache_file *cache_file_get(struct cache *c, uint64_t space, const struct 
 	made = cache_file_new(c, space, handle, false);
 	if (!made)
 		return NULL;
-	made->on_disk = scanning && look_for(c, made, &charge);
+	made->on_disk = scanning && look_for(c, made, &found);
 	pthread_mutex_lock(&c->lock);
-	f = table_find(c, space, handle, hash);
+	f = cache_table_find(c, space, handle, hash);
 	if (!f && cache_file_reference(made)) {
 		f = made;
 		table_add(c, f);
 		if (f->on_disk)
-			enter_found(c, f, charge);
+			enter_found(c, f, &found);
 	} else if (f && !cache_file_reference(f)) {
 		f = NULL;
 	}
@@ -171,8 +175,10 @@ void cache_file_put(struct cache_file *f)
 		f->content = NULL;
 	}
 	assert(f->pins == 0);
-	if (unused)
+	if (unused) {
 		table_remove(c, f);
+		cache_keep_forget(c, f);
+	}
 	pthread_mutex_unlock(&c->lock);
 	if (fd >= 0) {
 		close(fd);
@@ -317,6 +323,8 @@ static int allocate(struct cache *c)
 		c->bucket_count *= 2;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_mutex_init(&c->flush_lock, NULL);
+	pthread_mutex_init(&c->kept_lock, NULL);
+	map_init(&c->kept, &cache_heap, MAP_U64, 0, 0);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&c->flusher_wake, &attributes);
@@ -327,6 +335,8 @@ static int allocate(struct cache *c)
 	c->objects_fd = -1;
 	c->space_source = (struct space_source){ .promise_fds = { -1, -1 } };
 	c->identity_fd = -1;
+	c->kept_fd = -1;
+	c->unmark_next = c->bucket_count;
 	c->buckets = calloc(c->bucket_count, sizeof(*c->buckets));
 	c->jobs = calloc(CACHE_FLUSH_BATCH, sizeof(*c->jobs));
 	c->largest = calloc(CACHE_FILE_RANGES_MAX, sizeof(*c->largest));
@@ -349,6 +359,8 @@ static void destroy(struct cache *c)
 			cache_file_free(f);
 		}
 	}
+	cache_kept_close(c);
+	cache_keep_finish(c);
 	space_finish(&c->space_source);
 	if (c->objects_fd >= 0)
 		close(c->objects_fd);
@@ -365,6 +377,7 @@ static void destroy(struct cache *c)
 	pthread_cond_destroy(&c->scan_wake);
 	pthread_cond_destroy(&c->behind_wake);
 	pthread_mutex_destroy(&c->flush_lock);
+	pthread_mutex_destroy(&c->kept_lock);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
 }
@@ -400,7 +413,9 @@ int cache_open_limited(const char *directory, const struct cache_limits *limits,
 		/* Without an identity that we can read, what is there is of no known layout. */
 		bool known = identity_read(c->identity_fd, c->host_id) == 0;
 
-		rc = known ? cache_scan_start(c) : cache_scan_all(c, false);
+		rc = cache_kept_open(c);
+		if (rc == 0)
+			rc = known ? cache_scan_start(c) : cache_scan_all(c, false);
 		if (rc == 0 && !known)
 			rc = identity_write(c->identity_fd, c->host_id);
 		if (rc < 0)
@@ -472,6 +487,8 @@ void cache_counters(struct cache *c, struct cache_counters *ret_counters)
 	counters.bytes = c->bytes;
 	counters.scanning = c->scanning;
 	counters.files = c->disk_files;
+	counters.kept_bytes = c->policy.lists[POLICY_KEPT].bytes;
+	counters.kept_bytes_max = POLICY_KEPT_SHARE(c->policy.limit);
 	pthread_mutex_unlock(&c->lock);
 	*ret_counters = counters;
 }

@@ -17,10 +17,15 @@
  *
  * Bytes under the cap are allocated ones, whole file-system blocks plus CACHE_FILE_OVERHEAD_BYTES
  * each file. All limits are held at admission: room is made (whole files, least useful first, never
- * one that is pinned, or read or written at that moment) before bytes are written; what does not fit
+ * one that is kept or pinned, or read or written at that moment) before bytes are written; what does not fit
  * is not cached. So what is cached of a file may go at any time, with or without a reference: that
  * only means that it is not cached any more. A cache that fails (full, read-only, corrupt) costs
  * speed, never an answer: functions report, the caller goes on without.
+ *
+ * What policies want of a file is told with cache_file_keep(), and what users want kept with cache_keep().
+ * Both survive restarts: the second as an empty file DIRECTORY/kept/NAME, the first with the bytes. Neither
+ * brings anything in. What is kept takes at most three quarters of the cap, or of what the cache can have;
+ * beyond that it is a file like any other, until there is room again.
  *
  * Thread-safe. Calls do disk I/O and may block on it (never on the network).
  */
@@ -85,6 +90,46 @@ void cache_file_pin(struct cache_file *f);
 void cache_file_unpin(struct cache_file *f);
 /* The same; and as nobody is going to need it, as far as is known, it goes first when room is needed. */
 void cache_file_unpin_done(struct cache_file *f);
+
+#define CACHE_KEPT_MAX 100000 /* files that users want kept; for more there are policies */
+
+/* What policies want of a file: fs/mount/keep.h. All zero: nothing is said. */
+struct cache_keep {
+	uint32_t pin_source, pin_line; /* which line of which policy has it kept; 0, 0: none */
+	uint64_t quota;                /* which; 0: none */
+	uint64_t quota_bytes;          /* or a share of the cap: */
+	uint32_t quota_percent;
+	uint32_t ttl_s; /* 0: none */
+	uint32_t admit; /* enum policy_admit */
+};
+
+/* From now on (NULL: as before); at most POLICY_GROUPS_MAX - 1 different ones are known, others are as if
+   all were zero. `serial` is the caller's. */
+void cache_file_keep(struct cache_file *f, const struct cache_keep *keep, uint32_t serial);
+/* The `serial` of the latest cache_file_keep(); 0. Cheap: no lock. */
+uint32_t cache_file_keep_serial(const struct cache_file *f);
+/* Something is said of it by cache_file_keep(). */
+bool cache_file_has_keep(struct cache_file *f);
+/* It is opened: admit=second counts that. */
+void cache_file_access(struct cache_file *f);
+/* False: what would come in is refused, by admit. */
+bool cache_file_may_come(struct cache_file *f);
+/* Of the policy `source` these lines still have files kept, and no other: at once, whoever knows them. */
+void cache_pins_stand(struct cache *c, uint32_t source, const uint32_t *lines, uint32_t count);
+
+/*
+ * A user wants the file kept, that has `size` bytes, or not any more. 0; -ENOSPC: what is kept would take
+ * more than its share; -EMFILE: CACHE_KEPT_MAX; -errno of the disk.
+ */
+int cache_keep(struct cache *c, uint64_t space, const struct handle *handle, bool keep,
+	       uint64_t size) MUST_CHECK;
+
+struct cache_kept {
+	bool by_user, by_policy;
+	bool in_effect; /* false: there was no room for it */
+	uint64_t bytes, bytes_max; /* of all that is kept */
+};
+void cache_file_kept(struct cache_file *f, struct cache_kept *ret_kept);
 
 /* The change that the cached bytes belong to; {0,0}: nothing is cached. */
 struct change cache_file_change(struct cache_file *f);
@@ -156,6 +201,7 @@ uint64_t cache_pinned(struct cache *c);
 
 struct cache_counters {
 	uint64_t bytes, bytes_max, files, files_max, scanning; /* now */
+	uint64_t kept_bytes, kept_bytes_max;
 	bool io_uring; /* io.h */
 	uint64_t hits, hit_bytes, writes, write_bytes, evicted_files, evicted_bytes, not_admitted,
 		disk_full, dropped_corrupt, dropped_errors, records_written, record_errors, records_loaded;

@@ -74,15 +74,8 @@ void cache_file_free(struct cache_file *f)
 
 void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES])
 {
-	static const char digits[] = "0123456789abcdef";
-	char *at = name;
-
-	at += snprintf(at, CACHE_NAME_BYTES, "%02x/%016" PRIx64, (unsigned)(f->hash & 0xff), f->space);
-	for (unsigned i = 0; i < f->handle.length; i++) {
-		*at++ = digits[f->handle.bytes[i] >> 4];
-		*at++ = digits[f->handle.bytes[i] & 15];
-	}
-	*at = 0;
+	name += snprintf(name, CACHE_NAME_BYTES, "%02x/", (unsigned)(f->hash & 0xff));
+	cache_key_name(f->space, &f->handle, name);
 }
 
 uint64_t cache_file_charge(const struct cache_file *f, uint64_t allocated)
@@ -114,8 +107,7 @@ static void close_kept(struct cache_file *f)
 	atomic_fetch_sub(&f->cache->descriptors, 1);
 }
 
-/* Opens the file that is on disk, or lends the kept descriptor. -errno. */
-static int borrow_descriptor(struct cache_file *f)
+int cache_file_borrow(struct cache_file *f)
 {
 	char name[CACHE_NAME_BYTES];
 	int fd;
@@ -127,7 +119,7 @@ static int borrow_descriptor(struct cache_file *f)
 	return fd < 0 ? -errno : fd;
 }
 
-static void return_descriptor(struct cache_file *f, int fd)
+void cache_file_return(struct cache_file *f, int fd)
 {
 	if (fd >= 0 && fd != f->fd)
 		close(fd);
@@ -205,6 +197,7 @@ void cache_file_drop_locked(struct cache_file *f)
 	f->on_disk = false;
 	f->exposed = false;
 	f->recorded = false;
+	f->marked = false;
 	cache_settle(f, 0, 0, false);
 }
 
@@ -256,7 +249,7 @@ static void load(struct cache_file *f)
 	f->loaded = true;
 	if (!f->on_disk)
 		return;
-	fd = borrow_descriptor(f);
+	fd = cache_file_borrow(f);
 	if (fd == -ENOENT)
 		result = UNVOUCHED; /* somebody deleted it, as anybody may */
 	if (fd >= 0 && fstat(fd, &st) == 0)
@@ -265,10 +258,10 @@ static void load(struct cache_file *f)
 		atomic_fetch_add(&c->statistics.records_loaded, 1);
 		cache_settle(f, cache_file_charge(f, (uint64_t)st.st_blocks * 512), 0, false);
 		keep_descriptor(f, fd);
-		return_descriptor(f, fd);
+		cache_file_return(f, fd);
 		return;
 	}
-	return_descriptor(f, fd);
+	cache_file_return(f, fd);
 	if (result == CORRUPT)
 		atomic_fetch_add(&c->statistics.dropped_corrupt, 1);
 	cache_file_drop_locked(f);
@@ -431,12 +424,12 @@ static int read_runs(struct cache_file *f, uint64_t offset, uint8_t *buffer, siz
 			memset(buffer + done, 0, (size_t)take);
 		} else {
 			if (fd < 0)
-				fd = borrow_descriptor(f);
+				fd = cache_file_borrow(f);
 			rc = fd < 0 ? fd : read_all(fd, buffer + done, (size_t)take, offset + done);
 		}
 		done += (size_t)take;
 	}
-	return_descriptor(f, fd);
+	cache_file_return(f, fd);
 	*ret_done = done;
 	return rc;
 }
@@ -518,9 +511,11 @@ static int write_locked(struct cache_file *f, struct change change, uint64_t off
 		return rc;
 	if (f->exposed && f->content->ranges.bytes == 0)
 		return -EIO; /* it was dropped, but the disk did not let it go: others may still read it */
-	fd = f->on_disk ? borrow_descriptor(f) : create_descriptor(f);
+	fd = f->on_disk ? cache_file_borrow(f) : create_descriptor(f);
 	if (fd < 0)
 		return fd;
+	if (!f->on_disk)
+		cache_keep_mark(f, fd);
 	f->on_disk = true;
 	*ret_fd = fd;
 	if (f->fd < 0)
@@ -556,7 +551,7 @@ bool cache_file_trim_locked(struct cache_file *f)
 	if (!f->content->spare)
 		return false;
 	f->content->spare = false;
-	fd = ranges->count && f->on_disk ? borrow_descriptor(f) : -1;
+	fd = ranges->count && f->on_disk ? cache_file_borrow(f) : -1;
 	if (fd < 0) {
 		cache_file_drop_locked(f);
 		return true;
@@ -572,7 +567,7 @@ bool cache_file_trim_locked(struct cache_file *f)
 	}
 	if (fstat(fd, &st) == 0)
 		cache_settle(f, cache_file_charge(f, (uint64_t)st.st_blocks * 512), 0, false);
-	return_descriptor(f, fd);
+	cache_file_return(f, fd);
 	return true;
 }
 
@@ -616,13 +611,13 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 	rc = write_locked(f, change, offset, data, length, &fd);
 	/* There was room: btrfs gives back what was unlinked, and promised too much, with a transaction. */
 	if (rc == -ENOSPC && syncfs(c->objects_fd) == 0) {
-		return_descriptor(f, fd);
+		cache_file_return(f, fd);
 		fd = -1;
 		rc = write_locked(f, change, offset, data, length, &fd);
 	}
 	if (rc != 0 && rc != -ESTALE && rc != -ENOSPC && rc != -EDQUOT && rc != -ENOMEM) {
 		atomic_fetch_add(&c->statistics.dropped_errors, 1);
-		return_descriptor(f, fd);
+		cache_file_return(f, fd);
 		fd = -1;
 		cache_file_drop_locked(f);
 	}
@@ -631,7 +626,7 @@ int cache_file_write(struct cache_file *f, struct change change, uint64_t offset
 	if (fd >= 0)
 		charge = fstat(fd, &st) == 0 ? cache_file_charge(f, (uint64_t)st.st_blocks * 512) :
 					       f->item.bytes + reserved;
-	return_descriptor(f, fd);
+	cache_file_return(f, fd);
 	grew = charge > f->item.bytes + reserved;
 	cache_settle(f, charge, reserved, rc == 0);
 	unlock(f);
@@ -656,7 +651,7 @@ static void cut(struct cache_file *f, uint64_t length)
 
 	if (!f->on_disk || f->content->length <= length)
 		return;
-	fd = borrow_descriptor(f);
+	fd = cache_file_borrow(f);
 	if (fd < 0)
 		return; /* the blocks stay in the account; a later use of the file drops it */
 	if (ftruncate(fd, (off_t)length) == 0) {
@@ -665,7 +660,7 @@ static void cut(struct cache_file *f, uint64_t length)
 			cache_settle(f, cache_file_charge(f, (uint64_t)st.st_blocks * 512), 0,
 				     false);
 	}
-	return_descriptor(f, fd);
+	cache_file_return(f, fd);
 }
 
 void cache_file_move(struct cache_file *f, struct change before, struct change after,
@@ -771,9 +766,9 @@ int cache_file_expose(struct cache_file *f, struct change change, uint64_t size)
 	(void)cache_file_trim_locked(f);
 	/* Longer than the inode: not as it should be, and not to be cut under who may read it. */
 	if (f->on_disk && f->content->length <= size && has_all(f, change, size)) {
-		fd = borrow_descriptor(f);
+		fd = cache_file_borrow(f);
 		rc = fd < 0 ? fd : fill_in(f, fd, size);
-		return_descriptor(f, fd);
+		cache_file_return(f, fd);
 	}
 	if (rc == 0) {
 		cache_file_name(f, name);

@@ -231,6 +231,7 @@ static void *flusher_main(void *argument)
 		pthread_cond_timedwait(&c->flusher_wake, &c->lock, &until);
 		pthread_mutex_unlock(&c->lock);
 		cache_flush(c);
+		cache_keep_unmark(c);
 		pthread_mutex_lock(&c->lock);
 	}
 	pthread_mutex_unlock(&c->lock);

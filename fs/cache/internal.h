@@ -18,6 +18,7 @@
 #include "fs/cache/policy.h"
 #include "fs/cache/record.h"
 #include "fs/cache/space.h"
+#include "lease/base/map.h"
 #include "lease/base/range_set.h"
 
 /* Descriptors that stay open with their files; beyond it every call opens and closes its own. */
@@ -66,9 +67,11 @@ struct cache_file {
 	struct cache_file *dirty_next;
 	uint32_t references; /* the flusher and eviction hold one as well while they work */
 	uint32_t pins;       /* not evicted */
+	atomic_uint keep_serial;
 	bool dirty;          /* on the dirty list: the record is older than the bytes */
 	bool counted;        /* in cache.disk_files */
 	bool dirty_counted;  /* in cache.disk_dirty */
+	atomic_bool marked;  /* the file on disk says that a policy has it kept: keep.c */
 	uint8_t flushing;    /* threads of ours with a descriptor: an unlink frees nothing yet */
 	uint64_t orphaned;   /* unlinked while flushing; given back when they are done */
 
@@ -100,8 +103,16 @@ struct behind_job {
 	uint64_t end;
 };
 
+/* A group of the policy, and what it is made of. */
+struct cache_group {
+	struct cache_keep keep;
+	uint64_t users; /* files */
+};
+
+struct cache_stand; /* keep.c */
+
 struct cache {
-	int directory_fd, objects_fd, identity_fd;
+	int directory_fd, objects_fd, identity_fd, kept_fd;
 	uint8_t host_id[16];
 	uint64_t bytes_max, free_bytes_min, files_max; /* cache_limits */
 	uint64_t block_bytes; /* the file system's unit of allocation */
@@ -124,8 +135,14 @@ struct cache {
 	int scan_result;
 	pthread_cond_t scan_wake;
 	struct policy policy;
+	struct cache_group groups[POLICY_GROUPS_MAX]; /* 0: nothing is said */
+	struct cache_stand *stands;
+	uint64_t unmark_next; /* the bucket where files are looked for whose mark is wrong */
+	struct map kept;      /* what users want kept, by hash: kept.c */
 	struct cache_file *dirty;
 	uint64_t dirty_count;
+
+	pthread_mutex_t kept_lock; /* changes of `kept`, and of its files; taken before `lock` */
 
 	pthread_mutex_t flush_lock; /* one flush at a time; held over disk I/O, taken before others */
 	struct flush_job *jobs;
@@ -143,11 +160,21 @@ struct cache {
 	bool scanner_runs;
 };
 
+/* A file on disk that nobody has looked into yet. */
+struct cache_found {
+	uint64_t charge;
+	uint32_t used_s;
+	uint32_t pin_source, pin_line; /* its mark; 0, 0: none */
+};
+
 /* cache.c */
 uint64_t cache_hash(uint64_t space, const struct handle *handle);
+/* The entry of a handle; NULL: none. c->lock is held. */
+struct cache_file *cache_table_find(struct cache *c, uint64_t space, const struct handle *handle,
+				    uint64_t hash);
 /* Adds an entry for a file found on disk, unless there is one. 0, -ENOMEM, -EINVAL: one too many. */
 int cache_insert_scanned(struct cache *c, uint64_t space, const struct handle *handle,
-			 uint64_t charge) MUST_CHECK;
+			 const struct cache_found *found) MUST_CHECK;
 
 /* room.c */
 /*
@@ -168,6 +195,9 @@ void cache_settle(struct cache_file *f, uint64_t charge, uint64_t reserved, bool
 extern const struct allocator cache_heap;
 /* CACHE_NAME_BYTES below the objects directory. */
 void cache_file_name(const struct cache_file *f, char name[CACHE_NAME_BYTES]);
+/* Opens the file that is on disk, or lends the kept descriptor; -errno. With the lock of the file. */
+int cache_file_borrow(struct cache_file *f);
+void cache_file_return(struct cache_file *f, int fd);
 /* Forgets bytes and disk file. The caller holds f->lock exclusively. */
 void cache_file_drop_locked(struct cache_file *f);
 /* Gives back what was kept for who writes anew what he truncated. The caller holds f->lock exclusively.
@@ -183,19 +213,44 @@ void cache_file_free(struct cache_file *f);
 /* What a file with these allocated bytes takes of the cap, with room for what its record adds. */
 uint64_t cache_file_charge(const struct cache_file *f, uint64_t allocated);
 
+/* key.c */
+/* Space and handle in hex, in CACHE_NAME_BYTES; and back: false, it is no such name. */
+void cache_key_name(uint64_t space, const struct handle *handle, char *name);
+bool cache_key_parse(const char *name, uint64_t *ret_space, struct handle *ret_handle);
+
 /* scan.c */
 /* Enters every cache file of the directory, and removes what is none; all of it unless `keep`. */
 int cache_scan_all(struct cache *c, bool keep) MUST_CHECK;
 /* The same in a thread of its own; returns when that has ended, or looked at cache.scan_first. */
 int cache_scan_start(struct cache *c) MUST_CHECK;
+/* What there is to know of the file `name` below `directory_fd`. */
+void cache_look_at(int directory_fd, const char *name, const struct stat *st,
+		   struct cache_found *ret_found);
 /* The cache closes: ends the scan, and evictions that nobody waits for. */
 void cache_scan_stop(struct cache *c);
 
-/* What a file that was found takes, until its record is read. */
-static inline uint64_t cache_scanned_charge(const struct stat *st)
-{
-	return (uint64_t)st->st_blocks * 512 + CACHE_FILE_OVERHEAD_BYTES;
-}
+/* keep.c */
+/* Its clock, for the policy: seconds of CLOCK_REALTIME. */
+uint32_t cache_clock_s(void);
+/* A file that was found is of the group of its mark. It is in no list yet; c->lock is held. */
+void cache_keep_found(struct cache *c, struct cache_file *f, const struct cache_found *found);
+/* The entry goes. c->lock is held, or nobody else is there. */
+void cache_keep_forget(struct cache *c, struct cache_file *f);
+/* Sets or takes away the mark of the file that `fd` is, as its group has it. With f->lock exclusively. */
+void cache_keep_mark(struct cache_file *f, int fd);
+/* Takes away some marks that say what is not so any more. By the flusher. */
+void cache_keep_unmark(struct cache *c);
+void cache_keep_finish(struct cache *c);
+/* The mark of the file that `fd` is, whose mode says that it has one. False: it has none. */
+bool cache_keep_read_mark(int fd, uint32_t *ret_source, uint32_t *ret_line);
+#define CACHE_MODE_MARKED (0600 | S_ISVTX) /* of a cache file with a mark; else 0600 */
+
+/* kept.c */
+/* Opens the directory, and learns what is in there. 0 or -errno. */
+int cache_kept_open(struct cache *c) MUST_CHECK;
+void cache_kept_close(struct cache *c);
+/* c->lock is held. */
+bool cache_kept_has(const struct cache *c, uint64_t hash);
 
 /* flusher.c */
 int cache_flusher_start(struct cache *c) MUST_CHECK;

@@ -21,6 +21,7 @@
 #define GHOST_WAYS 4u
 #define REUSE 256u /* in fixed point: sums fall to a half in each TICKS_DECAY */
 #define TICKS_DECAY (TICKS / 2)
+#define SEARCH_MAX 256 /* items that are looked at for one that outlived its time, or of a quota */
 
 struct policy_ghost {
 	uint32_t tag; /* 0: none */
@@ -58,7 +59,8 @@ void policy_limit(struct policy *p, uint64_t bytes)
 uint64_t policy_bytes(const struct policy *p)
 {
 	return p->lists[POLICY_WINDOW].bytes + p->lists[POLICY_MAIN].bytes +
-	       p->lists[POLICY_PINNED].bytes + p->lists[POLICY_DONE].bytes;
+	       p->lists[POLICY_PINNED].bytes + p->lists[POLICY_KEPT].bytes +
+	       p->lists[POLICY_DONE].bytes;
 }
 
 int policy_init(struct policy *p, const struct allocator *allocator, uint64_t bytes_max)
@@ -97,6 +99,29 @@ static void list_add(struct policy *p, struct policy_item *item, enum policy_pla
 		list->oldest = item;
 	list->newest = item;
 	list->bytes += item->bytes;
+	p->groups[item->group].bytes += item->bytes;
+}
+
+/* At the other end: as if it was used when the oldest there was, and at least `age_min` ago. */
+static void list_add_oldest(struct policy *p, struct policy_item *item, enum policy_place place,
+			    uint32_t age_min)
+{
+	struct policy_list *list = &p->lists[place];
+
+	assert(item->place == POLICY_NOWHERE);
+	item->used = list->oldest ? list->oldest->used : p->now;
+	if (p->now - item->used < age_min)
+		item->used = p->now - age_min;
+	item->place = (uint8_t)place;
+	item->older = NULL;
+	item->newer = list->oldest;
+	if (list->oldest)
+		list->oldest->older = item;
+	else
+		list->newest = item;
+	list->oldest = item;
+	list->bytes += item->bytes;
+	p->groups[item->group].bytes += item->bytes;
 }
 
 static void list_remove(struct policy *p, struct policy_item *item)
@@ -112,6 +137,7 @@ static void list_remove(struct policy *p, struct policy_item *item)
 	else
 		list->oldest = item->newer;
 	list->bytes -= item->bytes;
+	p->groups[item->group].bytes -= item->bytes;
 	item->place = POLICY_NOWHERE;
 	item->newer = item->older = NULL;
 }
@@ -272,7 +298,8 @@ static bool is_protected(const struct policy *p, const struct policy_item *item)
 
 static bool main_has_room(const struct policy *p, uint64_t bytes)
 {
-	uint64_t taken = p->window_bytes + p->lists[POLICY_MAIN].bytes + p->lists[POLICY_PINNED].bytes;
+	uint64_t taken = p->window_bytes + p->lists[POLICY_MAIN].bytes + p->lists[POLICY_PINNED].bytes +
+			 p->lists[POLICY_KEPT].bytes;
 
 	return taken <= p->limit && bytes <= p->limit - taken;
 }
@@ -296,6 +323,134 @@ static bool is_another_use(const struct policy *p, const struct policy_item *ite
 	return age(p, used) > TICKS_TOGETHER && age(p, used) > ticks;
 }
 
+/* ---- what is kept ---- */
+
+static void touch(struct policy *p, struct policy_item *item)
+{
+	item->used = p->now;
+	item->used_s = p->now_s;
+}
+
+static bool is_wanted(const struct policy *p, const struct policy_item *item)
+{
+	return item->kept || p->groups[item->group].kept;
+}
+
+/* Not kept any more, and the next to go of its kind. */
+static void demote(struct policy *p, struct policy_item *item)
+{
+	list_remove(p, item);
+	list_add_oldest(p, item, POLICY_MAIN, p->protect + 1);
+}
+
+/* There is room for `bytes` more in what is kept; what was not used for long makes some. */
+static bool kept_has_room(struct policy *p, uint64_t bytes, const struct policy_item *self)
+{
+	const struct policy_list *list = &p->lists[POLICY_KEPT];
+	uint64_t max = POLICY_KEPT_SHARE(p->limit);
+
+	while (bytes <= max && list->bytes > max - bytes && list->oldest && list->oldest != self &&
+	       !is_protected(p, list->oldest))
+		demote(p, list->oldest);
+	return bytes <= max && list->bytes <= max - bytes;
+}
+
+/* Where an item is that would be at `place` if nobody wanted it kept. */
+static enum policy_place home(struct policy *p, struct policy_item *item, enum policy_place place)
+{
+	uint64_t bytes = item->place == POLICY_KEPT ? 0 : item->bytes;
+
+	if (!is_wanted(p, item))
+		return place == POLICY_KEPT ? POLICY_MAIN : place;
+	return kept_has_room(p, bytes, item) ? POLICY_KEPT : place == POLICY_KEPT ? POLICY_MAIN : place;
+}
+
+void policy_expect(struct policy *p, struct policy_item *item, uint64_t bytes)
+{
+	if (item->place == POLICY_KEPT && !kept_has_room(p, bytes, item)) {
+		touch(p, item);
+		list_move(p, item, POLICY_MAIN);
+	}
+}
+
+bool policy_is_kept(const struct policy_item *item)
+{
+	return item->place == POLICY_KEPT || item->place == POLICY_PINNED || item->bytes == 0;
+}
+
+void policy_regroup(struct policy *p, struct policy_item *item, uint8_t group, bool kept)
+{
+	if (item->place != POLICY_NOWHERE) {
+		p->groups[item->group].bytes -= item->bytes;
+		p->groups[group].bytes += item->bytes;
+	}
+	item->group = group;
+	item->kept = kept;
+	if (item->place == POLICY_KEPT && !is_wanted(p, item)) {
+		demote(p, item);
+	} else if (item->place != POLICY_NOWHERE && item->place != POLICY_PINNED &&
+		   item->place != POLICY_KEPT && is_wanted(p, item) &&
+		   kept_has_room(p, item->bytes, item)) {
+		item->used = p->now;
+		list_move(p, item, POLICY_KEPT);
+	}
+}
+
+void policy_set_group(struct policy *p, uint8_t index, const struct policy_group *group)
+{
+	uint64_t bytes = p->groups[index].bytes;
+	struct policy_item *item, *newer;
+
+	p->ttl_count -= p->groups[index].ttl_s > 0;
+	p->groups[index] = *group;
+	p->groups[index].bytes = bytes;
+	p->ttl_count += group->ttl_s > 0;
+	for (item = p->lists[POLICY_KEPT].oldest; item && !group->kept; item = newer) {
+		newer = item->newer;
+		if (item->group == index && !item->kept)
+			demote(p, item);
+	}
+}
+
+void policy_time(struct policy *p, uint32_t now_s)
+{
+	p->now_s = now_s;
+}
+
+/* ---- admission ---- */
+
+void policy_access(struct policy *p, struct policy_item *item, uint64_t hash)
+{
+	uint32_t used;
+
+	if (item->place != POLICY_NOWHERE || item->admitted ||
+	    p->groups[item->group].admit != POLICY_ADMIT_SECOND)
+		return;
+	item->admitted = ghost_take(p, hash, &used);
+	ghost_remember(p, hash, p->now);
+}
+
+bool policy_may_come(const struct policy *p, const struct policy_item *item)
+{
+	enum policy_admit admit = p->groups[item->group].admit;
+
+	return admit == POLICY_ADMIT_FIRST ||
+	       (admit == POLICY_ADMIT_SECOND && (item->admitted || item->bytes > 0));
+}
+
+bool policy_above_quota(const struct policy *p, const struct policy_item *item, uint64_t bytes)
+{
+	const struct policy_group *group = &p->groups[item->group];
+	uint64_t taken = 0;
+
+	if (!group->quota)
+		return false;
+	for (unsigned i = 1; i < POLICY_GROUPS_MAX; i++)
+		if (p->groups[i].quota == group->quota)
+			taken += p->groups[i].bytes;
+	return bytes > group->quota_bytes || taken > group->quota_bytes - bytes;
+}
+
 void policy_admit(struct policy *p, struct policy_item *item, uint64_t hash)
 {
 	bool again = false;
@@ -305,40 +460,33 @@ void policy_admit(struct policy *p, struct policy_item *item, uint64_t hash)
 		note_distance(p, age(p, used));
 		again = true;
 	}
-	item->used = p->now;
-	list_add(p, item, main_takes(p, item->bytes, again) ? POLICY_MAIN : POLICY_WINDOW);
+	touch(p, item);
+	list_add(p, item,
+		 home(p, item, main_takes(p, item->bytes, again) ? POLICY_MAIN : POLICY_WINDOW));
 }
 
 void policy_admit_unused(struct policy *p, struct policy_item *item)
 {
-	struct policy_list *list = &p->lists[POLICY_MAIN];
-
-	item->used = list->oldest ? list->oldest->used : p->now;
-	item->place = POLICY_MAIN;
-	item->older = NULL;
-	item->newer = list->oldest;
-	if (list->oldest)
-		list->oldest->older = item;
-	else
-		list->newest = item;
-	list->oldest = item;
-	list->bytes += item->bytes;
+	list_add_oldest(p, item, home(p, item, POLICY_MAIN), 0);
 }
 
 void policy_use(struct policy *p, struct policy_item *item)
 {
 	enum policy_place place = item->place;
 
-	if (place == POLICY_NOWHERE || place == POLICY_PINNED)
+	if (place == POLICY_NOWHERE || place == POLICY_PINNED) {
+		item->used_s = p->now_s;
 		return;
+	}
 	if (is_another_use(p, item, item->used)) {
 		note_distance(p, age(p, item->used));
-		if (main_takes(p, item->bytes, true))
+		if (place != POLICY_KEPT && main_takes(p, item->bytes, true))
 			place = POLICY_MAIN;
 		else if (place == POLICY_DONE)
 			place = POLICY_WINDOW;
 	}
-	item->used = p->now;
+	place = home(p, item, place);
+	touch(p, item);
 	list_move(p, item, place);
 }
 
@@ -346,21 +494,21 @@ void policy_fill(struct policy *p, struct policy_item *item)
 {
 	if (item->place == POLICY_NOWHERE || item->place == POLICY_PINNED)
 		return;
-	item->used = p->now;
+	touch(p, item);
 	list_move(p, item, item->place);
 }
 
 void policy_pin(struct policy *p, struct policy_item *item, bool pinned)
 {
 	if (item->place != POLICY_NOWHERE && pinned != (item->place == POLICY_PINNED)) {
-		item->used = p->now;
-		list_move(p, item, pinned ? POLICY_PINNED : POLICY_MAIN);
+		touch(p, item);
+		list_move(p, item, pinned ? POLICY_PINNED : home(p, item, POLICY_MAIN));
 	}
 }
 
 void policy_done(struct policy *p, struct policy_item *item)
 {
-	if (item->place == POLICY_NOWHERE || item->place == POLICY_PINNED)
+	if (item->place == POLICY_NOWHERE || item->place == POLICY_PINNED || item->place == POLICY_KEPT)
 		return;
 	item->used = p->now;
 	list_move(p, item, POLICY_DONE);
@@ -368,8 +516,10 @@ void policy_done(struct policy *p, struct policy_item *item)
 
 void policy_resize(struct policy *p, struct policy_item *item, uint64_t bytes)
 {
-	if (item->place != POLICY_NOWHERE)
+	if (item->place != POLICY_NOWHERE) {
 		p->lists[item->place].bytes += bytes - item->bytes;
+		p->groups[item->group].bytes += bytes - item->bytes;
+	}
 	item->bytes = bytes;
 }
 
@@ -390,6 +540,59 @@ static struct policy_item *next_in_list(struct policy_item *item, const struct p
 	return item;
 }
 
+static bool outlived(const struct policy *p, const struct policy_item *item)
+{
+	uint32_t ttl_s = p->groups[item->group].ttl_s;
+
+	return ttl_s && p->now_s > item->used_s && p->now_s - item->used_s > ttl_s;
+}
+
+/* One that outlived its time, among those that were used longest ago. */
+static struct policy_item *find_outlived(struct policy *p, const struct policy_item *self)
+{
+	static const enum policy_place places[] = { POLICY_MAIN, POLICY_WINDOW };
+
+	for (unsigned i = 0; p->ttl_count && i < 2; i++) {
+		struct policy_item *item = next_in_list(p->lists[places[i]].oldest, self);
+
+		for (unsigned n = 0; item && n < SEARCH_MAX; n++) {
+			if (outlived(p, item))
+				return item;
+			item = next_in_list(item->newer, self);
+		}
+	}
+	return NULL;
+}
+
+/* As is_protected(), in a cache that is as large as the quota. */
+static bool is_protected_in(const struct policy *p, const struct policy_item *item,
+			    const struct policy_group *group)
+{
+	uint64_t ticks = TICKS_PROTECT_DEFAULT * (group->quota_bytes / p->tick_bytes) / TICKS;
+
+	return age(p, item->used) <= ticks + TICKS_LAG / OCTAVE;
+}
+
+/* One of the quota that `self` is of; NULL: rather nothing more of that comes in. */
+static struct policy_item *find_of_quota(struct policy *p, const struct policy_item *self)
+{
+	static const enum policy_place places[] = { POLICY_DONE, POLICY_WINDOW, POLICY_MAIN };
+	const struct policy_group *group = &p->groups[self->group];
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct policy_item *item = next_in_list(p->lists[places[i]].oldest, self);
+
+		for (unsigned n = 0; item && n < SEARCH_MAX; n++) {
+			if (p->groups[item->group].quota == group->quota &&
+			    (places[i] != POLICY_MAIN || self->place == POLICY_KEPT ||
+			     outlived(p, item) || !is_protected_in(p, item, group)))
+				return item;
+			item = next_in_list(item->newer, self);
+		}
+	}
+	return NULL;
+}
+
 /* One item at least fits in the window, unless it is large. */
 static uint64_t larger_window(const struct policy *p, uint64_t bytes)
 {
@@ -401,11 +604,12 @@ static uint64_t larger_window(const struct policy *p, uint64_t bytes)
 struct policy_item *policy_victim(struct policy *p, struct policy_item *self, uint64_t bytes,
 				  const struct policy_item *previous)
 {
-	struct policy_item *main_oldest = next_in_list(p->lists[POLICY_MAIN].oldest, self);
-	struct policy_item *window_oldest = next_in_list(p->lists[POLICY_WINDOW].oldest, self);
-	enum policy_place place = self ? self->place : POLICY_NOWHERE;
+	struct policy_item *main_oldest, *window_oldest, *item;
 	struct policy_item *done = next_in_list(p->lists[POLICY_DONE].oldest, self);
+	enum policy_place place;
 
+	if (self && policy_above_quota(p, self, bytes))
+		return previous ? NULL : find_of_quota(p, self);
 	if (previous && previous->place == POLICY_DONE) {
 		done = next_in_list(previous->newer, self);
 		previous = NULL;
@@ -416,8 +620,20 @@ struct policy_item *policy_victim(struct policy *p, struct policy_item *self, ui
 		return done;
 	if (previous)
 		return next_in_list(previous->newer, self);
+	/* The cache can have less than it had. */
+	while (p->lists[POLICY_KEPT].oldest &&
+	       p->lists[POLICY_KEPT].bytes > POLICY_KEPT_SHARE(p->limit))
+		demote(p, p->lists[POLICY_KEPT].oldest);
+	place = self ? (enum policy_place)self->place : POLICY_NOWHERE;
+	main_oldest = next_in_list(p->lists[POLICY_MAIN].oldest, self);
+	window_oldest = next_in_list(p->lists[POLICY_WINDOW].oldest, self);
+	item = find_outlived(p, self);
+	if (item)
+		return item;
 	if (place != POLICY_WINDOW && main_oldest && !is_protected(p, main_oldest))
 		return main_oldest;
+	if (place == POLICY_KEPT)
+		return window_oldest ? window_oldest : main_oldest;
 	if (place == POLICY_MAIN && (self->bytes > 0 || main_has_room(p, bytes)))
 		return main_has_room(p, bytes) ? window_oldest : NULL;
 	if (place == POLICY_MAIN) { /* new, and larger than it seemed */
@@ -452,5 +668,6 @@ static bool list_valid(const struct policy *p, enum policy_place place)
 bool policy_valid(const struct policy *p)
 {
 	return list_valid(p, POLICY_WINDOW) && list_valid(p, POLICY_MAIN) &&
-	       list_valid(p, POLICY_PINNED) && list_valid(p, POLICY_DONE);
+	       list_valid(p, POLICY_PINNED) && list_valid(p, POLICY_KEPT) &&
+	       list_valid(p, POLICY_DONE);
 }

@@ -23,6 +23,7 @@ void cache_used(struct cache_file *f, uint64_t bytes)
 	struct cache *c = f->cache;
 
 	pthread_mutex_lock(&c->lock);
+	policy_time(&c->policy, cache_clock_s());
 	policy_pass(&c->policy, bytes);
 	policy_use(&c->policy, &f->item);
 	pthread_mutex_unlock(&c->lock);
@@ -156,7 +157,8 @@ static enum room try_room(struct cache *c, struct cache_file *self, uint64_t byt
 	uint64_t lacking = space_short(c, space, bytes);
 	bool new = self && !self->counted;
 	bool fits = c->bytes <= c->bytes_max && bytes <= c->bytes_max - c->bytes &&
-		    (!new || space->inodes) && c->disk_files + new <= c->files_max;
+		    (!new || space->inodes) && c->disk_files + new <= c->files_max &&
+		    !(self && policy_above_quota(&c->policy, &self->item, bytes));
 	/* What the scan may find is there as well. */
 	bool known = !self || (c->unscanned_bytes <= c->bytes_max - c->bytes - bytes &&
 			       c->disk_files + new + c->unscanned_files <= c->files_max);
@@ -216,15 +218,23 @@ static int make_room(struct cache *c, struct cache_file *self, uint64_t bytes)
 int cache_reserve(struct cache_file *f, uint64_t length, uint64_t bytes)
 {
 	struct cache *c = f->cache;
+	bool may;
 	int rc;
 
 	/* What is new has its place among the others before it takes room. */
 	pthread_mutex_lock(&c->lock);
+	policy_time(&c->policy, cache_clock_s());
 	policy_pass(&c->policy, length);
+	may = policy_may_come(&c->policy, &f->item);
+	if (!may) {
+		pthread_mutex_unlock(&c->lock);
+		return -ENOSPC;
+	}
 	if (f->item.place == POLICY_NOWHERE)
 		policy_admit(&c->policy, &f->item, f->hash);
 	else
 		policy_fill(&c->policy, &f->item);
+	policy_expect(&c->policy, &f->item, bytes);
 	policy_pin(&c->policy, &f->item, f->pins > 0);
 	pthread_mutex_unlock(&c->lock);
 	rc = make_room(c, f, bytes);

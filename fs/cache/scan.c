@@ -18,40 +18,6 @@ struct scan {
 	bool keep;
 };
 
-static int digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static bool key_from_name(const char *name, uint64_t *ret_space, struct handle *ret_handle)
-{
-	struct handle handle = { 0 };
-	uint64_t space = 0;
-	size_t length;
-
-	for (int i = 0; i < CACHE_SPACE_DIGITS; i++) {
-		if (digit(*name) < 0)
-			return false;
-		space = space << 4 | (uint64_t)digit(*name++);
-	}
-	length = strlen(name);
-	if (length == 0 || length % 2 != 0 || length / 2 > HANDLE_BYTES_MAX)
-		return false;
-	handle.length = (uint8_t)(length / 2);
-	for (size_t i = 0; i < handle.length; i++) {
-		int high = digit(name[2 * i]), low = digit(name[2 * i + 1]);
-
-		if (high < 0 || low < 0)
-			return false;
-		handle.bytes[i] = (uint8_t)(high << 4 | low);
-	}
-	*ret_space = space;
-	*ret_handle = handle;
-	return true;
-}
-
 /* True when a file of this key belongs into "xx"; elsewhere nobody would find it. */
 static bool is_its_directory(const char *directory, uint64_t space, const struct handle *handle)
 {
@@ -62,16 +28,39 @@ static bool is_its_directory(const char *directory, uint64_t space, const struct
 	return strcmp(directory, expected) == 0;
 }
 
-/* Enters the file. 0, -EINVAL: it is none of ours, or -errno. */
-static int enter(struct scan *s, const char *directory, const char *name, const struct stat *st)
+void cache_look_at(int directory_fd, const char *name, const struct stat *st,
+		   struct cache_found *ret_found)
 {
+	int64_t used = st->st_mtime > st->st_atime ? st->st_mtime : st->st_atime;
+	int fd = -1;
+
+	*ret_found = (struct cache_found){
+		/* Until its record is read. */
+		.charge = (uint64_t)st->st_blocks * 512 + CACHE_FILE_OVERHEAD_BYTES,
+		.used_s = used > 0 ? (uint32_t)used : 0,
+	};
+	if ((st->st_mode & 07777) == CACHE_MODE_MARKED)
+		fd = openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (!cache_keep_read_mark(fd, &ret_found->pin_source, &ret_found->pin_line))
+		ret_found->pin_source = ret_found->pin_line = 0;
+	close(fd);
+}
+
+/* Enters the file. 0, -EINVAL: it is none of ours, or -errno. */
+static int enter(struct scan *s, int directory_fd, const char *directory, const char *name,
+		 const struct stat *st)
+{
+	struct cache_found found;
 	struct handle handle;
 	uint64_t space;
 
-	if (!s->keep || !S_ISREG(st->st_mode) || !key_from_name(name, &space, &handle) ||
+	if (!s->keep || !S_ISREG(st->st_mode) || !cache_key_parse(name, &space, &handle) ||
 	    !is_its_directory(directory, space, &handle))
 		return -EINVAL;
-	return cache_insert_scanned(s->cache, space, &handle, cache_scanned_charge(st));
+	cache_look_at(directory_fd, name, st, &found);
+	return cache_insert_scanned(s->cache, space, &handle, &found);
 }
 
 /* One more entry was looked at. True: the cache closes. */
@@ -107,7 +96,7 @@ static int scan_entry(struct scan *s, DIR *d, const char *path, const char *name
 			(void)unlinkat(dirfd(d), name, AT_REMOVEDIR); /* if it is empty by now */
 		return rc;
 	}
-	rc = enter(s, path, name, &st);
+	rc = enter(s, dirfd(d), path, name, &st);
 	if (rc == -EINVAL) {
 		/* A directory of somebody's goes only when it is empty; the rest is in our room. */
 		(void)unlinkat(dirfd(d), name, S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0);

@@ -64,7 +64,7 @@ static uint64_t hash_of(uint32_t file)
 /* Room as cache_reserve() makes it. */
 static bool make_room(struct policy_item *self, uint64_t bytes)
 {
-	while (m.bytes + bytes > CACHE_BYTES) {
+	while (m.bytes + bytes > CACHE_BYTES || policy_above_quota(&m.policy, self, bytes)) {
 		struct policy_item *victim = policy_victim(&m.policy, self, bytes, NULL);
 
 		if (!victim)
@@ -90,10 +90,13 @@ static uint64_t read_file(uint32_t file)
 	for (uint64_t at = hit; at < m.sizes[file]; at += piece) {
 		piece = m.sizes[file] - at < (1 << 20) ? m.sizes[file] - at : 1 << 20;
 		policy_pass(&m.policy, piece);
+		if (!policy_may_come(&m.policy, item))
+			continue;
 		if (item->place == POLICY_NOWHERE)
 			policy_admit(&m.policy, item, hash_of(file));
 		else
 			policy_fill(&m.policy, item);
+		policy_expect(&m.policy, item, piece);
 		if (make_room(item, piece)) {
 			policy_resize(&m.policy, item, item->bytes + piece);
 			m.bytes += piece;
@@ -235,6 +238,177 @@ START_TEST(what_was_found_goes_before_what_is_used)
 }
 END_TEST
 
+/* ---- what is said of groups ---- */
+
+static void group(uint8_t index, struct policy_group group)
+{
+	policy_set_group(&m.policy, index, &group);
+}
+
+static void put_into(uint32_t first, uint32_t count, uint8_t index)
+{
+	for (uint32_t i = first; i < first + count; i++)
+		policy_regroup(&m.policy, &m.items[i], index, false);
+}
+
+static double cached(uint32_t first, uint32_t count)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = first; i < first + count; i++)
+		bytes += m.items[i].bytes;
+	return (double)bytes / CACHE_BYTES;
+}
+
+START_TEST(what_is_kept_stays_and_others_have_the_rest)
+{
+	start(7);
+	make_files(0, 500, 0.5, true);
+	make_files(1000, 4000, 4, true);
+	group(1, (struct policy_group){ .kept = true });
+	put_into(0, 500, 1);
+	epoch(0, 500, true);
+	for (int i = 0; i < 12; i++)
+		epoch(1000, 4000, true);
+	ck_assert(cached(0, 500) > 0.499);
+	/* The rest of the cache is used as a cache of that size is. */
+	ck_assert(epoch(1000, 4000, true) > 0.08);
+	ck_assert(epoch(0, 500, true) > 0.999);
+	/* Not kept any more, they go like what nobody uses. */
+	group(1, (struct policy_group){ 0 });
+	for (int i = 0; i < 3; i++)
+		epoch(1000, 4000, true);
+	ck_assert(cached(0, 500) < 0.01);
+	stop();
+}
+END_TEST
+
+START_TEST(what_one_file_is_kept_for_is_its_own)
+{
+	start(8);
+	make_files(0, 10, 0.1, true);
+	make_files(100, 4000, 4, true);
+	epoch(0, 10, false);
+	/* Of those that are there already, one. */
+	policy_regroup(&m.policy, &m.items[3], 0, true);
+	for (int i = 0; i < 12; i++)
+		epoch(100, 4000, true);
+	ck_assert(policy_is_kept(&m.items[3]));
+	ck_assert_uint_eq(m.items[3].bytes, m.sizes[3]);
+	ck_assert(cached(0, 10) < 0.02);
+	/* Of a file that is in use through the kernel, it is there again afterwards. */
+	policy_pin(&m.policy, &m.items[3], true);
+	policy_pin(&m.policy, &m.items[3], false);
+	ck_assert_int_eq(m.items[3].place, POLICY_KEPT);
+	stop();
+}
+END_TEST
+
+START_TEST(what_is_kept_never_takes_more_than_its_share)
+{
+	start(9);
+	make_files(0, 2000, 2, true);
+	make_files(3000, 100, 0.2, true);
+	group(1, (struct policy_group){ .kept = true });
+	put_into(0, 2000, 1);
+	for (int i = 0; i < 4; i++) {
+		epoch(0, 2000, true);
+		ck_assert_uint_le(m.policy.lists[POLICY_KEPT].bytes, POLICY_KEPT_SHARE(CACHE_BYTES));
+	}
+	ck_assert_uint_gt(m.policy.lists[POLICY_KEPT].bytes, CACHE_BYTES / 10 * 7);
+	/* What is kept and was not used for long gives way to what is to be kept. */
+	put_into(3000, 100, 1);
+	for (int i = 0; i < 40; i++)
+		epoch(3000, 100, true);
+	for (int i = 0; i < 400 && cached(3000, 100) < 0.19; i++) {
+		policy_pass(&m.policy, CACHE_BYTES / 16);
+		epoch(3000, 100, true);
+	}
+	ck_assert(cached(3000, 100) > 0.19);
+	for (uint32_t i = 3000; i < 3100; i++)
+		ck_assert_int_eq(m.items[i].place, POLICY_KEPT);
+	/* The cache can have less: so can what is kept. */
+	policy_limit(&m.policy, CACHE_BYTES / 2);
+	ck_assert_ptr_nonnull(policy_victim(&m.policy, NULL, 0, NULL));
+	ck_assert_uint_le(m.policy.lists[POLICY_KEPT].bytes, POLICY_KEPT_SHARE(CACHE_BYTES / 2));
+	stop();
+}
+END_TEST
+
+START_TEST(a_quota_is_held_and_leaves_others_alone)
+{
+	start(10);
+	make_files(0, 2000, 2, true);
+	make_files(3000, 500, 0.5, true);
+	group(1, (struct policy_group){ .quota = 5, .quota_bytes = CACHE_BYTES / 8 });
+	group(2, (struct policy_group){ .quota = 5, .quota_bytes = CACHE_BYTES / 8, .ttl_s = 10 });
+	put_into(0, 1000, 1);
+	put_into(1000, 1000, 2);
+	for (int i = 0; i < 6; i++) {
+		epoch(3000, 500, true);
+		epoch(0, 2000, true);
+		ck_assert(cached(0, 2000) <= 0.125);
+	}
+	ck_assert(cached(0, 2000) > 0.12);
+	ck_assert(epoch(3000, 500, true) > 0.999);
+	/* When others are read in its place, those go. */
+	put_into(5000, 100, 1);
+	make_files(5000, 100, 0.1, true);
+	for (int i = 0; i < 30; i++)
+		epoch(5000, 100, true);
+	ck_assert(cached(5000, 100) > 0.09);
+	ck_assert(cached(0, 2000) + cached(5000, 100) <= 0.125);
+	stop();
+}
+END_TEST
+
+START_TEST(what_outlived_its_time_goes_first)
+{
+	start(11);
+	make_files(0, 400, 0.4, true);
+	make_files(1000, 500, 0.5, true);
+	make_files(2000, 300, 0.3, true);
+	group(1, (struct policy_group){ .ttl_s = 60 });
+	put_into(0, 400, 1);
+	policy_time(&m.policy, 1000);
+	epoch(0, 400, false);
+	epoch(1000, 500, false);
+	policy_time(&m.policy, 1050);
+	epoch(0, 100, false);
+	/* Nothing else has lost its protection; what is new would pass by. */
+	policy_time(&m.policy, 1070);
+	epoch(2000, 300, false);
+	ck_assert(cached(1000, 500) > 0.499);
+	ck_assert(cached(0, 100) > 0.099);
+	ck_assert(cached(2000, 300) > 0.29);
+	/* Without need of room it stays. */
+	ck_assert(cached(100, 300) > 0.09);
+	stop();
+}
+END_TEST
+
+START_TEST(what_comes_in_at_the_second_access_or_never)
+{
+	start(12);
+	make_files(0, 100, 0.1, true);
+	group(1, (struct policy_group){ .admit = POLICY_ADMIT_NEVER });
+	group(2, (struct policy_group){ .admit = POLICY_ADMIT_SECOND });
+	put_into(0, 50, 1);
+	put_into(50, 50, 2);
+	for (int i = 0; i < 3; i++) {
+		for (uint32_t f = 0; f < 100; f++)
+			policy_access(&m.policy, &m.items[f], hash_of(f));
+		epoch(0, 100, false);
+		ck_assert(cached(0, 50) == 0);
+		ck_assert(i == 0 ? cached(50, 50) == 0 : cached(50, 50) > 0.049);
+	}
+	/* What is there when the rule comes stays. */
+	group(2, (struct policy_group){ .admit = POLICY_ADMIT_NEVER });
+	ck_assert(epoch(50, 50, false) > 0.999);
+	stop();
+}
+END_TEST
+
 static unsigned allocations;
 
 static void *failing_resize(void *context, void *pointer, size_t old_size, size_t size)
@@ -308,6 +482,12 @@ static TCase *policy_case(void)
 	tcase_add_test(tcase, what_was_found_goes_before_what_is_used);
 	tcase_add_test(tcase, without_memory_it_remembers_less);
 	tcase_add_test(tcase, what_is_done_with_goes_first);
+	tcase_add_test(tcase, what_is_kept_stays_and_others_have_the_rest);
+	tcase_add_test(tcase, what_one_file_is_kept_for_is_its_own);
+	tcase_add_test(tcase, what_is_kept_never_takes_more_than_its_share);
+	tcase_add_test(tcase, a_quota_is_held_and_leaves_others_alone);
+	tcase_add_test(tcase, what_outlived_its_time_goes_first);
+	tcase_add_test(tcase, what_comes_in_at_the_second_access_or_never);
 	return tcase;
 }
 
