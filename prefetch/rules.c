@@ -846,6 +846,22 @@ bool rules_leads(const struct rules *rules, unsigned when, struct slice path)
 	return false;
 }
 
+bool rules_line_sets(const struct rules *rules, uint32_t index, enum rules_attribute attribute,
+		     uint64_t *ret_value)
+{
+	const struct rule *rule = &rules->rules[index];
+
+	for (uint32_t j = rule->first; j < rule->first + rule->count; j++) {
+		const struct setting *setting = &rules->settings[j];
+
+		if (setting->attribute != attribute)
+			continue;
+		*ret_value = setting->unset ? attributes_known[attribute].fallback : setting->value;
+		return true;
+	}
+	return false;
+}
+
 bool rules_on_mount(const struct rules *rules, uint32_t *index, struct slice *ret_below)
 {
 	while (*index < rules->count) {

@@ -41,16 +41,16 @@
 	  "only names and attributes are fetched ahead, no bytes")                                 \
 	A(DEPTH, "depth", COUNT, "1 to 1000, or all", RULES_ALL, NOW,                              \
 	  "levels below its pattern's directory that fetching ahead goes down")                     \
-	A(PIN, "pin", FLAG, "on or off", 0, LATER, "what is cached is not evicted for other files")\
+	A(PIN, "pin", FLAG, "on or off", 0, NOW, "what is cached is not evicted for other files")  \
 	A(PRIORITY, "priority", PRIORITY, "low, normal or high", RULES_PRIORITY_NORMAL, NOW,       \
 	  "which of what is fetched ahead goes first")                                             \
 	A(BANDWIDTH, "bandwidth", RATE, "SIZE (bytes a second) or unlimited", RULES_ALL, NOW,      \
 	  "most that is fetched ahead in a second")                                                \
-	A(TTL, "ttl", DURATION, "a time like 90s, 10m, 12h or 7d, or unlimited", RULES_ALL, LATER, \
+	A(TTL, "ttl", DURATION, "a time like 90s, 10m, 12h or 7d, or unlimited", RULES_ALL, NOW,   \
 	  "what was not used for so long is evicted first")                                        \
 	A(QUOTA, "quota", QUOTA, "a share of the cache like 25%, SIZE, or unlimited", RULES_ALL,   \
-	  LATER, "most of the cache that what matches takes")                                      \
-	A(ADMIT, "admit", ADMIT, "first, second or never", RULES_ADMIT_FIRST, LATER,               \
+	  NOW, "most of the cache that what matches takes")                                        \
+	A(ADMIT, "admit", ADMIT, "first, second or never", RULES_ADMIT_FIRST, NOW,                 \
 	  "at which access it goes into the cache")                                                \
 	A(WAIT, "wait", WAIT, "open or never", RULES_WAIT_NEVER, NOW,                              \
 	  "an open waits until all of the file is cached")                                         \
@@ -115,13 +115,13 @@ static inline unsigned rules_when(const struct rules_attributes *a)
 	return a->values[RULES_PREFETCH] & ((1u << RULES_WHEN_BITS) - 1);
 }
 
-/* RULES_AMOUNT_*, with meta-only worked in. */
+/* RULES_AMOUNT_*, with meta-only worked in, and that of admit=never no bytes can be fetched ahead. */
 static inline uint64_t rules_amount(const struct rules_attributes *a)
 {
 	uint64_t amount = a->values[RULES_PREFETCH] >> RULES_WHEN_BITS;
+	bool no_bytes = a->values[RULES_META_ONLY] || a->values[RULES_ADMIT] == RULES_ADMIT_NEVER;
 
-	return a->values[RULES_META_ONLY] && amount != RULES_AMOUNT_OFF ? RULES_AMOUNT_METADATA :
-									  amount;
+	return no_bytes && amount != RULES_AMOUNT_OFF ? RULES_AMOUNT_METADATA : amount;
 }
 
 /* Whether depth lets it be fetched ahead; `inside`: what is in it, of a directory. */
@@ -171,6 +171,9 @@ bool rules_on_mount(const struct rules *rules, uint32_t *index, struct slice *re
 unsigned rules_whens(const struct rules *rules);
 /* Some line that has one of `when` may match `path`, or, as far as its beginning says, what is below it. */
 bool rules_leads(const struct rules *rules, unsigned when, struct slice path);
+/* The `index`-th line that says something sets `attribute`, to `*ret_value`; "!attribute": to the default. */
+bool rules_line_sets(const struct rules *rules, uint32_t index, enum rules_attribute attribute,
+		     uint64_t *ret_value);
 /* Some line sets `attribute`. */
 bool rules_sets(const struct rules *rules, enum rules_attribute attribute);
 /* The lowest value that a line gives `attribute`; UINT64_MAX: none does. */

@@ -178,6 +178,8 @@ static bool piece_ask(struct piece *piece)
 		why = "the mount was made with --prefetch=off";
 	else if (strcmp(state, "full") == 0)
 		why = "there is no room in the cache; see leasehold-mount(8), --cache-size";
+	else if (strcmp(state, "refused") == 0)
+		why = "its policy says admit=never; leasehold stat says which";
 	else if (strcmp(state, "asked") == 0)
 		piece->asks++;
 	if (!why && strcmp(state, "complete") != 0 && now() - piece->asked_at > GIVE_UP_S &&

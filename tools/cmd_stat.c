@@ -14,8 +14,8 @@
 #include "tools/cmd.h"
 #include "tools/xattr.h"
 
-static const char *const names[] = { "cached", "ranges", "lease", "change", "sealed", "mode", "fetched",
-				     "rules" };
+static const char *const names[] = { "cached", "ranges",  "lease", "change", "sealed",
+				     "mode",   "fetched", "pin",   "rules" };
 
 #define NAME_COUNT (sizeof(names) / sizeof(names[0]))
 

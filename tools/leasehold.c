@@ -25,6 +25,8 @@ static const struct command {
 	{ "policy", "leasehold policy", cmd_policy, "what is to be done with which files" },
 	{ "prefetch", "leasehold prefetch", cmd_prefetch, "fetch what will be read" },
 	{ "evict", "leasehold evict", cmd_evict, "forget what is cached" },
+	{ "pin", "leasehold pin", cmd_pin, "keep what is cached" },
+	{ "unpin", "leasehold unpin", cmd_unpin, "not any more" },
 	{ "seal", "leasehold seal", cmd_seal, "let nobody modify files and directories any more" },
 	{ "unseal", "leasehold unseal", cmd_unseal, "take seals away" },
 	{ "trace", "leasehold trace", cmd_trace, "record a job, and what prefetch would have saved it" },

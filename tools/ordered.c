@@ -164,6 +164,10 @@ static enum said ask(struct run *run, const struct piece *piece, bool held)
 		*o->stopped = 2;
 		said = SAID_FAILED;
 	}
+	if (strcmp(state, "refused") == 0) {
+		o->complain(path, "its policy says admit=never; leasehold stat says which");
+		said = SAID_FAILED;
+	}
 	if (strcmp(state, "used") == 0)
 		said = SAID_USED;
 	else if (strcmp(state, "full") == 0 || strcmp(state, "busy") == 0)

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "fs/mount/follow.h"
+#include "fs/mount/keep.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/read.h"
 
@@ -106,6 +107,8 @@ static const char *ask(struct mount *m, fuse_req_t request, struct inode *inode,
 
 	if (!m->prefetch)
 		return "off";
+	if (S_ISREG(inode->type) && !keep_admit(m, inode))
+		return "refused";
 	state = asking->follows ? hold(m, context->uid, inode, asking) : NULL;
 	if (state)
 		return state;

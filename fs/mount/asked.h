@@ -15,7 +15,8 @@
  *   user.leasehold.evict             what is cached of a file goes
  *
  * Getting one of the latter acts, and says the state behind it: so whoever may read a file may do it, also
- * on a read-only mount. "asked" is said when it was not waiting and now is; "busy" when too much waits.
+ * on a read-only mount. "asked" is said when it was not waiting and now is; "busy" when too much waits;
+ * "refused" when a policy does not let it into the cache.
  * Any thread; without the lock.
  */
 #ifndef FS_MOUNT_ASKED_H

@@ -5,6 +5,7 @@
 
 #include "fs/mount/bulk.h"
 #include "fs/mount/inode.h"
+#include "fs/mount/keep.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/open_wait.h"
@@ -120,6 +121,7 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 		     struct fuse_file_info *info, struct open_file **ret_file)
 {
 	struct open_file *file = calloc(1, sizeof(*file));
+	struct cache_file *cached = NULL;
 	struct mode_answer answer;
 	struct backing backing;
 	int r;
@@ -135,7 +137,9 @@ static int make_file(struct mount *m, struct inode *inode, const struct credenti
 		file->sync = SYNC_DATA;
 	file->unflushed = !file->request.writes && !inode->live->locks_used;
 	if (S_ISREG(inode->type))
-		(void)read_cache_file(m, inode); /* without it, reads go to the origin */
+		cached = read_cache_file(m, inode); /* without it, reads go to the origin */
+	if (cached)
+		keep_opened(m, inode, cached);
 	passthrough_prepare(m, inode, file->request, &backing);
 	pthread_mutex_lock(&m->lock);
 	r = link_file(m, inode, file, &backing, &answer);
@@ -255,7 +259,7 @@ static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret
 	pthread_mutex_unlock(&m->lock);
 	if (wanted)
 		file = read_cache_file(m, inode);
-	if (!file || cache_file_complete(file, change, size))
+	if (!file || cache_file_complete(file, change, size) || !cache_file_may_come(file))
 		return false;
 	pthread_mutex_lock(&m->lock);
 	/* What was fetched ahead and is on its way, its READ waits for. */

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "fs/mount/call.h"
+#include "fs/mount/keep.h"
 #include "fs/mount/ops.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/read.h"
@@ -30,7 +31,7 @@ enum verdict { WAIT_ON, COMPLETE, KILLED, RECALLED, NO_ROOM, STALLED };
 
 static const char *const reasons[] = {
 	[RECALLED] = "it is being modified elsewhere, or the origin is away",
-	[NO_ROOM] = "the cache has no room for it (--cache-size)",
+	[NO_ROOM] = "the cache has no room for it (--cache-size), or may not have it (admit)",
 	[STALLED] = "nothing of it comes any more",
 };
 
@@ -62,7 +63,7 @@ static enum verdict look(struct mount *m, struct waiting_open *w)
 	if (!leased)
 		return RECALLED;
 	cache_counters(m->cache, &cache);
-	if (!file || full || size > cache.bytes_max)
+	if (!file || full || !keep_admit(m, w->inode) || size > cache.bytes_max)
 		return NO_ROOM;
 	if (!cache_file_gap(file, change, 0, size, &gap, &gap_end))
 		return COMPLETE;

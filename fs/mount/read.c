@@ -5,11 +5,11 @@
 
 #include "fs/mount/ahead.h"
 #include "fs/mount/memory.h"
+#include "fs/mount/keep.h"
 #include "fs/mount/locks.h"
 #include "fs/mount/pages.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
-#include "fs/mount/rules.h"
 #include "fs/mount/write_back.h"
 
 #define TRY_MAX 3
@@ -733,7 +733,7 @@ struct cache_file *read_cache_file(struct mount *m, struct inode *inode)
 	file = inode->file;
 	pthread_mutex_unlock(&m->lock);
 	if (file)
-		return file;
+		return keep_checked(m, inode, file);
 	file = cache_file_get(m->cache, m->cache_space, INODE_HANDLE(inode));
 	pthread_mutex_lock(&m->lock);
 	if (inode->file) {
@@ -746,7 +746,7 @@ struct cache_file *read_cache_file(struct mount *m, struct inode *inode)
 	}
 	inode->file = file;
 	pthread_mutex_unlock(&m->lock);
-	return file;
+	return keep_checked(m, inode, file);
 }
 
 void read_keep_zeros(struct mount *m, struct inode *inode, struct change change, uint64_t offset,

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "fs/mount/keep.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/reply.h"
 #include "fs/mount/session.h"
@@ -41,6 +42,8 @@ struct rules_state {
 	unsigned whens;      /* RULES_ON_* that any of them has */
 	bool any;            /* there is any */
 	bool full, said;     /* there were too many; it is in the log */
+	bool kept;           /* rules_keeps() was true at `looked_at` */
+	uint64_t looked_at;  /* the serial at which all files were looked at: keep.h */
 	atomic_uint_fast64_t serial;
 	struct above above[RULES_DEPTH_MAX];
 	struct inode *above_inodes[RULES_DEPTH_MAX];
@@ -179,11 +182,14 @@ static void fetched(struct mount *m, struct call *call)
 {
 	int error = call->status == STATUS_OK ? 0 : call_errno(call);
 	struct rules_state *s = m->rules;
+	struct keep_lines lines;
 	struct policy *policy;
 	struct answer answer;
 	struct news news;
+	bool known = false;
 
 	news_make(m, call->inode, error ? (struct slice){ NULL, 0 } : call->data, &news);
+	keep_lines_make(m, INODE_HANDLE(call->inode), news.rules, &lines);
 	pthread_mutex_lock(&m->lock);
 	answer_work_in(m, call, NULL, NULL, &answer);
 	policy = policy_of(s, call->inode);
@@ -191,9 +197,11 @@ static void fetched(struct mount *m, struct call *call)
 		policy->fetching = false;
 		if (!error || error == ENODATA || error == EOPNOTSUPP) {
 			install(m, policy, &news, answer.nodes[NODE_TARGET].instance);
+			known = true;
 		} else if (error == ESTALE && !policy->kept) {
 			policy_remove(m, policy);
 			count_what_is_set(m);
+			known = true;
 		} else {
 			policy->again_at = instant_add(mount_now(), duration_ms(AGAIN_MS));
 			policy->wanted = true;
@@ -202,6 +210,9 @@ static void fetched(struct mount *m, struct call *call)
 	pthread_cond_signal(&s->changed);
 	pthread_mutex_unlock(&m->lock);
 	answer_done(m, &answer);
+	if (known)
+		keep_lines_stand(m, &lines);
+	keep_lines_finish(&lines);
 	news_finish(&news);
 	call_destroy(m, call);
 }
@@ -278,6 +289,17 @@ static void *run(void *context)
 			pthread_mutex_lock(&m->lock);
 			continue;
 		}
+		if (!policy && s->looked_at != rules_serial(m)) {
+			bool keeps = rules_keeps(m) || s->kept;
+
+			s->looked_at = rules_serial(m);
+			s->kept = rules_keeps(m);
+			pthread_mutex_unlock(&m->lock);
+			if (keeps)
+				keep_look_at_all(m);
+			pthread_mutex_lock(&m->lock);
+			continue;
+		}
 		if (!policy) {
 			wait_a_second(m);
 			continue;
@@ -335,10 +357,12 @@ void rules_recalled(struct mount *m, struct inode *inode)
 
 void rules_changed(struct mount *m, struct inode *inode, struct slice text)
 {
+	struct keep_lines lines;
 	struct policy *policy;
 	struct news news;
 
 	news_make(m, inode, text, &news);
+	keep_lines_make(m, INODE_HANDLE(inode), news.rules, &lines);
 	pthread_mutex_lock(&m->lock);
 	policy = policy_of(m->rules, inode);
 	if (!policy && text.length > 0)
@@ -353,6 +377,7 @@ void rules_changed(struct mount *m, struct inode *inode, struct slice text)
 		}
 	}
 	pthread_mutex_unlock(&m->lock);
+	keep_lines_stand(m, &lines);
 	news_finish(&news);
 }
 
@@ -511,6 +536,51 @@ bool rules_of_name(struct mount *m, const struct inode *directory, struct slice 
 	return say(m, directory, name, is_directory, ret_attributes);
 }
 
+bool rules_keeps(const struct mount *m)
+{
+	return rules_set(m, RULES_PIN, RULES_TTL) || rules_set(m, RULES_QUOTA, RULES_ADMIT);
+}
+
+static void origin_of(const struct way *w, const struct rules *const *rules_at,
+		      const struct rules_attributes *a, enum rules_attribute attribute,
+		      struct rules_origin *ret_origin)
+{
+	unsigned layer = a->layers[attribute];
+	uint32_t i = 0;
+
+	*ret_origin = (struct rules_origin){ 0 };
+	if (layer == RULES_LAYER_NONE || !rules_at[layer])
+		return;
+	while (i < rules_count(rules_at[layer]) &&
+	       rules_line(rules_at[layer], i, NULL, NULL) != a->lines[attribute])
+		i++;
+	ret_origin->rules = rules_at[layer];
+	ret_origin->index = i;
+	if (layer != RULES_LAYER_MOUNT)
+		ret_origin->directory = w->places[w->count - 1 - layer].directory;
+}
+
+bool rules_of_lines(struct mount *m, const struct inode *inode,
+		    struct rules_attributes *ret_attributes, struct rules_origin *ret_pin,
+		    struct rules_origin *ret_quota)
+{
+	const struct rules *rules_at[UINT8_MAX + 1] = { NULL };
+	struct way w;
+
+	rules_attributes_init(ret_attributes);
+	if (!way_find(m, inode, (struct slice){ NULL, 0 }, S_ISDIR(inode->type), &w))
+		return false;
+	way_match(m, &w, ret_attributes, rules_at);
+	origin_of(&w, rules_at, ret_attributes, RULES_PIN, ret_pin);
+	origin_of(&w, rules_at, ret_attributes, RULES_QUOTA, ret_quota);
+	return true;
+}
+
+bool rules_stopping(const struct mount *m)
+{
+	return !m->rules || m->rules->stopping;
+}
+
 uint64_t rules_value(struct mount *m, const struct inode *inode, enum rules_attribute attribute)
 {
 	struct rules_attributes a;
@@ -527,8 +597,7 @@ uint64_t rules_read_ahead(struct mount *m, const struct inode *inode)
 	uint64_t bytes, amount;
 	struct rules_attributes a;
 
-	if (!rules_set(m, RULES_READAHEAD, RULES_PREFETCH) &&
-	    !rules_set(m, RULES_META_ONLY, RULES_META_ONLY))
+	if (!rules_set(m, RULES_READAHEAD, RULES_READAHEAD) && !rules_limit_guesses(m))
 		return m->options->read_ahead;
 	(void)rules_of(m, inode, &a);
 	bytes = a.values[RULES_READAHEAD];
@@ -600,11 +669,18 @@ bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules
 	return m->rules && (m->rules->sets & (1u << attribute | 1u << other));
 }
 
+bool rules_limit_guesses(const struct mount *m)
+{
+	return rules_set(m, RULES_PREFETCH, RULES_META_ONLY) || rules_set(m, RULES_ADMIT, RULES_ADMIT);
+}
+
 bool rules_may_guess(const struct rules_attributes *a)
 {
 	uint64_t amount = rules_amount(a);
 
-	return amount != RULES_AMOUNT_OFF && amount != RULES_AMOUNT_METADATA;
+	/* What nobody opened yet would not be kept. */
+	return amount != RULES_AMOUNT_OFF && amount != RULES_AMOUNT_METADATA &&
+	       a->values[RULES_ADMIT] == RULES_ADMIT_FIRST;
 }
 
 uint64_t rules_on(const struct rules_attributes *a, unsigned when)
@@ -612,7 +688,7 @@ uint64_t rules_on(const struct rules_attributes *a, unsigned when)
 	uint64_t amount = rules_amount(a);
 
 	if (!(rules_when(a) & when) || amount == RULES_AMOUNT_METADATA ||
-	    amount == RULES_AMOUNT_OFF)
+	    amount == RULES_AMOUNT_OFF || a->values[RULES_ADMIT] != RULES_ADMIT_FIRST)
 		return 0;
 	return amount >= RULES_AMOUNT_BYTES ? amount - RULES_AMOUNT_BYTES : UINT64_MAX;
 }
@@ -851,9 +927,12 @@ int rules_start(struct mount *m)
 	struct rules_state *s = m->rules;
 	struct inode *inode;
 	struct policy *policy;
+	struct keep_lines lines;
 	uint32_t count = 0;
 	int r = 0;
 
+	keep_lines_make(m, NULL, s->mount, &lines);
+	keep_lines_stand(m, &lines);
 	pthread_mutex_lock(&m->lock);
 	for (uint32_t i = 0; i <= s->above_count; i++) {
 		inode = i == s->above_count ? inode_by_nodeid(m, FUSE_ROOT_ID) :

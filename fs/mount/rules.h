@@ -48,6 +48,21 @@ bool rules_of_name(struct mount *m, const struct inode *directory, struct slice 
 /* One attribute of it: cheap when no policy sets it. */
 uint64_t rules_value(struct mount *m, const struct inode *inode, enum rules_attribute attribute);
 
+/* Some policy says what stays in the cache or may come into it: pin, ttl, quota, admit. */
+bool rules_keeps(const struct mount *m);
+/* Where an attribute was set. */
+struct rules_origin {
+	const struct inode *directory; /* whose policy; NULL: that of the mount */
+	const struct rules *rules;     /* NULL: nothing set it */
+	uint32_t index;                /* of the line: rules_line() */
+};
+/* rules_of(), and where pin and quota were set; as long as the lock is held. */
+bool rules_of_lines(struct mount *m, const struct inode *inode,
+		    struct rules_attributes *ret_attributes, struct rules_origin *ret_pin,
+		    struct rules_origin *ret_quota);
+/* rules_stop() was called. */
+bool rules_stopping(const struct mount *m);
+
 /* The most that is fetched ahead of a sequential reader: policies (prefetch=off, too) or --read-ahead. */
 uint64_t rules_read_ahead(struct mount *m, const struct inode *inode);
 /* What a call does about it while the origin is away: policy or --disconnected. */
@@ -63,6 +78,8 @@ bool rules_fail_call_now(struct mount *m, const struct call *call);
 /* Some policy sets one of these two: what costs more than that needs not be asked. */
 bool rules_set(const struct mount *m, enum rules_attribute attribute, enum rules_attribute other);
 
+/* Some policy says what may be guessed: rules_may_guess(), rules_amount(). */
+bool rules_limit_guesses(const struct mount *m);
 /* Is a guess about bytes of such a file wanted? Any thread. */
 bool rules_may_guess(const struct rules_attributes *a);
 /* Of a file when one of `when` comes about: how many bytes are fetched; 0: nothing. Any thread. */

@@ -42,6 +42,8 @@ static void cache_json(struct mount *m, json_t *into)
 	set(into, "bytes_max", c.bytes_max);
 	set(into, "files", c.files);
 	set(into, "files_max", c.files_max);
+	set(into, "pinned", c.kept_bytes);
+	set(into, "pinned_max", c.kept_bytes_max);
 	set(into, "scanning", c.scanning);
 	json_object_set_new(into, "io_uring", json_boolean(c.io_uring));
 	set(into, "hits", c.hits);

@@ -361,8 +361,8 @@ static bool allowed(struct mount *m, const struct wish *wish, struct inode *dire
 	const struct slice name = { (const uint8_t *)listing->names + e->name_at, e->name_length };
 	struct rules_attributes a;
 
-	if (wish->class == WISH_ASKED || (!rules_set(m, RULES_PREFETCH, RULES_META_ONLY) &&
-					  !rules_set(m, RULES_PRIORITY, RULES_DEPTH)))
+	if (wish->class == WISH_ASKED ||
+	    (!rules_limit_guesses(m) && !rules_set(m, RULES_PRIORITY, RULES_DEPTH)))
 		return wish->class != WISH_POLICY;
 	(void)rules_of_name(m, directory, name, S_ISDIR(e->type), &a);
 	one->priority = rules_priority(&a);
@@ -470,8 +470,7 @@ static bool may(struct prefetch *p, const struct wish *wish, const struct inode 
 	pthread_mutex_lock(&m->lock);
 	if (wish->intent.unasked) {
 		may = unasked_may(m, wish, inode);
-	} else if (rules_set(m, RULES_PREFETCH, RULES_META_ONLY) ||
-		   rules_set(m, RULES_DEPTH, RULES_DEPTH)) {
+	} else if (rules_limit_guesses(m) || rules_set(m, RULES_DEPTH, RULES_DEPTH)) {
 		(void)rules_of(m, inode, &a);
 		may = S_ISDIR(inode->type) ? rules_amount(&a) != RULES_AMOUNT_OFF : rules_may_guess(&a);
 		if (wish->intent.type == INTENT_LIST)

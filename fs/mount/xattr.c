@@ -6,6 +6,7 @@
 #include "fs/mount/asked.h"
 #include "fs/mount/bulk.h"
 #include "fs/mount/inode.h"
+#include "fs/mount/keep.h"
 #include "fs/mount/modify.h"
 #include "fs/mount/notifier.h"
 #include "fs/mount/ops.h"
@@ -71,6 +72,7 @@ static void own_xattr(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, co
 		return;
 	}
 	r = asked_is_xattr(name) ? asked_get(m, request, inode, name, &text) :
+	    keep_is_xattr(name)  ? keep_get(m, inode, name, &text) :
 				   status_xattr(m, inode, name, &text);
 	pthread_mutex_lock(&m->lock);
 	inode_unuse(m, inode);
@@ -357,9 +359,9 @@ static bool refuse(fuse_req_t request, const char *name)
 	return op_refuse_change(request);
 }
 
-/* user.leasehold.prefetch: somebody asks for something. */
-static void set_asked(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, const char *value,
-		      size_t size)
+/* user.leasehold.prefetch, or .pin: somebody asks for something. */
+static void set_own(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, bool pin,
+		    const char *value, size_t size)
 {
 	struct inode *inode;
 	int r = -ESTALE;
@@ -370,7 +372,8 @@ static void set_asked(struct mount *m, fuse_req_t request, fuse_ino_t nodeid, co
 		inode_use(m, inode);
 	pthread_mutex_unlock(&m->lock);
 	if (inode) {
-		r = asked_set(m, request, inode, value, size);
+		r = pin ? keep_set(m, inode, value, size) :
+			  asked_set(m, request, inode, value, size);
 		pthread_mutex_lock(&m->lock);
 		inode_unuse(m, inode);
 		pthread_mutex_unlock(&m->lock);
@@ -383,10 +386,11 @@ void op_setxattr(fuse_req_t request, fuse_ino_t nodeid, const char *name, const 
 {
 	struct mount *m = fuse_req_userdata(request);
 	struct modify_scope scope = { .names = false };
+	bool pin = strcmp(name, "user.leasehold." PIN_XATTR) == 0;
 	struct call *call;
 
-	if (strcmp(name, "user.leasehold." ASKED_XATTR) == 0) {
-		set_asked(m, request, nodeid, value, size);
+	if (pin || strcmp(name, "user.leasehold." ASKED_XATTR) == 0) {
+		set_own(m, request, nodeid, pin, value, size);
 		return;
 	}
 	if (refuse(request, name))

@@ -12,7 +12,8 @@
 
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
-#define FILE_BYTES (256 * KIB)
+#define CACHE_BYTES (2 * MIB)
+#define FILE_BYTES (64 * KIB)
 
 static char directory[128];
 static const struct change change = { 1, 10 };
@@ -24,7 +25,7 @@ static void start(void)
 {
 	char text[256];
 
-	ck_assert_msg(cache_open(directory, 8 * MIB, &c, text, sizeof(text)) == 0, "%s", text);
+	ck_assert_msg(cache_open(directory, CACHE_BYTES, &c, text, sizeof(text)) == 0, "%s", text);
 }
 
 static void again(void)
@@ -172,14 +173,14 @@ START_TEST(what_would_take_more_than_the_share_is_refused)
 {
 	uint64_t max = kept(0).bytes_max;
 
-	ck_assert_uint_eq(max, 6 * MIB);
+	ck_assert_uint_eq(max, CACHE_BYTES / 4 * 3);
 	ck_assert_int_eq(keep(0, true, max + 1), -ENOSPC);
 	ck_assert(!kept(0).by_user);
 	for (uint32_t n = 0; n < 20; n++) {
 		read_it(n);
 		ck_assert_int_eq(keep(n, true, FILE_BYTES), 0);
 	}
-	ck_assert_int_eq(keep(50, true, 2 * MIB), -ENOSPC);
+	ck_assert_int_eq(keep(50, true, CACHE_BYTES / 4), -ENOSPC);
 	/* More comes of it than was there: what does not fit is like any other. */
 	for (uint32_t n = 20; n < 32; n++) {
 		ck_assert_int_eq(keep(n, true, 1), kept(n).bytes < max ? 0 : -ENOSPC);
@@ -246,7 +247,7 @@ END_TEST
 
 START_TEST(a_scan_that_comes_later_heeds_what_stands)
 {
-	const struct cache_limits limits = { .bytes_max = 8 * MIB, .files_max = 1000, .scan_first = 1 };
+	const struct cache_limits limits = { .bytes_max = CACHE_BYTES, .files_max = 1000, .scan_first = 1 };
 	const uint32_t lines[] = { 5 };
 	char text[256];
 
@@ -288,7 +289,7 @@ START_TEST(a_quota_holds_for_all_that_one_line_says_it_of)
 	}
 	for (uint32_t n = 0; n < 40; n++)
 		there += is_there(n);
-	ck_assert_uint_le(there * FILE_BYTES, 2 * MIB);
+	ck_assert_uint_le(there * FILE_BYTES, CACHE_BYTES / 4);
 	ck_assert_uint_ge(there, 5);
 }
 END_TEST
