@@ -340,7 +340,7 @@ static void inode_dispose(struct mount *m, struct inode *inode)
 	free(inode->live->target);
 	if (inode->live != &nothing)
 		live_destroy(inode_live(inode));
-	packed_clear(&m->inodes->kinds, &inode->attributes);
+	packed_clear(&m->inodes->kinds, &inode->packed);
 	slab_free(&m->inodes->slab, inode, inode_bytes(inode->handle_length));
 }
 
@@ -544,18 +544,18 @@ uint64_t inode_size(struct mount *m, struct inode *inode, struct instant now)
 
 struct attributes inode_heard(const struct mount *m, const struct inode *inode)
 {
-	return packed_get(&m->inodes->kinds, &inode->attributes);
+	return packed_get(&m->inodes->kinds, &inode->packed);
 }
 
 uint32_t inode_heard_mode(const struct mount *m, const struct inode *inode)
 {
-	return packed_mode(&m->inodes->kinds, &inode->attributes);
+	return packed_mode(&m->inodes->kinds, &inode->packed);
 }
 
 void inode_set_attributes(struct mount *m, struct inode *inode, const struct attributes *attributes,
 			  uint64_t instance)
 {
-	if (packed_set(&m->inodes->kinds, &inode->attributes, attributes) < 0)
+	if (packed_set(&m->inodes->kinds, &inode->packed, attributes) < 0)
 		instance = 0;
 	inode->attributes_instance = instance;
 	if (attributes->mode & MARK_FINAL)

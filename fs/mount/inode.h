@@ -125,7 +125,7 @@ struct inode {
 		struct idle *idle;
 	};
 	struct cache_file *file;       /* regular files, once needed */
-	struct packed attributes;      /* as heard last: inode_attributes() */
+	struct packed packed;          /* as heard last: inode_attributes() */
 	uint64_t attributes_instance;  /* 0: not cached */
 	uint32_t use_count;
 	uint32_t given_serial;         /* times that they were given to the kernel */

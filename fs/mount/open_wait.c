@@ -90,8 +90,10 @@ static void say(struct mount *m, const struct waiting_open *w, enum verdict verd
 {
 	struct instant now = mount_now();
 	bool now_said = false;
+	uint64_t number;
 
 	pthread_mutex_lock(&m->lock);
+	number = inode_heard(m, w->inode).inode;
 	if (reasons[verdict] && !instant_before(now, m->waiting_opens_say)) {
 		m->waiting_opens_say = instant_add(now, duration_ms(SAY_MS));
 		now_said = true;
@@ -100,7 +102,7 @@ static void say(struct mount *m, const struct waiting_open *w, enum verdict verd
 	if (now_said)
 		mount_log("warning", "%s: an open of the file with inode number %" PRIu64 " does not "
 			  "wait for all of it (wait=open): %s", m->options->mountpoint,
-			  w->inode->attributes.inode, reasons[verdict]);
+			  number, reasons[verdict]);
 }
 
 bool open_wait(struct mount *m, fuse_req_t request, struct inode *inode,
