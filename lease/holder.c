@@ -207,7 +207,8 @@ static size_t check_list(const struct holder *h, const struct list *head, bool l
 		const struct node *node = LIST_ENTRY(at, const struct node, link);
 		const struct handle handle = node_handle(node);
 
-		assert((node->instance != 0) == leases);
+		assert(node->leased == leases);
+		assert(node->instance != 0 || !node->leased);
 		assert(node->candidate == !leases);
 		assert(leases || node->exclusive == exclusive);
 		assert(node_get(h, &handle) == node);

@@ -41,12 +41,13 @@ enum stream_state { STREAM_NONE, STREAM_OPENING, STREAM_ATTACHED, STREAM_WAITING
    inodes that the host knows, so it is as long as its handle asks for. */
 struct node {
 	struct list link;     /* holder.leases, .candidates, .claimed, .kept, .lost; else in none */
-	uint64_t instance;    /* 0: no lease */
-	struct change change;
+	uint64_t instance;     /* of the lease, or of a candidate: the one that it was */
 	uint64_t incarnation;  /* of the last change that was known */
-	uint64_t instance_before; /* of a candidate: the instance that it was */
-	uint32_t session_before;  /* of a candidate: which of our sessions it stood in */
+	uint64_t counter;      /* of the change */
+	uint32_t session_before; /* of a candidate: which of our sessions it stood in */
 	uint16_t modifying;
+	bool leased : 1;
+	bool known : 1;        /* the change is: node_change() */
 	bool exclusive : 1;    /* the lease is the write lease */
 	bool candidate : 1;    /* held under an earlier session; also `exclusive`: it is kept */
 	uint8_t handle_length; /* key: from here on a struct handle, cut off behind its bytes */
@@ -162,6 +163,8 @@ void stream_reopen(struct holder *h);
 struct handle node_handle(const struct node *node);
 void node_free(struct holder *h, struct node *node); /* which no list and no map has */
 struct node *node_get(const struct holder *h, const struct handle *handle);
+struct change node_change(const struct node *node);
+void node_forget_change(struct node *node);
 void node_put(struct holder *h, struct node *node);
 bool node_drop_lease(struct holder *h, const struct handle *handle);
 void leases_become_candidates(struct holder *h, bool keep);

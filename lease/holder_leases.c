@@ -8,6 +8,23 @@ struct node *node_get(const struct holder *h, const struct handle *handle)
 	return map_get(&h->nodes, handle);
 }
 
+struct change node_change(const struct node *node)
+{
+	return node->known ? (struct change){ node->incarnation, node->counter } :
+			     (struct change){ 0, 0 };
+}
+
+void node_forget_change(struct node *node)
+{
+	node->known = false;
+}
+
+/* 0: no lease. */
+static uint64_t node_instance(const struct node *node)
+{
+	return node->leased ? node->instance : 0;
+}
+
 static size_t node_bytes(size_t handle_length)
 {
 	return offsetof(struct node, handle_bytes) + handle_length;
@@ -69,7 +86,7 @@ static void node_lose(struct holder *h, struct node *node)
 	kept_settled(h);
 	node->candidate = false;
 	node->exclusive = false;
-	node->change = (struct change){ 0, 0 };
+	node_forget_change(node);
 	list_remove(&node->link);
 	list_append(&h->lost, &node->link);
 	h->counters.reclaim_refused++;
@@ -120,16 +137,16 @@ bool holder_keeps(const struct holder *h)
 /* Neither a lease nor a candidate any more. */
 static void node_clear(struct holder *h, struct node *node)
 {
-	if (node->instance)
+	if (node->leased)
 		h->lease_count--;
 	if (node->candidate)
 		h->candidate_count--;
 	if (node->candidate && node->exclusive)
 		kept_settled(h);
-	node->instance = 0;
+	node->leased = false;
 	node->exclusive = false;
 	node->candidate = false;
-	node->change = (struct change){ 0, 0 };
+	node_forget_change(node);
 	list_remove(&node->link);
 	node_put(h, node);
 }
@@ -139,13 +156,12 @@ bool node_drop_lease(struct holder *h, const struct handle *handle)
 {
 	struct node *node = node_get(h, handle);
 
-	if (!node || !node->instance)
+	if (!node || !node->leased)
 		return false;
 #ifdef LEASE_WRONG_CLAIM_GIVEN_UP
 	/* Wrong on purpose: it was held once, and that has to do. */
 	if (node->exclusive) {
-		node->instance_before = node->instance;
-		node->instance = 0;
+		node->leased = false;
 		h->lease_count--;
 		list_remove(&node->link);
 		list_append(&h->given_up, &node->link);
@@ -224,6 +240,7 @@ static void node_lease(struct holder *h, struct node *node, uint64_t instance)
 	list_remove(&node->link);
 	list_append(&h->leases, &node->link);
 	node->instance = instance;
+	node->leased = true;
 	h->lease_count++;
 }
 
@@ -259,7 +276,7 @@ uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
 		holder_flush(h, out);
 		return 0;
 	}
-	if (node && !node->instance) {
+	if (node && !node->leased) {
 		/* A claim on it is settled by this; what it makes room for is not itself. */
 		if (node->candidate)
 			h->candidate_count--;
@@ -276,8 +293,9 @@ uint64_t holder_grant(struct holder *h, struct instant now, uint64_t stamp,
 	if (node) {
 		list_remove(&node->link);
 		list_append(&h->leases, &node->link);
-		node->change = change;
 		node->incarnation = change.incarnation;
+		node->counter = change.counter;
+		node->known = change_known(change);
 		instance = node->instance;
 		h->counters.granted++;
 	}
@@ -295,7 +313,7 @@ uint64_t holder_lease_held(struct holder *h, struct instant now, const struct ha
 		return 0;
 	node = node_get(h, handle);
 	/* PROTOCOL.md 5.2: while names of it are being dropped, nothing is answered from it. */
-	if (!node || !node->instance || window_dropping(h, handle))
+	if (!node || !node->leased || window_dropping(h, handle))
 		return 0;
 	list_remove(&node->link);
 	list_append(&h->leases, &node->link);
@@ -312,7 +330,7 @@ void holder_set_exclusive(struct holder *h, const struct handle *handle, uint64_
 {
 	struct node *node = node_get(h, handle);
 
-	if (node && instance && node->instance == instance)
+	if (node && instance && node->leased && node->instance == instance)
 		node->exclusive = true;
 }
 
@@ -327,7 +345,7 @@ struct change holder_change(const struct holder *h, const struct handle *handle)
 {
 	const struct node *node = node_get(h, handle);
 
-	return node && node->instance ? node->change : (struct change){ 0, 0 };
+	return node && node->leased ? node_change(node) : (struct change){ 0, 0 };
 }
 
 uint64_t holder_lease_before(const struct holder *h, struct instant now,
@@ -339,10 +357,10 @@ uint64_t holder_lease_before(const struct holder *h, struct instant now,
 	if (!node || node->modifying)
 		return 0;
 	if (node->candidate)
-		instance = node->instance_before;
-	else if (holder_expired(h, now))
 		instance = node->instance;
-	*ret_change = node->change;
+	else if (holder_expired(h, now))
+		instance = node_instance(node);
+	*ret_change = node_change(node);
 	return instance;
 }
 
@@ -356,28 +374,28 @@ uint64_t holder_lease_sealed(const struct holder *h, struct instant now,
 	/* Wrong on purpose: counts from the end of the session. */
 	term.ns += h->term.ns;
 #endif
-	if (!node || node->modifying || !change_known(node->change) || term.ns == 0 ||
+	if (!node || node->modifying || !node->known || term.ns == 0 ||
 	    !instant_before(now, validity_from(h, now, h->renewed, term)))
 		return 0;
-	*ret_change = node->change;
+	*ret_change = node_change(node);
 	if (holder_expired(h, now))
-		return window_dropping(h, handle) ? 0 : node->instance;
+		return window_dropping(h, handle) ? 0 : node_instance(node);
 #ifdef LEASE_WRONG_SEAL_IN_THE_NEXT_SESSION
 	if (node->candidate)
-		return node->instance_before;
+		return node->instance;
 #endif
 	/* Under the next session the origin waits for nobody who has come back. */
 	if (h->state == HOLDER_ACTIVE || !node->candidate ||
 	    node->session_before != (uint32_t)h->counters.sessions)
 		return 0;
-	return node->instance_before;
+	return node->instance;
 }
 
 void holder_release(struct holder *h, const struct handle *handle, struct holder_actions *out)
 {
 	struct node *node = node_get(h, handle);
 
-	if (node && node->instance)
+	if (node && node->leased)
 		release(h, node, out);
 }
 
@@ -408,12 +426,13 @@ bool holder_modify_end(struct holder *h, const struct handle *handle, bool known
 
 	assert(node && node->modifying > 0);
 	node->modifying--;
-	if (known && node->instance && change_known(before) && change_equal(node->change, before)) {
-		node->change = after;
+	if (known && node->leased && node->known && change_equal(node_change(node), before) &&
+	    after.incarnation == before.incarnation) {
+		node->counter = after.counter;
 		follows = true;
-	} else if (!known || !change_equal(node->change, after)) {
+	} else if (!known || !change_equal(node_change(node), after)) {
 		/* Also of a candidate: what it held is not what the origin has. */
-		node->change = (struct change){ 0, 0 };
+		node_forget_change(node);
 	}
 	node_put(h, node);
 	return follows;
@@ -457,9 +476,8 @@ void leases_become_candidates(struct holder *h, bool keep)
 		node->exclusive &= keep;
 		list_remove(&node->link);
 		list_append(node->exclusive ? &h->kept : &h->candidates, &node->link);
-		node->instance_before = node->instance;
 		node->session_before = (uint32_t)h->counters.sessions;
-		node->instance = 0;
+		node->leased = false;
 		node->candidate = true;
 		h->lease_count--;
 		h->candidate_count++;
@@ -487,8 +505,8 @@ static bool kept_flush(struct holder *h, struct holder_actions *out)
 			return false;
 		action->session = h->session;
 		action->handle = node_handle(node);
-		action->change = node->change;
-		if (!change_known(node->change) || node->modifying)
+		action->change = node_change(node);
+		if (!node->known || node->modifying)
 			action->change = (struct change){ node->incarnation, 0 };
 		action->kept = true;
 		list_remove(&node->link);
@@ -514,7 +532,7 @@ bool candidates_flush(struct holder *h, struct holder_actions *out)
 	for (uint32_t sent = 0; sent < RECLAIM_BATCH && !list_empty(&h->candidates);) {
 		struct node *node = LIST_ENTRY(list_first(&h->candidates), struct node, link);
 
-		if (!change_known(node->change) || node->modifying) {
+		if (!node->known || node->modifying) {
 			node_clear(h, node);
 			continue;
 		}
@@ -523,7 +541,7 @@ bool candidates_flush(struct holder *h, struct holder_actions *out)
 			return false;
 		action->session = h->session;
 		action->handle = node_handle(node);
-		action->change = node->change;
+		action->change = node_change(node);
 		list_remove(&node->link);
 		list_append(&h->claimed, &node->link);
 		sent++;
@@ -544,7 +562,7 @@ bool candidates_flush(struct holder *h, struct holder_actions *out)
 static void kept_reclaimed(struct holder *h, struct node *node, uint64_t stamp,
 			   uint64_t recall_sequence, struct change change, bool confirmed)
 {
-	bool same = change_known(change) && change_equal(node->change, change) && !node->modifying;
+	bool same = change_known(change) && change_equal(node_change(node), change) && !node->modifying;
 	struct handle handle = node_handle(node);
 
 	if (!confirmed || !holder_valid(h, h->now)) {
@@ -558,9 +576,9 @@ static void kept_reclaimed(struct holder *h, struct node *node, uint64_t stamp,
 		return;
 	}
 	kept_settled(h);
-	node_lease(h, node, same ? node->instance_before : ++h->instance_last);
+	node_lease(h, node, same ? node->instance : ++h->instance_last);
 	if (!same)
-		node->change = (struct change){ 0, 0 };
+		node_forget_change(node);
 }
 
 void holder_reclaimed(struct holder *h, struct instant now, struct session_id session,
@@ -576,10 +594,10 @@ void holder_reclaimed(struct holder *h, struct instant now, struct session_id se
 		kept_reclaimed(h, node, stamp, recall_sequence, change, confirmed);
 	} else if (node && node->candidate) {
 		if (confirmed && holder_valid(h, h->now) && !node->modifying &&
-		    change_equal(node->change, change) && !window_dropping(h, handle) &&
+		    change_equal(node_change(node), change) && !window_dropping(h, handle) &&
 		    !holder_overtaken(h, stamp, recall_sequence, handle, NULL)) {
 			/* PROTOCOL.md 6.3: unchanged, so all that was learned under it is good. */
-			node_lease(h, node, node->instance_before);
+			node_lease(h, node, node->instance);
 			h->counters.reclaimed++;
 		} else {
 			node_clear(h, node);

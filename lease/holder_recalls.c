@@ -200,7 +200,7 @@ static bool lease_is_held(const struct holder *h, const struct handle *handle)
 {
 	const struct node *node = node_get(h, handle);
 
-	return node && node->instance;
+	return node && node->leased;
 }
 
 /* ---- what leaves ---- */
@@ -413,7 +413,7 @@ static void recall_new(struct holder *h, struct window_entry *entry)
 	} else {
 		node = node_get(h, &entry->handle);
 		if (node)
-			node->change = (struct change){ 0, 0 };
+			node_forget_change(node);
 	}
 	entry->generation = generation_close(h);
 	entry->dropping = true;
