@@ -81,8 +81,8 @@ def test_a_mount_fetches_what_is_to_be_there(w):
 
 def test_a_mount_ends_while_it_fetches(w):
     b, = prepare(w, "b")
-    for i in range(20):
-        make(b, "d/%d" % i, 20)
+    for i in range(5):
+        make(b, "d/%d" % i, 10)
     put("** prefetch=on-mount bandwidth=100K\n", b.path)
     a = w.host("a")
     eventually(lambda: a.status()["prefetch"]["sent"] > 0, "it walks")
