@@ -18,6 +18,10 @@
 
 #define LANES_MAX	      17u  /* the control lane, and at most 16 data connections */
 #define LANE_ACTIVE_MAX	      100u /* on one connection; an event costs libcurl a look at each */
+/* Requests with so many bytes and more of data leave a connection one after the other: side by side they
+   would all be complete at once, and then nothing is on its way. */
+#define UPLOAD_BYTES_MIN      (64u << 10)
+#define UPLOADS_MAX	      1u
 #define CLEAR_CONNECTIONS     8u   /* of a lane without TLS, which has one for each call */
 #define HEAD_INLINE_BYTES     640u /* a request with one name fits */
 #define PATH_BYTES_MAX	      128u
@@ -64,6 +68,7 @@ struct client_call {
 	size_t head_length;
 	struct slice bulk;
 	size_t sent;
+	bool uploads; /* it is in lane->uploads */
 
 	bool offered;  /* to a connection: from here on some of it may have left */
 	bool repeated; /* libcurl wanted to send it once more */
@@ -115,6 +120,7 @@ struct lane {
 	unsigned active_count;
 	struct call_list active;
 	struct call_list waiting;
+	unsigned uploads;     /* of the active: those with much of the request left to hand over */
 	unsigned begun_count; /* of the active: answers that have begun and are not complete */
 	struct lane_socket sockets[SOCKETS_MAX];
 	unsigned socket_count;

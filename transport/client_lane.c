@@ -115,6 +115,13 @@ static size_t copy_part(char *to, size_t room, const uint8_t *from, size_t lengt
 	return count;
 }
 
+/* What follows it may leave now. */
+static void upload_end(struct client_call *call)
+{
+	call->lane->uploads -= call->uploads;
+	call->uploads = false;
+}
+
 static size_t on_send(char *buffer, size_t size, size_t count, void *context)
 {
 	struct client_call *call = context;
@@ -131,6 +138,8 @@ static size_t on_send(char *buffer, size_t size, size_t count, void *context)
 		call->sent += n;
 		at += n;
 	}
+	if (call->sent == call->head_length + call->bulk.length)
+		upload_end(call);
 	return at;
 }
 
@@ -342,6 +351,7 @@ static void call_withdraw(struct client_call *call)
 		list_remove(&lane->active, call);
 		lane->active_count--;
 		lane->progress++;
+		upload_end(call);
 		if (call->begun && !call->is_stream)
 			lane->begun_count--;
 	} else {
@@ -448,6 +458,23 @@ static void set_lane(CURL *easy, struct lane *lane)
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, lane);
 }
 
+static bool is_upload(const struct client_call *call)
+{
+	return call->client->tls && call->bulk.length >= UPLOAD_BYTES_MIN;
+}
+
+/* The next of those that wait, or NULL: none may start now. */
+static struct client_call *next_waiting(const struct lane *lane)
+{
+	struct client_call *call = lane->waiting.first;
+
+	if (lane->active_count >= lane->active_max)
+		return NULL;
+	while (call && lane->uploads >= UPLOADS_MAX && is_upload(call))
+		call = call->next;
+	return call;
+}
+
 /* Hands the call to libcurl. */
 static void call_start(struct lane *lane, struct client_call *call, struct instant now)
 {
@@ -459,6 +486,8 @@ static void call_start(struct lane *lane, struct client_call *call, struct insta
 	list_add(&lane->active, call);
 	lane->active_count++;
 	call->state = CALL_ACTIVE;
+	call->uploads = is_upload(call);
+	lane->uploads += call->uploads;
 	set_url(call);
 	curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, c->headers[call->channel]);
 	set_lane(call->easy, lane);
@@ -546,7 +575,7 @@ static void lane_admit(struct lane *lane, struct instant now)
 		call_withdraw(call);
 		call_finish(call, -ETIMEDOUT);
 	}
-	while (lane->active_count < lane->active_max && (call = lane->waiting.first))
+	while ((call = next_waiting(lane)))
 		call_start(lane, call, now);
 }
 
@@ -689,7 +718,7 @@ struct instant lane_due(const struct lane *lane, struct instant now)
 	if (instant_before(lane->settle, due))
 		due = lane->settle;
 	/* The deadlines of those that libcurl does not have yet are ours to watch. */
-	if (lane->waiting.first && lane->active_count < lane->active_max)
+	if (next_waiting(lane))
 		due = now;
 	else if (lane->waiting.first && instant_before(tick, due))
 		due = tick;

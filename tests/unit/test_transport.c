@@ -478,6 +478,40 @@ START_TEST(a_call_is_cancelled_in_flight)
 }
 END_TEST
 
+START_TEST(uploads_that_are_cancelled_let_the_next_ones_go)
+{
+	struct message m = of_type(MESSAGE_fsync, 1);
+	const size_t length = BULK_BYTES_MAX;
+	uint8_t *data = calloc(1, length);
+	struct client_call *calls[16];
+	unsigned done = 0;
+	struct outcome o;
+	struct lab lab;
+
+	lab_init(&lab, true, 256);
+	outcome_init(&o);
+	/* None is answered before it is cancelled: some wait, some are on their way, some have arrived. */
+	for (unsigned i = 0; i < 16; i++)
+		ck_assert_int_eq(client_call(lab.client, CLIENT_DATA, "/v1/rpc", &m,
+					     (struct slice){ data, length }, duration_ms(600000),
+					     take_answer, &o, &calls[i]),
+				 0);
+	for (unsigned i = 0; i < 16; i += 2)
+		client_cancel(calls[i]);
+	while (done < 16) {
+		usleep(1000);
+		answer_held(&lab);
+		pthread_mutex_lock(&o.lock);
+		done = o.done;
+		pthread_mutex_unlock(&o.lock);
+	}
+	ck_assert_int_eq(o.error, -ECANCELED);
+	ck_assert_uint_eq(o.good, 8);
+	lab_finish(&lab);
+	free(data);
+}
+END_TEST
+
 START_TEST(thousands_of_cancels_do_not_cost_the_connection)
 {
 	struct lab lab;
@@ -964,6 +998,7 @@ static TCase *transport_case(void)
 	tcase_add_test(tcase, bulk_arrives_whole_both_ways);
 	tcase_add_test(tcase, bulk_arrives_whole_without_tls);
 	tcase_add_test(tcase, a_call_is_cancelled_in_flight);
+	tcase_add_test(tcase, uploads_that_are_cancelled_let_the_next_ones_go);
 	tcase_add_test(tcase, thousands_of_cancels_do_not_cost_the_connection);
 	tcase_add_test(tcase, a_deadline_ends_a_call);
 	tcase_add_test(tcase, calls_end_when_the_server_is_destroyed);
