@@ -43,7 +43,7 @@ static void do_job(struct cache *c, const struct behind_job *job)
 		return;
 	/* Only begun. What is not written when its turn comes stays: nothing depends on either. */
 	(void)sync_file_range(fd, end - step, step, SYNC_FILE_RANGE_WRITE);
-	if (end >= step + keep)
+	if (end - keep > (off_t)CACHE_BEHIND_FROM_BYTES)
 		(void)posix_fadvise(fd, end - keep - step, step, POSIX_FADV_DONTNEED);
 	close(fd);
 }
@@ -68,7 +68,8 @@ void cache_file_behind(struct cache_file *f, uint64_t start, uint64_t end)
 	struct cache *c = f->cache;
 	struct behind_job *job;
 
-	if (start / CACHE_BEHIND_STEP_BYTES == end / CACHE_BEHIND_STEP_BYTES || end > INT64_MAX)
+	if (start / CACHE_BEHIND_STEP_BYTES == end / CACHE_BEHIND_STEP_BYTES ||
+	    end <= CACHE_BEHIND_FROM_BYTES || end > INT64_MAX)
 		return;
 	pthread_mutex_lock(&c->lock);
 	if (c->behind_runs && c->behind_count < CACHE_BEHIND_JOBS) {

@@ -32,6 +32,8 @@
    out yet it cannot give up. */
 #define CACHE_BEHIND_STEP_BYTES (8u << 20)
 #define CACHE_BEHIND_KEEP_BYTES (64u << 20)
+/* Of a file's beginning it keeps all: to write out at once what is read once is not free either. */
+#define CACHE_BEHIND_FROM_BYTES (512u << 20)
 #define CACHE_BEHIND_JOBS 64u /* beyond it the page cache keeps what it has */
 /* Superseded changes remembered for each file, to know a late answer. */
 #define CACHE_GONE_MAX 4

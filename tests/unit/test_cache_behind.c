@@ -13,7 +13,8 @@
 #include "fs/cache/internal.h"
 
 #define MIB (UINT64_C(1) << 20)
-#define FILE_MIB 80u /* a step more than is kept */
+#define FILE_MIB 80u /* a step more than is kept behind who reads */
+#define BASE CACHE_BEHIND_FROM_BYTES
 #define WAIT_MS 60000u
 
 static char directory[128];
@@ -55,16 +56,17 @@ static struct cache_file *filled(struct cache *c)
 	ck_assert_ptr_nonnull(data);
 	for (unsigned i = 0; i < FILE_MIB; i++) {
 		memset(data, (int)i + 1, MIB);
-		ck_assert_int_eq(cache_file_write(f, change, i * MIB, data, MIB), 0);
+		ck_assert_int_eq(cache_file_write(f, change, BASE + i * MIB, data, MIB), 0);
 	}
 	free(data);
+	ck_assert_int_eq(cache_file_zero(f, change, 0, BASE), 0);
 	return f;
 }
 
 static void read_past(struct cache_file *f)
 {
 	for (unsigned i = 0; i < FILE_MIB; i++)
-		cache_file_behind(f, i * MIB, (i + 1) * MIB);
+		cache_file_behind(f, BASE + i * MIB, BASE + (i + 1) * MIB);
 }
 
 /* Pages of that MiB that are in memory. */
@@ -79,7 +81,7 @@ static unsigned resident(struct cache *c, const struct cache_file *f, unsigned m
 	cache_file_name(f, name);
 	fd = openat(c->objects_fd, name, O_RDONLY | O_CLOEXEC);
 	ck_assert_int_ge(fd, 0);
-	map = mmap(NULL, MIB, PROT_READ, MAP_SHARED, fd, (off_t)(mib * MIB));
+	map = mmap(NULL, MIB, PROT_READ, MAP_SHARED, fd, (off_t)(BASE + mib * MIB));
 	ck_assert_ptr_ne(map, MAP_FAILED);
 	ck_assert_int_eq(mincore(map, MIB, pages), 0);
 	for (size_t i = 0; i < sizeof(pages); i++)
@@ -108,7 +110,7 @@ START_TEST(what_lies_far_behind_is_given_up_and_read_again_from_the_disk)
 		usleep(100000);
 	}
 	for (unsigned i = 0; i < FILE_MIB; i++) {
-		ck_assert_uint_eq(cache_file_read(f, change, (i + 1) * MIB - 1, byte, 2),
+		ck_assert_uint_eq(cache_file_read(f, change, BASE + (i + 1) * MIB - 1, byte, 2),
 				  i + 1 < FILE_MIB ? 2 : 1);
 		ck_assert_uint_eq(byte[0], i + 1);
 	}
@@ -143,7 +145,7 @@ START_TEST(what_others_read_themselves_stays)
 	int fd;
 
 	cache_file_pin(f);
-	fd = cache_file_expose(f, change, FILE_MIB * MIB);
+	fd = cache_file_expose(f, change, BASE + FILE_MIB * MIB);
 	ck_assert_int_ge(fd, 0);
 	cache_flush(c);
 	read_past(f);
@@ -163,7 +165,7 @@ START_TEST(more_than_fits_the_queue_is_left_out_and_the_end_waits_for_what_is_in
 	struct cache_file *f = filled(c);
 
 	for (unsigned i = 0; i < 4 * CACHE_BEHIND_JOBS; i++)
-		cache_file_behind(f, i, i + CACHE_BEHIND_STEP_BYTES);
+		cache_file_behind(f, BASE + i, BASE + i + CACHE_BEHIND_STEP_BYTES);
 	cache_file_put(f);
 	cache_close(c); /* asserts that nothing is referenced any more */
 }
