@@ -336,6 +336,8 @@ static void follow(struct run *run)
 	}
 }
 
+static struct run *left_behind;
+
 void ordered_run(const struct ordered *o)
 {
 	struct run *run = calloc(1, sizeof(*run));
@@ -367,8 +369,12 @@ void ordered_run(const struct ordered *o)
 	pthread_cond_broadcast(&run->wake);
 	pthread_mutex_unlock(&run->lock);
 	leave(run, NULL);
-	if (*o->stopped) /* a name that is looked up may wait for the origin: the process does not */
+	if (*o->stopped) { /* a name that is looked up may wait for the origin: the process does not */
+		while (count > 0)
+			pthread_detach(threads[--count]);
+		left_behind = run; /* they have it until the process ends */
 		return;
+	}
 	while (count > 0)
 		pthread_join(threads[--count], NULL);
 	pthread_cond_destroy(&run->wake);

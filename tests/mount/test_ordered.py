@@ -112,7 +112,7 @@ def test_a_reader_who_keeps_a_file_open_is_followed(w):
 def test_a_job_that_ends_holds_nothing(w):
     files = {"data/%d" % i: pattern(100000, seed=i) for i in range(40)}
     a = prepare(w, files)
-    with Job(w, a, list(files) + ["none", "data"], "--window", "1M", "--priority", "low") as job:
+    with Job(w, a, ["none", "data"] + list(files), "--window", "1M", "--priority", "low") as job:
         eventually(lambda: held(a) == 10, "a window is held")
         # Two readers at a time, in no order, and one file that nobody reads.
         for i in range(0, 40, 2):
