@@ -178,6 +178,8 @@ void cache_file_drop(struct cache_file *f);
  */
 void cache_file_behind(struct cache_file *f, uint64_t start, uint64_t end);
 
+/* `bytes` of it are read by an application, out of another cache: that is a use. */
+void cache_file_touch(struct cache_file *f, uint64_t bytes);
 /* True when [0, size) is cached at `change`, holes included. */
 bool cache_file_complete(struct cache_file *f, struct change change, uint64_t size);
 /*

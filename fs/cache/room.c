@@ -29,6 +29,11 @@ void cache_used(struct cache_file *f, uint64_t bytes)
 	pthread_mutex_unlock(&c->lock);
 }
 
+void cache_file_touch(struct cache_file *f, uint64_t bytes)
+{
+	cache_used(f, bytes);
+}
+
 static struct cache_file *file_of(struct policy_item *item)
 {
 	return (struct cache_file *)((char *)item - offsetof(struct cache_file, item));

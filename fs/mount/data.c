@@ -237,7 +237,9 @@ static uint64_t open_fetch_max(struct mount *m, const struct inode *inode)
 
 /*
  * Whether there is something to fetch for this open; notes that it is being fetched. Not where that did
- * not help before, nor while another open does it: who reads then asks for it.
+ * not help before, nor while another open does it: who reads then asks for it. Nor what the kernel has in its
+ * pages: should it have given them up, a READ comes, and waits as long as this open would. What is cached
+ * beside them is used though nobody asks for it.
  */
 static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret_size)
 {
@@ -246,9 +248,10 @@ static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret
 	struct cache_file *file = NULL;
 	struct change change = { 0, 0 };
 	uint64_t size = 0;
-	bool wanted;
+	bool wanted, whole;
 
 	pthread_mutex_lock(&m->lock);
+	whole = inode->live->pages_whole;
 	attributes = inode_attributes(m, inode, mount_now(), &heard);
 	if (attributes && holder_lease(m->holder, mount_now(), INODE_HANDLE(inode)) &&
 	    attributes->size <= open_fetch_max(m, inode)) {
@@ -259,7 +262,9 @@ static bool open_fetch_begin(struct mount *m, struct inode *inode, uint64_t *ret
 	pthread_mutex_unlock(&m->lock);
 	if (wanted)
 		file = read_cache_file(m, inode);
-	if (!file || cache_file_complete(file, change, size) || !cache_file_may_come(file))
+	if (file && whole && cache_file_complete(file, change, size))
+		cache_file_touch(file, size);
+	if (!file || whole || cache_file_complete(file, change, size) || !cache_file_may_come(file))
 		return false;
 	pthread_mutex_lock(&m->lock);
 	/* What was fetched ahead and is on its way, its READ waits for. */

@@ -97,6 +97,7 @@ struct inode_live {
 	bool open_registered;          /* the origin knows that it is open here */
 	uint32_t open_told;            /* unlinks and renames in flight that tell the origin so */
 	bool pages;                    /* the kernel may have pages: has a guardian slot */
+	bool pages_whole;              /* one READ had all of it: pages_note_read() */
 	int guardian_slot;
 	uint64_t unsynced_incarnation; /* of the store at the first change since the last fsync, 0 */
 	uint32_t lost_serial;          /* losses of what was not synced: sync.h */

@@ -319,6 +319,7 @@ static void drop_memory(struct mount *m, struct inode *inode, const struct holde
 	/* Of a file that is mapped for writing there are pages under the write lease only. */
 	work->pages = action->scope == RECALL_ALL && (work->stored || !inode->live->mapped);
 	inode_live(inode)->dropping_pages += work->pages;
+	inode_live(inode)->pages_whole = false;
 	work->recalled = inode;
 	drop_collect(m, work);
 }

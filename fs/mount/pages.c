@@ -26,6 +26,13 @@ void pages_give_back(struct mount *m, struct inode *inode)
 	guardian_remove(m->guardian, inode->live->guardian_slot);
 	inode_live(inode)->guardian_slot = -1;
 	inode_live(inode)->pages = false;
+	inode_live(inode)->pages_whole = false;
+}
+
+void pages_note_read(struct inode *inode, uint64_t offset, uint64_t length, uint64_t size)
+{
+	if (inode->live->pages && !inode->live->pages_whole && offset == 0 && size > 0 && length >= size)
+		inode_live(inode)->pages_whole = true;
 }
 
 /* Nobody can put a page in: not mapped, since then the last close would not have come; or, where none
@@ -105,6 +112,7 @@ bool pages_allow(struct mount *m, struct inode *inode)
 	if (slot >= 0) {
 		m->page_inodes[slot] = inode;
 		inode_live(inode)->pages = true;
+		inode_live(inode)->pages_whole = false;
 		inode_live(inode)->guardian_slot = slot;
 	}
 	if (m->page_inodes &&

@@ -15,5 +15,11 @@
 bool pages_allow(struct mount *m, struct inode *inode);
 /* It has none, and can get none: all were invalidated, or the kernel has forgotten it. Under the lock. */
 void pages_give_back(struct mount *m, struct inode *inode);
+/*
+ * A READ for pages asked for [offset, offset + length) of `size` bytes. When that is the whole file, the
+ * kernel has all of it from then on (inode->live->pages_whole), unless it was short of memory, which nobody
+ * is told. Under the lock.
+ */
+void pages_note_read(struct inode *inode, uint64_t offset, uint64_t length, uint64_t size);
 
 #endif

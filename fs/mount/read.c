@@ -910,6 +910,7 @@ void read_request(struct mount *m, fuse_req_t request, struct open_file *file, u
 		.offset = offset,
 		.length = size,
 	};
+	pages_note_read(file->inode, offset, direct ? 0 : size, told.size);
 	prefetch_access(m, request, file->inode, &told);
 	pthread_mutex_unlock(&m->lock);
 	fuse_req_interrupt_func(request, on_interrupt, (void *)(uintptr_t)reading->id);

@@ -106,6 +106,17 @@ def test_attributes_act(w):
     expect(read_file(path) == TREE["tree/f5"], True)
 
 
+def test_what_the_kernel_has_is_not_fetched_again(w):
+    a, b = prepare(w, "a", "b", files={"small": pattern(100000)})
+    expect(read_file(a / "small") == pattern(100000), True)
+    leasehold_command(w, "evict", a / "small")
+    before = a.status()["counters"]["fetched_bytes"]
+    expect(read_file(a / "small") == pattern(100000), True)
+    expect(a.status()["counters"]["fetched_bytes"] - before, 0, "bytes fetched again")
+    write_file(b / "small", pattern(100000, seed=2))
+    expect(read_file(a / "small") == pattern(100000, seed=2), True, "what another host wrote")
+
+
 def test_what_was_fetched_is_told(w):
     a, = prepare(w, "a", files={"big": pattern(9 << 20), "other": pattern(100)})
     fetched = "user.leasehold.fetched"
