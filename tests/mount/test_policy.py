@@ -188,8 +188,8 @@ def test_the_command_sets_gets_and_shows(w):
         os.chmod(script, 0o755)
         ended = subprocess.run([BINARY, "policy", "edit", str(a / "d")], check=False,
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, env=dict(os.environ, EDITOR=str(script)),
-                               text=True)
+                               stderr=subprocess.STDOUT, text=True,
+                               env=dict(os.environ, EDITOR=script, TMPDIR=w.path))
         expect(ended.returncode, 0 if good else 1, ended.stdout)
     expect(os.getxattr(a / "d", POLICY), b"*.tar  priority=low\n* pin\n")
     run(BINARY, "policy", "set", "--none", a / "d")

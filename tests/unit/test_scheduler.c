@@ -134,6 +134,32 @@ START_TEST(what_is_cancelled_is_not_wanted_any_more)
 }
 END_TEST
 
+START_TEST(what_is_asked_for_is_found)
+{
+	const struct intent names = { .type = INTENT_FILES, .directory = 7, .count = 10 };
+	const struct intent part = { .type = INTENT_RANGE, .inode = 3, .offset = 100, .length = 50 };
+
+	begin();
+	add(1, WISH_ASKED, 1);
+	add(2, WISH_GUESS, 1);
+	ck_assert_ptr_nonnull(scheduler_add(&s, &names, WISH_ASKED, 0));
+	ck_assert_ptr_nonnull(scheduler_add(&s, &part, WISH_ASKED, 0));
+	ck_assert_uint_eq(scheduler_asked_count(&s), 3);
+	ck_assert(scheduler_asked(&s, 1, 0, 1));
+	ck_assert(scheduler_asked(&s, 1, 0, UINT64_MAX));
+	ck_assert(!scheduler_asked(&s, 1, MIB, 2 * MIB)); /* behind it */
+	ck_assert(!scheduler_asked(&s, 2, 0, 1));	  /* a guess */
+	ck_assert(scheduler_asked(&s, 7, 0, 1));
+	ck_assert(!scheduler_asked(&s, 3, 0, 100));
+	ck_assert(scheduler_asked(&s, 3, 0, 101));
+	ck_assert(scheduler_asked(&s, 3, 149, 150));
+	ck_assert(!scheduler_asked(&s, 3, 150, 200));
+	scheduler_cancel(&s, 7);
+	ck_assert(!scheduler_asked(&s, 7, 0, 1));
+	ck_assert_uint_eq(scheduler_asked_count(&s), 2);
+}
+END_TEST
+
 START_TEST(without_demand_there_are_hard_limits)
 {
 	begin();
@@ -215,6 +241,7 @@ static TCase *scheduler_case(void)
 	tcase_add_test(tcase, a_wish_waits_once);
 	tcase_add_test(tcase, when_it_is_full_the_furthest_goes);
 	tcase_add_test(tcase, what_is_cancelled_is_not_wanted_any_more);
+	tcase_add_test(tcase, what_is_asked_for_is_found);
 	tcase_add_test(tcase, without_demand_there_are_hard_limits);
 	tcase_add_test(tcase, with_demand_as_much_as_keeps_the_link_busy);
 	return tcase;
