@@ -219,7 +219,8 @@ static void publish(struct mount *m, struct inode *inode, struct listing *listin
 			continue;
 		known = name_table_find(&inode->live->names, name);
 		/* Present, but not known as an inode: a lookup has to ask. */
-		all_known = known && known->instance == listing->instance;
+		all_known = known && name_table_instance(&inode->live->names, known) ==
+				     listing->instance;
 	}
 	listing_complete(listing);
 	listing_unref(inode->live->listing);

@@ -218,7 +218,7 @@ bool inode_name_find(struct mount *m, struct inode *directory, struct slice name
 	if (!instance)
 		return false;
 	entry = name_table_find(&directory->live->names, name);
-	if (entry && entry->instance == instance) {
+	if (entry && name_table_instance(&directory->live->names, entry) == instance) {
 		*ret_child = entry->child;
 		return true;
 	}
@@ -243,7 +243,6 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 	}
 	memcpy(entry->name, name.data, name.length);
 	entry->length = (uint8_t)name.length;
-	entry->instance = instance;
 	entry->child = child;
 	entry->directory = directory;
 	if (name_table_add(&inode_live(directory)->names, entry) < 0) {
@@ -251,6 +250,7 @@ void inode_name_set(struct mount *m, struct inode *directory, struct slice name,
 		slab_free(&m->inodes->slab, entry, name_entry_bytes(entry->length));
 		return;
 	}
+	name_table_learned(&inode_live(directory)->names, entry, instance);
 	if (child) {
 		inode_use(m, child);
 		child->some_name = entry;

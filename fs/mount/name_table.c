@@ -7,6 +7,7 @@
 
 #define CAPACITY_MIN 4
 #define CAPACITY_MAX (1u << 24)
+#define ERA_MAX UINT16_MAX
 #define CHAIN_COUNT 2 /* entries for each head before there are more heads */
 
 static struct name_entry **head_of(const struct name_table *table, const void *name, size_t length)
@@ -38,6 +39,8 @@ static int grow(struct name_table *table)
 	struct name_table larger = {
 		.capacity = table->capacity ? table->capacity * 2 : CAPACITY_MIN,
 		.count = table->count,
+		.instance = table->instance,
+		.era = table->era,
 	};
 
 	larger.heads = calloc(larger.capacity, sizeof(struct name_entry *));
@@ -64,6 +67,25 @@ int name_table_add(struct name_table *table, struct name_entry *entry)
 	insert(table, entry);
 	table->count++;
 	return 0;
+}
+
+static void forget_eras(struct name_table *table)
+{
+	for (uint32_t i = 0; i < table->capacity; i++)
+		for (struct name_entry *entry = table->heads[i]; entry; entry = entry->next)
+			entry->era = 0;
+	table->era = 0;
+}
+
+void name_table_learned(struct name_table *table, struct name_entry *entry, uint64_t instance)
+{
+	if (instance > table->instance) { /* an instance that was replaced never comes back */
+		if (table->era == ERA_MAX)
+			forget_eras(table);
+		table->era++;
+		table->instance = instance;
+	}
+	entry->era = instance == table->instance ? table->era : 0;
 }
 
 void name_table_remove(struct name_table *table, struct name_entry *entry)

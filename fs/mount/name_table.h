@@ -13,9 +13,9 @@ struct inode;
 
 struct name_entry {
 	struct name_entry *next;
-	uint64_t instance;   /* of the directory's lease */
 	struct inode *child; /* holds a use; NULL: the name is known to be absent */
 	struct inode *directory;
+	uint16_t era;        /* name_table_instance() */
 	uint8_t length;
 	char name[];
 };
@@ -30,11 +30,21 @@ struct name_table {
 	struct name_entry **heads;
 	uint32_t capacity; /* 0 or a power of two */
 	uint32_t count;
+	uint64_t instance; /* the newest under which a name was learned */
+	uint16_t era;      /* of the entries that were; they keep no instance each. 0: there are none */
 };
 
 struct name_entry *name_table_find(const struct name_table *table, struct slice name);
 /* The name must not be in it. 0 or -ENOMEM. */
 int name_table_add(struct name_table *table, struct name_entry *entry) MUST_CHECK;
+/* `entry`, which is in it, was learned under that instance of the directory's lease; 0: none. */
+void name_table_learned(struct name_table *table, struct name_entry *entry, uint64_t instance);
+/* The instance under which it was learned; 0: none, or another was newer. */
+static inline uint64_t name_table_instance(const struct name_table *table, const struct name_entry *entry)
+{
+	return entry->era && entry->era == table->era ? table->instance : 0;
+}
+
 /* `entry` must be in it. */
 void name_table_remove(struct name_table *table, struct name_entry *entry);
 
