@@ -19,6 +19,7 @@ MIB = 1 << 20
 LIMIT = 64 * MIB
 GROUP_MORE = 16 * MIB  # for the guardian and what the kernel counts
 DIRECTORIES, FILES = 120, 1000
+NAME = "%d" + "-" * 200  # so that few files take much
 LARGE, LARGE_BYTES = 4, 24 * MIB
 
 
@@ -91,7 +92,7 @@ def test_a_tree_larger_than_the_limit_is_walked(w):
     for i in range(DIRECTORIES):
         os.makedirs(origin.path_of("tree", str(i)))
         for k in range(FILES):
-            os.close(os.open(origin.path_of("tree", str(i), str(k)), os.O_CREAT | os.O_WRONLY))
+            os.close(os.open(origin.path_of("tree", str(i), NAME % k), os.O_CREAT | os.O_WRONLY))
     for number in range(LARGE):
         write_file(origin.path_of("large%d" % number), pattern(LARGE_BYTES, number))
     host = w.host("a", "--memory", str(LIMIT))
