@@ -196,6 +196,21 @@ def test_who_may_not_read_a_file_neither_fetches_nor_evicts_it(w):
     expect(state(a / "private"), "complete")
 
 
+def test_a_job_goes_on_after_the_origin_is_back(w):
+    w.allow_log("")
+    a, = prepare(w, "a", files={"big": pattern(4 << 20)})
+    number = leasehold_command(w, "prefetch", "--detach", "--limit", "1M", a / "big").strip()
+    try:
+        eventually(lambda: int(a.xattr("cached", "big")) > 0, "it has begun")
+        a.origin.kill()
+        a.origin.start()
+        job(w, number, "done")
+        expect(state(a / "big"), "complete")
+        expect(read_file(a / "big") == pattern(4 << 20), True)
+    finally:
+        leasehold_command(w, "prefetch", "cancel", number)
+
+
 def test_what_is_fetched_is_coherent(w):
     a, b = prepare(w, "a", "b", files={"big": pattern(32 << 20)})
     for i in range(3):
