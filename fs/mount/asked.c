@@ -103,6 +103,7 @@ static const char *ask(struct mount *m, fuse_req_t request, struct inode *inode,
 	const struct fuse_ctx *context = fuse_req_ctx(request);
 	uint64_t start = asking->start, end = asking->end;
 	struct intent intent = intent_of(inode, start, end);
+	struct credential credential;
 	const char *state;
 
 	if (!m->prefetch)
@@ -120,7 +121,8 @@ static const char *ask(struct mount *m, fuse_req_t request, struct inode *inode,
 	if (prefetch_asked(m, inode->nodeid, start, end))
 		return "waiting";
 	intent.priority = asking->priority;
-	return prefetch_ask(m, &intent, context->uid, context->gid) ? "asked" : "busy";
+	call_credential(request, &credential);
+	return prefetch_ask(m, &intent, &credential) ? "asked" : "busy";
 }
 
 static bool parse_range(const char *text, uint64_t *ret_start, uint64_t *ret_end)

@@ -42,9 +42,10 @@ static bool ask(struct mount *m, const struct waiting_open *w)
 		.inode = w->inode->nodeid,
 		.length = UINT64_MAX,
 	};
-	const struct fuse_ctx *context = fuse_req_ctx(w->request);
+	struct credential credential;
 
-	return prefetch_ask(m, &intent, context->uid, context->gid);
+	call_credential(w->request, &credential);
+	return prefetch_ask(m, &intent, &credential);
 }
 
 static enum verdict look(struct mount *m, struct waiting_open *w)

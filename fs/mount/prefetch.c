@@ -69,7 +69,7 @@ void prefetch_access(struct mount *m, fuse_req_t request, struct inode *inode,
 	follow_access(m, &told);
 	if (context && !told.reader)
 		told.reader = (uint64_t)context->pid;
-	tell(m->prefetch, &told, context ? who_of(context->uid, context->gid) : 0);
+	tell(m->prefetch, &told, context ? askers_user(context->uid, context->gid) : 0);
 }
 
 void prefetch_listed(struct mount *m, struct inode *directory, const struct listing *listing,
@@ -85,7 +85,7 @@ void prefetch_listed(struct mount *m, struct inode *directory, const struct list
 	}
 	access.directories -= access.directories >= 2 ? 2 : access.directories; /* "." and ".." */
 	access = complete(directory, &access);
-	tell(m->prefetch, &access, who_of(credential->uid, credential->gid));
+	tell(m->prefetch, &access, askers_user(credential->uid, credential->gid));
 }
 
 static void demand(struct mount *m)
@@ -108,7 +108,7 @@ void prefetch_demand_for(struct mount *m, const struct inode *inode)
 
 /* ---- what users ask for ---- */
 
-bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid)
+bool prefetch_ask(struct mount *m, const struct intent *intent, const struct credential *credential)
 {
 	struct prefetch *p = m->prefetch;
 	uint32_t count;
@@ -118,7 +118,7 @@ bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, ui
 	pthread_mutex_lock(&p->lock);
 	count = scheduler_asked_count(&p->scheduler);
 	if (count < PREFETCH_ASKED_MAX)
-		scheduler_add(&p->scheduler, intent, WISH_ASKED, who_of(uid, gid));
+		scheduler_add(&p->scheduler, intent, WISH_ASKED, askers_who(&p->askers, credential));
 	if (p->sleeping)
 		pthread_cond_signal(&p->wake);
 	pthread_mutex_unlock(&p->lock);
@@ -446,6 +446,7 @@ int prefetch_start(struct mount *m)
 	}
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_mutex_init(&p->ledger_lock, NULL);
+	pthread_mutex_init(&p->askers.lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->wake, &attr);
@@ -492,6 +493,7 @@ void prefetch_free(struct mount *m)
 	pthread_cond_destroy(&p->wake);
 	pthread_mutex_destroy(&p->lock);
 	pthread_mutex_destroy(&p->ledger_lock);
+	pthread_mutex_destroy(&p->askers.lock);
 	free(p);
 }
 

@@ -54,7 +54,7 @@ void prefetch_demand(struct mount *m, fuse_req_t request);
 void prefetch_demand_for(struct mount *m, const struct inode *inode);
 
 /* A user asks for it: false when too much was asked for already, or there is no prefetch (asked.h). */
-bool prefetch_ask(struct mount *m, const struct intent *intent, uint32_t uid, uint32_t gid);
+bool prefetch_ask(struct mount *m, const struct intent *intent, const struct credential *credential);
 /* The thread looks what there is to do. */
 void prefetch_poke(struct mount *m);
 /* Something that was asked for of these bytes, or this listing, waits or is under way. */

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "fs/mount/askers.h"
 #include "fs/mount/prefetch.h"
 #include "fs/mount/tracer.h"
 #include "prefetch/bucket.h"
@@ -62,7 +63,8 @@ struct prefetch {
 	bool opens_wait;	/* there may be some: open_wait.h */
 	struct instant opens_at; /* when they were looked at; the thread's */
 
-	struct tracer tracer; /* has a lock of its own */
+	struct askers askers; /* has a lock of its own */
+	struct tracer tracer; /* likewise */
 
 	/* The thread's own; and the ledger, whose sums others look at, under a lock before that one. */
 	pthread_mutex_t ledger_lock;
@@ -75,16 +77,6 @@ struct prefetch {
 	struct sorted sorted[PREFETCH_SORTED_MAX];
 	uint32_t sorted_at;
 };
-
-static inline uint64_t who_of(uint32_t uid, uint32_t gid)
-{
-	return (uint64_t)uid << 32 | gid;
-}
-
-static inline struct credential credential_of(uint64_t who)
-{
-	return (struct credential){ .uid = (uint32_t)(who >> 32), .gid = (uint32_t)who };
-}
 
 /* Sends what may be sent now. True: there was something to do. The thread's. */
 bool wishes_dispatch(struct prefetch *p);

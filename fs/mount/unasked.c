@@ -564,7 +564,7 @@ int unasked_create(struct prefetch *p)
 	u->mounted.when = RULES_ON_MOUNT;
 	u->created.when = RULES_ON_CREATE;
 	u->serial = UINT64_MAX;
-	u->who = who_of(geteuid(), getegid());
+	u->who = askers_user(geteuid(), getegid());
 	p->unasked = u;
 	return 0;
 }

@@ -26,12 +26,12 @@ static struct prefetch_unit *unit_take(struct prefetch *p, const struct wish *wi
 	return NULL;
 }
 
-static struct fetched_source source_of(const struct wish *wish)
+static struct fetched_source source_of(struct prefetch *p, const struct wish *wish)
 {
 	return (struct fetched_source){
 		.class = wish->class,
 		.predictor = wish->class == WISH_GUESS ? wish->intent.predictor : 0,
-		.uid = wish->class == WISH_ASKED ? credential_of(wish->who).uid : 0,
+		.uid = wish->class == WISH_ASKED ? askers_credential(&p->askers, wish->who).uid : 0,
 	};
 }
 
@@ -56,7 +56,7 @@ static struct prefetch_unit *unit_begin(struct prefetch *p, const struct wish *w
 			unit->length = item->length;
 			if (wish->class == WISH_GUESS)
 				ledger_sent(p->ledger, item);
-			source = source_of(wish);
+			source = source_of(p, wish);
 			fetched_sent(p->fetched, item->inode, &source, unit->sent_at, item->offset,
 				     item->length);
 		}
@@ -165,7 +165,7 @@ static bool bandwidth(struct prefetch *p, struct wish *wish, const struct inode 
 static enum progress range(struct prefetch *p, struct wish *wish, struct inode *inode)
 {
 	struct mount *m = p->m;
-	struct credential credential = credential_of(wish->who);
+	struct credential credential = askers_credential(&p->askers, wish->who);
 	uint64_t start = wish->intent.offset + wish->position, end, size = 0;
 	const struct attributes *attributes;
 	struct attributes heard;
@@ -215,7 +215,7 @@ static bool list_comes(struct prefetch *p, uint64_t nodeid)
 static enum progress list(struct prefetch *p, struct wish *wish, struct inode *directory, bool resume)
 {
 	struct mount *m = p->m;
-	struct credential credential = credential_of(wish->who);
+	struct credential credential = askers_credential(&p->askers, wish->who);
 	struct prefetch_unit *unit;
 	struct ledger_item item;
 	uint64_t instance;
@@ -246,7 +246,7 @@ static enum progress list(struct prefetch *p, struct wish *wish, struct inode *d
 static enum progress look_up(struct prefetch *p, struct wish *wish, struct inode *directory,
 			     const char *name)
 {
-	struct credential credential = credential_of(wish->who);
+	struct credential credential = askers_credential(&p->askers, wish->who);
 	struct prefetch_unit *unit;
 	uint64_t size = NAME_UNIT;
 

@@ -29,13 +29,13 @@ def host_of(w, name, of_export, *options, start=True):
     return h.start() if start else h
 
 
-def as_user(uid, function):
+def as_user(uid, function, groups=()):
     """What a child process of that user gets from the function: None, or the errno."""
     child = os.fork()
     if child == 0:
         status = 255
         try:
-            os.setgroups([])
+            os.setgroups(groups)
             os.setgid(uid)
             os.setuid(uid)
             function()
@@ -103,6 +103,23 @@ def test_users_keep_their_rights_under_root_squash(w):
     expect(as_user(2345, lambda: os.unlink(h / "mine")), errno.EPERM, "the sticky bit")
     expect_errno((errno.EACCES, errno.EPERM), write_file, h / "mine", b"root", "r+b")
     expect(read_file(path + "/mine"), b"mine")
+
+
+def test_who_is_in_another_group_has_fetched_what_it_may_read(w):
+    path, options = export(w, "squashed", ",root_squash")
+    w.origin(*options)
+    os.chmod(path, 0o755)
+    write_file(path + "/ours", pattern(3 << 20))
+    os.chown(path + "/ours", 0, 77)
+    os.chmod(path + "/ours", 0o640)
+    h = host_of(w, "a", "squashed")
+    os.chmod(w.path, 0o755)
+
+    def fetch():
+        leasehold.eventually(lambda: os.getxattr(h / "ours", "user.leasehold.prefetch.now") ==
+                             b"complete", "it is fetched")
+
+    expect(as_user(1234, fetch, [77]), None)
 
 
 def test_without_root_squash_root_is_root(w):
