@@ -30,7 +30,8 @@ int bulk_set(struct call *call, const void *data, size_t length)
 		call->bulk = call->bulk_memory = malloc(length ? length : 1);
 		if (!call->bulk)
 			return -ENOMEM;
-		memcpy(call->bulk, data, length);
+		if (length)
+			memcpy(call->bulk, data, length);
 	}
 	call->bulk_length = length;
 	return 0;
